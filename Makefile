@@ -1,0 +1,59 @@
+# Needs Python 3.11 to 3.13 and make; everything else goes into .venv.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+CODE := scgmvae tests benchmarks
+
+# No window opens, with or without a display.
+export MPLBACKEND := Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format constraints clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(VENV)/.installed ## run the demonstration, results in demo_output/
+	$(BIN)/python benchmarks/demo.py demo_output
+
+test: lint ## lint, then all tests and doctests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test ## check style and formatting
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+format: $(VENV)/.installed-test ## mend style and formatting
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+# torch is held, because its builds differ per platform; the rest is resolved anew.
+constraints: ## resolve constraints.txt anew from pyproject.toml
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	grep '^torch==' constraints.txt > $(VENV)/torch.txt
+	$(PIP) install --progress-bar off -c $(VENV)/torch.txt -e '.[test]'
+	sed -n '/^#/p' constraints.txt > $(VENV)/constraints.txt
+	$(PIP) list --format freeze --exclude pip --exclude scgmvae \
+		| sed 's/+.*//' >> $(VENV)/constraints.txt
+	mv $(VENV)/constraints.txt constraints.txt
+	touch $(VENV)/.installed $(VENV)/.installed-test
+
+clean: ## remove the environment, caches and results
+	rm -rf $(VENV) build dist demo_output .pytest_cache .ruff_cache
+	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamps are renewed whenever the requirements change; pip then moves what differs.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) install --progress-bar off --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) install --progress-bar off --quiet -c constraints.txt -e '.[test]'
+	touch $@
+
+# pip is the last thing venv writes: where it is missing, the environment is unfinished.
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)

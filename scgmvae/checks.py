@@ -1,0 +1,285 @@
+"""Checks of the input, each of which says the rule, what it found and what to do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+logger = logging.getLogger(__name__)
+
+__all__ = [
+    "check_categories",
+    "check_columns",
+    "check_continuous",
+    "check_counts",
+    "check_finite",
+    "check_labels",
+    "check_layer",
+    "check_n_components",
+    "check_obs_names",
+    "check_size_factors",
+    "check_unit_interval",
+    "default_layer",
+    "select_genes",
+    "unchanged_on_error",
+]
+
+CHUNK = 10_000
+"""Cells looked at at a time: a matrix on disk is never read whole."""
+
+MAX_LISTED = 10
+"""Names that a message lists before it only counts."""
+
+
+def _listed(names: Sequence[object]) -> str:
+    """The first names, and how many more there are."""
+    shown = ", ".join(repr(str(name)) for name in names[:MAX_LISTED])
+    more = len(names) - MAX_LISTED
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+@contextmanager
+def unchanged_on_error(adata: AnnData) -> Iterator[None]:
+    """Take back what registration wrote into ``adata`` if the block raises."""
+    obs, uns = adata.obs.copy(), dict(adata.uns)
+    obsm = dict(adata.obsm)
+    try:
+        yield
+    except BaseException:
+        adata.obs = obs
+        for mapping, before in ((adata.uns, uns), (adata.obsm, obsm)):
+            for key in set(mapping) - set(before):
+                del mapping[key]
+            for key, value in before.items():
+                if mapping.get(key) is not value:
+                    mapping[key] = value
+        raise
+
+
+def check_obs_names(adata: AnnData) -> None:
+    """Raise ``ValueError`` where two cells have the same name."""
+    if not adata.obs_names.is_unique:
+        names = adata.obs_names[adata.obs_names.duplicated()].unique()
+        raise ValueError(
+            f"Every cell needs a name of its own, but {len(names)} obs names occur more than "
+            f"once: {_listed(names)}. Call adata.obs_names_make_unique() first."
+        )
+
+
+def check_columns(adata: AnnData, **keys: str | Sequence[str] | None) -> None:
+    """Raise where a named obs column is missing (``KeyError``) or incomplete (``ValueError``).
+
+    Parameters
+    ----------
+    adata
+        The data.
+    **keys
+        Argument name → obs column(s); ``None`` is skipped.
+    """
+    for argument, value in keys.items():
+        columns = [] if value is None else [value] if isinstance(value, str) else list(value)
+        for column in columns:
+            if column not in adata.obs:
+                raise KeyError(
+                    f"{argument} names the obs column {column!r}, which adata.obs does not have. "
+                    f"Its columns are: {_listed(list(adata.obs.columns))}."
+                )
+            missing = adata.obs_names[adata.obs[column].isna()]
+            if len(missing):
+                raise ValueError(
+                    f"Every cell needs a value in the obs column {column!r} ({argument}), but "
+                    f"{len(missing)} have none: {_listed(missing)}. Fill them in, or drop the "
+                    "cells."
+                )
+
+
+def check_layer(adata: AnnData, layer: str | None) -> None:
+    """Raise ``KeyError`` where a named layer is missing."""
+    if layer is not None and layer not in adata.layers:
+        raise KeyError(
+            f"layer names the layer {layer!r}, which the data does not have. Its layers are: "
+            f"{_listed(list(adata.layers)) or 'none, so leave layer out to use X'}."
+        )
+
+
+def check_labels(adata: AnnData, labels_key: str, unlabeled_category: str) -> None:
+    """Raise ``ValueError`` where no cell has a label."""
+    if (adata.obs[labels_key] == unlabeled_category).all():
+        raise ValueError(
+            f"At least one cell needs a label, but all in the obs column {labels_key!r} are "
+            f"{unlabeled_category!r}. Leave labels_key out to train without labels."
+        )
+
+
+def check_size_factors(adata: AnnData, size_factor_key: str | None) -> None:
+    """Raise ``ValueError`` where a size factor is not a positive finite number."""
+    if size_factor_key is None:
+        return
+    values = pd.to_numeric(adata.obs[size_factor_key], errors="coerce").to_numpy(float)
+    bad = adata.obs_names[~(np.isfinite(values) & (values > 0))]
+    if len(bad):
+        raise ValueError(
+            f"Size factors must be positive numbers, but {len(bad)} cells have another value in "
+            f"the obs column {size_factor_key!r}: {_listed(bad)}."
+        )
+
+
+def check_continuous(adata: AnnData, continuous_covariate_keys: Sequence[str] | None) -> None:
+    """Raise ``ValueError`` where a continuous covariate is not a finite number."""
+    for column in continuous_covariate_keys or ():
+        values = pd.to_numeric(adata.obs[column], errors="coerce").to_numpy(float)
+        bad = adata.obs_names[~np.isfinite(values)]
+        if len(bad):
+            raise ValueError(
+                f"Continuous covariates must be finite numbers, but {len(bad)} cells have another "
+                f"value in the obs column {column!r}: {_listed(bad)}. Register a column of names "
+                "under categorical_covariate_keys instead."
+            )
+
+
+def _chunks(x) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+    """First row, stored values and, per chunk of rows, the row sums of a matrix."""
+    for first in range(0, x.shape[0], CHUNK):
+        block = x[first : first + CHUNK]
+        if sparse.issparse(block):
+            yield first, block.data, np.asarray(block.sum(axis=1)).ravel()
+        else:
+            block = np.asarray(block)
+            yield first, block, block.sum(axis=1)
+
+
+def check_finite(x, name: str) -> None:
+    """Raise ``ValueError`` where the matrix holds NaN or infinity."""
+    for _, values, _ in _chunks(x):
+        if not np.isfinite(values).all():
+            n_bad = int((~np.isfinite(values)).sum())
+            raise ValueError(
+                f"The data must be finite numbers, but {name} holds NaN or infinite values "
+                f"({n_bad} among the first cells looked at). Replace or drop them first."
+            )
+
+
+def check_counts(x, name: str, obs_names: pd.Index, likelihood: str) -> None:
+    """Raise ``ValueError`` unless the matrix holds counts, with at least one in every cell.
+
+    Parameters
+    ----------
+    x
+        The matrix, dense, sparse or backed.
+    name
+        What to call it in messages.
+    obs_names
+        Names of its rows.
+    likelihood
+        The count likelihood that asks.
+    """
+    remedy = (
+        f"The likelihood {likelihood!r} is one of counts: name the layer that holds the raw "
+        "counts with layer=..., or model values of another kind with likelihood='gaussian'."
+    )
+    empty: list[str] = []
+    for first, values, sums in _chunks(x):
+        if values.size and values.min() < 0:
+            raise ValueError(
+                f"{name} holds negative values (smallest {values.min():.4g}), so it is no count "
+                f"matrix. {remedy}"
+            )
+        fractional = values[values != np.floor(values)]
+        if fractional.size:
+            raise ValueError(
+                f"{name} holds values that are no integers (for example {fractional[0]:.4g}; "
+                f"largest {values.max():.4g}), so it is no count matrix. {remedy}"
+            )
+        empty += list(obs_names[first : first + len(sums)][sums == 0])
+    if empty:
+        raise ValueError(
+            f"Every cell needs at least one count, but {len(empty)} have none in {name}: "
+            f"{_listed(empty)}. Drop them first, for example by "
+            "scanpy.pp.filter_cells(adata, min_counts=1)."
+        )
+
+
+def check_unit_interval(x, name: str) -> None:
+    """Raise ``ValueError`` where a value lies outside [0, 1]."""
+    for _, values, _ in _chunks(x):
+        if values.size and (values.min() < 0 or values.max() > 1):
+            raise ValueError(
+                "The likelihood 'bernoulli' wants values in [0, 1], but those of "
+                f"{name} reach from {values.min():.4g} to {values.max():.4g}. Scale them, for "
+                "example by their maximum, or use likelihood='gaussian'."
+            )
+
+
+def check_n_components(n_components: int | None, n_obs: int, n_labels: int = 0) -> None:
+    """Raise ``ValueError`` unless K is ``None`` or between 1 (or the labels) and the cells."""
+    if n_components is None:
+        return
+    is_integer = isinstance(n_components, int | np.integer) and not isinstance(n_components, bool)
+    if not is_integer or not 1 <= n_components <= n_obs:
+        raise ValueError(
+            "n_components must be None (found from the data) or an integer from 1 to the number "
+            f"of cells ({n_obs}), but it is {n_components!r}."
+        )
+    if n_components < n_labels:
+        raise ValueError(
+            f"Every label needs a component of its own: there are {n_labels} labels but only "
+            f"n_components={n_components}. Give at least {n_labels}, or None."
+        )
+
+
+def check_categories(adata: AnnData, column: str, known: Sequence[object]) -> None:
+    """Raise ``ValueError`` where a column of new data holds categories the model does not know."""
+    if column not in adata.obs:
+        raise KeyError(
+            f"The model was set up with the obs column {column!r}, which the new data does not "
+            f"have. Its columns are: {_listed(list(adata.obs.columns))}."
+        )
+    unseen = sorted(set(adata.obs[column].astype(str)) - {str(value) for value in known})
+    if unseen:
+        raise ValueError(
+            f"The obs column {column!r} of the new data holds categories that the model was not "
+            f"trained on: {_listed(unseen)}. Known are: {_listed(list(known))}."
+        )
+
+
+def select_genes(adata: AnnData, var_names: Sequence[str]) -> AnnData:
+    """The data with the model's genes in the model's order: ``adata`` itself where it has them so.
+
+    Raises
+    ------
+    ValueError
+        If genes are missing, or a gene that the model uses occurs more than once.
+    """
+    if np.array_equal(adata.var_names.astype(str), var_names):
+        return adata
+    wanted = pd.Index(var_names)
+    missing = wanted[~wanted.isin(adata.var_names)]
+    if len(missing):
+        raise ValueError(
+            f"The data must have all {len(wanted)} genes of the model, but {len(missing)} are "
+            f"missing: {_listed(missing)}."
+        )
+    duplicated = adata.var_names[adata.var_names.duplicated()].intersection(wanted)
+    if len(duplicated):
+        raise ValueError(
+            f"Genes of the model occur more than once in the data: {_listed(duplicated)}. Call "
+            "adata.var_names_make_unique() first."
+        )
+    logger.info("Genes of the new data are put into the order of the model's.")
+    return adata[:, wanted].copy()
+
+
+def default_layer(adata: AnnData) -> str | None:
+    """The layer that an AnnData without set-up is registered with: ``counts`` or X."""
+    layer = "counts" if "counts" in adata.layers else None
+    logger.info(
+        "The AnnData was not set up; using %s without batches, labels or covariates.",
+        "layers['counts']" if layer else "X",
+    )
+    return layer

@@ -1,0 +1,639 @@
+"""SCGMVAE: fields of an AnnData in, results out and written back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import anndata
+import numpy as np
+import pandas as pd
+import scvi
+import torch
+from anndata import AnnData
+from numpy.typing import NDArray
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.data import _constants as scvi_constants
+from scvi.data.fields import (
+    CategoricalJointObsField,
+    CategoricalObsField,
+    LabelsWithUnlabeledObsField,
+    LayerField,
+    NumericalJointObsField,
+    NumericalObsField,
+)
+from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
+from torch import Tensor
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+    StudentT,
+)
+
+import scgmvae
+from scgmvae import checks
+from scgmvae.likelihoods import COUNT_LIKELIHOODS, Likelihood
+from scgmvae.loading import MinibatchLoader
+from scgmvae.module import CGMVAE, Prior
+from scgmvae.training import StagedTrainingMixin
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["SCGMVAE"]
+
+READ_BATCH_SIZE = 1024
+"""Cells per minibatch where posteriors are read out: no gradients, so larger than in training."""
+
+
+class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
+    r"""c*GMVAE for single-cell data: embedding, clusters and expression of one generative model.
+
+    .. math::
+        p(x, z, w, y, d \mid c) = p(w|c)\, p(d)\, p(y|d)\, p(z|w,y,c)\, p(x|z,c)
+
+    Parameters
+    ----------
+    adata
+        Cells × genes. One that was not passed to :meth:`setup_anndata` is set up with defaults:
+        the layer ``counts`` if there is one, else ``X``; no batches, labels or covariates.
+    registry
+        Registry of a model without data; used by :meth:`load`.
+    n_components
+        K, the number of components. ``None`` takes as many as a graph partition finds.
+    n_latent, n_latent_w
+        L and W, dimensions of z and w.
+    n_hidden, n_layers
+        Width and number of the hidden layers of encoder and decoder.
+    dropout_rate
+        Dropout in the encoder.
+    likelihood
+        p(x|z,c): ``"nb"``, ``"zinb"`` or ``"poisson"`` for counts, ``"bernoulli"`` for values in
+        [0, 1], ``"gaussian"`` for any.
+    prior
+        ``"dirichlet"`` (c*GMVAE), ``"mixture"`` (GMVAE) or ``"normal"`` (VAE, no components).
+    **module_kwargs
+        Further settings of :class:`~scgmvae.CGMVAE`: ``dispersion``, ``gaussian_scale``,
+        ``component_weights``, ``concentration``, ``dirichlet_posterior``, ``classifier_input``,
+        ``condition_prior``.
+
+    Raises
+    ------
+    ValueError
+        If the data does not suit the likelihood, or ``n_components`` the data. ``adata`` is then
+        as it was before.
+
+    References
+    ----------
+    Kolb 2023, "c*GMVAE", thesis, Berlin; Dilokthanakul et al. 2016 (GMVAE); Lopez et al. 2018
+    (scVI).
+
+    Examples
+    --------
+    >>> import scgmvae
+    >>> adata = scgmvae.datasets.synthetic_counts(300, 50, n_components=3, seed=0)
+    >>> model = scgmvae.SCGMVAE(adata, n_components=3)
+    >>> model.train(max_epochs=5, pretrain_epochs=5, enable_progress_bar=False)
+    >>> adata.obsm["X_scgmvae"].shape, adata.obs["scgmvae"].nunique()
+    ((300, 10), 3)
+    """
+
+    _module_cls = CGMVAE
+    _data_loader_cls = MinibatchLoader
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict | None = None,
+        *,
+        n_components: int | None = None,
+        n_latent: int = 10,
+        n_latent_w: int = 10,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        dropout_rate: float = 0.1,
+        likelihood: Likelihood = "nb",
+        prior: Prior = "dirichlet",
+        **module_kwargs: object,
+    ):
+        if adata is None:
+            super().__init__(adata, registry)
+        else:
+            with checks.unchanged_on_error(adata):
+                if self._get_most_recent_anndata_manager(adata) is None:
+                    self.setup_anndata(adata, layer=checks.default_layer(adata))
+                super().__init__(adata, registry)
+                self._check_data(self.adata_manager, likelihood)
+                checks.check_n_components(n_components, adata.n_obs, len(self._label_names))
+        self._module_kwargs = {
+            "n_latent": n_latent,
+            "n_latent_w": n_latent_w,
+            "n_hidden": n_hidden,
+            "n_layers": n_layers,
+            "dropout_rate": dropout_rate,
+            "likelihood": likelihood,
+            "prior": prior,
+            **module_kwargs,
+        }
+        self.n_components_ = n_components
+        self.mixture_started_ = False
+        self.seed_ = 0
+        self.module = self._make_module()
+        self._model_summary_string = (
+            f"SCGMVAE with {n_components or 'as many as found'} components, n_latent: {n_latent}, "
+            f"n_latent_w: {n_latent_w}, n_hidden: {n_hidden}, n_layers: {n_layers}, "
+            f"likelihood: {likelihood}, prior: {prior}"
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    def _make_module(self) -> CGMVAE:
+        """The module with fresh weights, which come from torch's random state."""
+        return self._module_cls(
+            self.summary_stats.n_vars,
+            n_batch=self.summary_stats.n_batch,
+            n_cats_per_cov=self._state_of(REGISTRY_KEYS.CAT_COVS_KEY).get("n_cats_per_key", ()),
+            n_continuous_cov=self.summary_stats.get("n_extra_continuous_covs", 0),
+            n_labels=len(self._label_names),
+            n_components=self.n_components_ or 1,
+            use_size_factor=bool(self._field(REGISTRY_KEYS.SIZE_FACTOR_KEY)["data_registry"]),
+            **self._module_kwargs,
+        )
+
+    # ------------------------------------------------------------------------ fields
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        unlabeled_category: str = "unknown",
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Register the fields of an AnnData that the model reads.
+
+        Parameters
+        ----------
+        adata
+            Cells × genes.
+        layer
+            Layer that holds the data; ``None`` is ``X``.
+        batch_key
+            obs column of batches, a condition.
+        labels_key
+            obs column of labels; the first components stand for them.
+        unlabeled_category
+            Value in that column of cells without a label.
+        size_factor_key
+            obs column of positive size factors, used in place of the observed library size.
+        categorical_covariate_keys, continuous_covariate_keys
+            obs columns of further conditions.
+        **kwargs
+            Passed to :meth:`scvi.data.AnnDataManager.register_fields`.
+
+        Raises
+        ------
+        KeyError
+            If a column or layer is missing.
+        ValueError
+            If a column has missing or unsuitable values, or obs names occur twice. ``adata`` is
+            then as it was before.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        checks.check_obs_names(adata)
+        checks.check_layer(adata, layer)
+        checks.check_columns(
+            adata,
+            batch_key=batch_key,
+            labels_key=labels_key,
+            size_factor_key=size_factor_key,
+            categorical_covariate_keys=categorical_covariate_keys,
+            continuous_covariate_keys=continuous_covariate_keys,
+        )
+        checks.check_size_factors(adata, size_factor_key)
+        checks.check_continuous(adata, continuous_covariate_keys)
+        if labels_key is None:
+            labels = CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, None)
+        else:
+            checks.check_labels(adata, labels_key, unlabeled_category)
+            labels = LabelsWithUnlabeledObsField(
+                REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category
+            )
+        fields = [
+            # What suits as data depends on the likelihood, which the constructor knows.
+            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
+            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+            labels,
+            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
+            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
+            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
+        ]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        with checks.unchanged_on_error(adata):
+            manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    @staticmethod
+    def _check_data(manager: AnnDataManager, likelihood: Likelihood) -> None:
+        """Raise unless the registered matrix suits the likelihood."""
+        x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        where = manager.data_registry[REGISTRY_KEYS.X_KEY]
+        name = "adata.X" if where.attr_name == "X" else f"adata.layers[{where.attr_key!r}]"
+        checks.check_finite(x, name)
+        if likelihood in COUNT_LIKELIHOODS:
+            checks.check_counts(x, name, manager.adata.obs_names, likelihood)
+        elif likelihood == "bernoulli":
+            checks.check_unit_interval(x, name)
+
+    def _field(self, key: str) -> dict:
+        """What the registry says of a field."""
+        return self.registry_[scvi_constants._FIELD_REGISTRIES_KEY][key]
+
+    def _state_of(self, key: str) -> dict:
+        return self._field(key)[scvi_constants._STATE_REGISTRY_KEY]
+
+    @property
+    def _label_names(self) -> list[str]:
+        """Names of the labels in the order of their components; none without labels."""
+        state = self._state_of(REGISTRY_KEYS.LABELS_KEY)
+        if LabelsWithUnlabeledObsField.UNLABELED_CATEGORY not in state:
+            return []
+        return [str(name) for name in state["categorical_mapping"][:-1]]
+
+    @property
+    def component_names(self) -> NDArray[np.str_]:
+        """Names of the K components: label names where they carry labels, else numbers."""
+        labels = self._label_names
+        return np.array([*labels, *(str(k) for k in range(len(labels), self.n_components_ or 0))])
+
+    def _validate_anndata(
+        self, adata: AnnData | None = None, copy_if_view: bool = True
+    ) -> AnnData:
+        """Register new data with the model after checking it; reorder its genes if need be."""
+        if adata is None or adata is self.adata or self._knows(adata):
+            return super()._validate_anndata(adata, copy_if_view)
+        adata = checks.select_genes(adata, self.get_var_names())
+        checks.check_obs_names(adata)
+        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
+        checks.check_layer(adata, setup["layer"])
+        checks.check_columns(
+            adata,
+            batch_key=setup["batch_key"],
+            size_factor_key=setup["size_factor_key"],
+            categorical_covariate_keys=setup["categorical_covariate_keys"],
+            continuous_covariate_keys=setup["continuous_covariate_keys"],
+        )
+        checks.check_size_factors(adata, setup["size_factor_key"])
+        checks.check_continuous(adata, setup["continuous_covariate_keys"])
+        for column, known in self._known_categories().items():
+            checks.check_categories(adata, column, known)
+        with checks.unchanged_on_error(adata):
+            if self.adata_manager is not None:
+                manager = self.adata_manager.transfer_fields(adata, allow_missing_labels=True)
+                self._register_manager_for_instance(manager)
+            adata = super()._validate_anndata(adata, copy_if_view)
+            manager = self.get_anndata_manager(adata, required=True)
+            self._check_data(manager, self._module_kwargs["likelihood"])
+        return adata
+
+    def _knows(self, adata: AnnData) -> bool:
+        """Whether this very object was registered with this model before."""
+        managers = self._per_instance_manager_store.get(self.id, {})
+        return any(manager.adata is adata for manager in managers.values())
+
+    def _known_categories(self) -> dict[str, Sequence[object]]:
+        """The categories of each registered categorical condition, by obs column."""
+        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
+        known = {}
+        if setup["batch_key"] is not None:
+            state = self._state_of(REGISTRY_KEYS.BATCH_KEY)
+            known[setup["batch_key"]] = state["categorical_mapping"]
+        if setup["categorical_covariate_keys"]:
+            known |= self._state_of(REGISTRY_KEYS.CAT_COVS_KEY)["mappings"]
+        return known
+
+    # ------------------------------------------------------------------------ results
+
+    @torch.inference_mode()
+    def _posteriors(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
+    ) -> dict[str, NDArray[np.float32]]:
+        """Parameters of the cells' posteriors, in one pass.
+
+        Returns
+        -------
+        ``z_loc``, ``z_var`` (n, L) and, once the mixture is started, ``w_loc``, ``w_var`` (n, W)
+        and ``proba`` (n, K), q(y|z,c) at the mean of z.
+        """
+        if dataloader is None:
+            adata = self._validate_anndata(adata)
+            dataloader = self._make_data_loader(
+                adata, indices=indices, batch_size=batch_size or READ_BATCH_SIZE
+            )
+        self.module.eval()
+        parts: dict[str, list[Tensor]] = {}
+        for tensors in dataloader:
+            outputs = self.module.inference(
+                **self.module._get_inference_input(tensors), sample=False
+            )
+            values = {"z_loc": outputs["qz"].loc, "z_var": outputs["qz"].variance}
+            if self.module.mixture_started:
+                values |= {
+                    "w_loc": outputs["qw"].loc,
+                    "w_var": outputs["qw"].variance,
+                    "proba": outputs["y_logits"].softmax(-1),
+                }
+            for name, value in values.items():
+                parts.setdefault(name, []).append(value.cpu())
+        return {name: torch.cat(values).numpy() for name, values in parts.items()}
+
+    def _check_mixture(self) -> None:
+        """Raise ``RuntimeError`` where there are no trained components to speak of."""
+        self._check_if_trained(warn=False)
+        if not self.module.mixture_started:
+            why = (
+                "its prior is 'normal', which has none"
+                if self.module.prior == "normal"
+                else "training ended before they were started; call train() to go on"
+            )
+            raise RuntimeError(f"The model has no components: {why}.")
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        batch_size: int | None = None,
+        return_dist: bool = False,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
+        *,
+        which: Literal["z", "w"] = "z",
+        seed: int = 0,
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Latent representation of the cells.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        indices
+            Rows to use.
+        give_mean
+            Posterior means, or else one draw from the posteriors.
+        batch_size
+            Cells at a time.
+        return_dist
+            Return means and variances.
+        dataloader
+            Minibatches to use in place of ``adata``.
+        which
+            ``"z"``, or ``"w"``, the latent that places the components.
+        seed
+            Of the draw.
+
+        Returns
+        -------
+        Array ``(n, L)`` (``(n, W)`` for w), or the pair of means and variances.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is untrained, or has no w.
+        """
+        self._check_if_trained(warn=False)
+        if which not in ("z", "w"):
+            raise ValueError(f"which must be 'z' or 'w', but it is {which!r}.")
+        if which == "w":
+            self._check_mixture()
+        posteriors = self._posteriors(adata, indices, batch_size, dataloader)
+        loc, variance = posteriors[f"{which}_loc"], posteriors[f"{which}_var"]
+        if return_dist:
+            return loc, variance
+        if give_mean:
+            return loc
+        noise = np.random.default_rng(seed).standard_normal(loc.shape, dtype=np.float32)
+        return loc + np.sqrt(variance) * noise
+
+    def predict(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        soft: bool = False,
+        batch_size: int | None = None,
+    ) -> NDArray[np.str_] | pd.DataFrame:
+        """Component of each cell, by q(y|z,c) at the posterior mean of z.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model, seen in training or not; ``None`` is the model's own.
+        indices
+            Rows to use.
+        soft
+            Return probabilities in place of the most probable component.
+        batch_size
+            Cells at a time.
+
+        Returns
+        -------
+        Component names ``(n,)``, or a DataFrame ``(n, K)`` of probabilities, cells × components.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no trained components.
+        """
+        self._check_mixture()
+        adata = self._validate_anndata(adata)
+        proba = self._posteriors(adata, indices, batch_size)["proba"]
+        if not soft:
+            return self.component_names[proba.argmax(1)]
+        obs_names = adata.obs_names if indices is None else adata.obs_names[indices]
+        return pd.DataFrame(proba, index=obs_names, columns=self.component_names)
+
+    @torch.inference_mode()
+    def get_elbo_terms(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        """Terms of the negative ELBO of each cell.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        indices
+            Rows to use.
+        batch_size
+            Cells at a time.
+
+        Returns
+        -------
+        DataFrame, cells × terms, in nats; the ELBO of a cell is minus the sum of its row. The
+        terms are estimated with one sample of z and w.
+        """
+        self._check_if_trained(warn=False)
+        adata = self._validate_anndata(adata)
+        parts = []
+        for tensors in self._make_data_loader(adata, indices=indices, batch_size=batch_size):
+            _, _, output = self.module(tensors)
+            terms = output.reconstruction_loss | output.kl_local
+            parts.append(pd.DataFrame({name: term.cpu() for name, term in terms.items()}))
+        table = pd.concat(parts, ignore_index=True)
+        table.index = adata.obs_names if indices is None else adata.obs_names[indices]
+        return table
+
+    def component_table(self, adata: AnnData | None = None) -> pd.DataFrame:
+        r"""How the components are used.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+
+        Returns
+        -------
+        DataFrame with a row per component: ``n_cells`` assigned, their ``share``, the model's
+        ``weight`` π, ``mean_confidence`` (probability of the component in its cells),
+        ``entropy`` −s log s of the share in nats, whose sum is the entropy of use (log K where
+        all are used alike), and ``is_empty``.
+        """
+        self._check_mixture()
+        proba = self._posteriors(adata)["proba"]
+        return self._component_table(proba)
+
+    def _component_table(self, proba: NDArray[np.float32]) -> pd.DataFrame:
+        component = proba.argmax(1)
+        n_cells = np.bincount(component, minlength=proba.shape[1])
+        share = n_cells / len(proba)
+        confidence = pd.Series(proba.max(1)).groupby(component).mean()
+        return pd.DataFrame(
+            {
+                "n_cells": n_cells,
+                "share": share,
+                "weight": self.module.log_weights.detach().exp().cpu().numpy(),
+                "mean_confidence": confidence.reindex(range(proba.shape[1])).to_numpy(),
+                "entropy": -share * np.log(np.where(share > 0, share, 1.0)),
+                "is_empty": n_cells == 0,
+            },
+            index=pd.Index(self.component_names, name="component"),
+        )
+
+    @torch.inference_mode()
+    def get_aggregated_posterior(
+        self,
+        adata: AnnData | None = None,
+        indices: NDArray[np.integer] | None = None,
+        batch_size: int | None = None,
+        dof: float | None = 3.0,
+    ) -> Distribution:
+        """Mixture of the cells' posteriors of z.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        indices
+            Rows to use.
+        batch_size
+            Cells at a time.
+        dof
+            Degrees of freedom of Student's t; ``None`` takes Gaussians.
+
+        Notes
+        -----
+        scvi-tools 1.4.2 puts the variance where the scale belongs; this does not.
+        """
+        self._check_if_trained(warn=False)
+        posteriors = self._posteriors(adata, indices, batch_size)
+        loc = torch.as_tensor(posteriors["z_loc"], device=self.device)
+        scale = torch.as_tensor(posteriors["z_var"], device=self.device).sqrt()
+        component = Normal(loc, scale) if dof is None else StudentT(dof, loc, scale)
+        weights = Categorical(logits=torch.zeros(len(loc), device=self.device))
+        return MixtureSameFamily(weights, Independent(component, 1))
+
+    def get_importance_weights(self, *args: object, **kwargs: object) -> NDArray[np.floating]:
+        """Not available: scvi-tools' weights assume the prior N(0, I) of z.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As in scvi-tools.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        raise NotImplementedError(
+            "weights='importance' assumes a standard normal prior of z, which this model does not "
+            "have. Use weights='uniform'."
+        )
+
+    # ------------------------------------------------------------------------ writing back
+
+    def annotate(self, adata: AnnData | None = None, key_added: str = "scgmvae") -> None:
+        """Write embedding and clusters into an AnnData.
+
+        ``obsm["X_<key>"]`` mean of z, ``obsm["X_<key>_w"]`` mean of w, ``obsm["<key>_proba"]``
+        probabilities of the components, ``obs["<key>"]`` the most probable one (categorical),
+        ``obs["<key>_confidence"]`` its probability, ``uns["<key>"]`` settings, versions and seed.
+        A model without components writes the embedding and the settings alone.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        key_added
+            Name of what is written.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is untrained.
+        """
+        self._check_if_trained(warn=False)
+        target = self.adata if adata is None else adata
+        posteriors = self._posteriors(adata)
+        target.obsm[f"X_{key_added}"] = posteriors["z_loc"]
+        if self.module.mixture_started:
+            proba = posteriors["proba"]
+            target.obsm[f"X_{key_added}_w"] = posteriors["w_loc"]
+            target.obsm[f"{key_added}_proba"] = proba
+            clusters = pd.Categorical.from_codes(proba.argmax(1), list(self.component_names))
+            target.obs[key_added] = clusters.remove_unused_categories()
+            target.obs[f"{key_added}_confidence"] = proba.max(1)
+            # scanpy keeps colours by position: those of an earlier partition would mislead
+            target.uns.pop(f"{key_added}_colors", None)
+        target.uns[key_added] = self._settings()
+
+    def _settings(self) -> dict[str, object]:
+        """What made the annotation, in types that h5ad keeps."""
+        settings = {
+            "params": {
+                name: value for name, value in self._module_kwargs.items() if value is not None
+            },
+            "seed": self.seed_,
+            "versions": {
+                package.__name__: str(package.__version__)
+                for package in (scgmvae, scvi, torch, anndata)
+            },
+        }
+        if self.module.mixture_started:
+            settings["n_components"] = self.n_components_
+            settings["components"] = self.component_names.astype(object)
+        return settings

@@ -1,0 +1,562 @@
+r"""The c*GMVAE as a scvi-tools module: inference, generative model and loss.
+
+======  ====================================  ==================  =======================
+symbol  meaning                               shape               name in the code
+======  ====================================  ==================  =======================
+x       data of a cell                        (n, G)              ``x``
+c       conditions: batch and covariates      (n, any)            ``c`` (``Conditions``)
+z       main latent                           (n, L)              ``z``, ``q_z``, ``p_z``
+w       latent that places the components     (n, W)              ``w``, ``q_w``, ``p_w``
+y       component                             (n, K)              ``y_logits``, ``q_y``
+d       per-cell weights of the components    (n, K)              ``d_concentration``
+α       prior concentration of d              (K,)                ``alpha``
+π       weights of the components             (K,)                ``log_weights``
+======  ====================================  ==================  =======================
+
+Generative model: p(w|c) p(d) p(y|d) p(z|w,y,c) p(x|z,c). Inference: q(z|x,c) q(w|x,c) q(y|z,c)
+q(d|z,c). Until the mixture is started (pretraining), and for good with ``prior="normal"``, the
+module is the VAE p(z) = N(0, I), p(x|z,c) and computes nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+from torch.distributions import Normal
+from torch.nn.functional import cross_entropy, one_hot
+
+from scgmvae import distributions as dist
+from scgmvae.likelihoods import COUNT_LIKELIHOODS, Likelihood, log_likelihood, make_likelihood
+from scgmvae.networks import (
+    Classifier,
+    ComponentPrior,
+    ConditionPrior,
+    Conditions,
+    ConditionSizes,
+    Decoder,
+    DirichletNetwork,
+    Encoder,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scgmvae.model import SCGMVAE
+
+__all__ = ["CGMVAE", "GUIDE_KEY", "Prior"]
+
+Prior = Literal["dirichlet", "mixture", "normal"]
+
+GUIDE_KEY = "guide"
+"""Key of a minibatch's starting partition: component codes (n,), −1 where there is none."""
+
+
+class CGMVAE(BaseModuleClass):
+    """Conditional Gaussian-mixture VAE with a Dirichlet prior on the component weights.
+
+    Parameters
+    ----------
+    n_input
+        G, number of genes.
+    n_batch
+        Number of batches.
+    n_cats_per_cov
+        Number of categories of each further categorical condition.
+    n_continuous_cov
+        Number of continuous conditions.
+    n_labels
+        Number of label names; the first ``n_labels`` components carry them. 0 without labels.
+    n_components
+        K.
+    n_latent, n_latent_w
+        L and W.
+    n_hidden, n_layers, dropout_rate
+        Shape of encoder and decoder; dropout acts in the encoder.
+    likelihood
+        p(x|z,c).
+    dispersion
+        One inverse dispersion (variance, for ``gaussian``) per gene, or per gene and batch.
+    gaussian_scale
+        Fixed standard deviation of the Gaussian likelihood; ``None`` learns it.
+    prior
+        ``"dirichlet"``: c*GMVAE. ``"mixture"``: GMVAE, y has Cat(π) and there is no d.
+        ``"normal"``: VAE, no w, y, d.
+    component_weights
+        π ``"learned"``, or ``"uniform"`` over the components.
+    concentration
+        Mean of α over the components; α_k is ``concentration * K * π_k``.
+    dirichlet_posterior
+        q(d) as the ``"conjugate"`` optimum Dir(α + q(y)), or of a ``"network"`` of z and c.
+    classifier_input
+        q(y|z,c) or q(y|z,x,c).
+    condition_prior
+        p(w|c) as ``"standard"`` N(0, I) or ``"learned"``.
+    use_size_factor
+        Whether minibatches bring a size factor, used in place of the observed library size.
+
+    References
+    ----------
+    Kingma et al. 2014, "Semi-supervised learning with deep generative models" (M2);
+    Dilokthanakul et al. 2016, "Deep unsupervised clustering with Gaussian mixture variational
+    autoencoders" (GMVAE); Lopez et al. 2018, "Deep generative modeling for single-cell
+    transcriptomics" (count likelihood and library size).
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        n_batch: int = 1,
+        n_cats_per_cov: Sequence[int] = (),
+        n_continuous_cov: int = 0,
+        n_labels: int = 0,
+        *,
+        n_components: int = 10,
+        n_latent: int = 10,
+        n_latent_w: int = 10,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        dropout_rate: float = 0.1,
+        likelihood: Likelihood = "nb",
+        dispersion: Literal["gene", "gene-batch"] = "gene",
+        gaussian_scale: float | None = None,
+        prior: Prior = "dirichlet",
+        component_weights: Literal["learned", "uniform"] = "learned",
+        concentration: float = 1.0,
+        dirichlet_posterior: Literal["conjugate", "network"] = "conjugate",
+        classifier_input: Literal["z", "zx"] = "z",
+        condition_prior: Literal["standard", "learned"] = "standard",
+        use_size_factor: bool = False,
+    ):
+        super().__init__()
+        self.n_labels = n_labels
+        self.n_latent = n_latent
+        self.n_latent_w = n_latent_w
+        self.n_hidden = n_hidden
+        self.gene_likelihood = likelihood  # the name that scvi-tools' RNASeqMixin reads
+        self.dispersion = dispersion
+        self.prior = prior
+        self.component_weights = component_weights
+        self.concentration = concentration
+        self.dirichlet_posterior = dirichlet_posterior
+        self.classifier_input = classifier_input
+        self.use_size_factor = use_size_factor
+        self.mixture_started = False
+
+        self.n_categories = (n_batch, *n_cats_per_cov)
+        self.sizes = ConditionSizes(self.n_categories, n_continuous_cov)
+        self.encoder = Encoder(
+            n_input,
+            self.sizes,
+            n_latent,
+            0 if prior == "normal" else n_latent_w,
+            n_hidden,
+            n_layers,
+            dropout_rate,
+        )
+        n_heads = 2 if likelihood == "zinb" else 1
+        self.decoder = Decoder(n_latent, self.sizes, n_input, n_heads, n_hidden, n_layers)
+        self.raw_dispersion = self._make_dispersion(n_input, n_batch, gaussian_scale)
+        self.condition_prior = None
+        has_conditions = n_continuous_cov > 0 or max(self.n_categories) > 1
+        if condition_prior == "learned" and prior != "normal" and has_conditions:
+            self.condition_prior = ConditionPrior(n_latent_w, self.sizes, n_hidden)
+        if prior != "normal":
+            self.set_components(n_components)
+
+    def _make_dispersion(
+        self, n_input: int, n_batch: int, gaussian_scale: float | None
+    ) -> nn.Parameter | None:
+        """Log inverse dispersion, or log standard deviation, (G,) or (n_batch, G)."""
+        if self.gene_likelihood in ("poisson", "bernoulli"):
+            return None
+        shape = (n_input,) if self.dispersion == "gene" else (n_batch, n_input)
+        fixed = self.gene_likelihood == "gaussian" and gaussian_scale is not None
+        start = math.log(gaussian_scale) if fixed else 0.0
+        return nn.Parameter(torch.full(shape, start), requires_grad=not fixed)
+
+    def set_components(self, n_components: int) -> None:
+        """Make everything whose shape depends on K anew, with random weights."""
+        self.n_components = n_components
+        n_genes = self.decoder.heads[0].out_features
+        n_in = self.n_latent + (n_genes if self.classifier_input == "zx" else 0)
+        self.classifier = Classifier(n_in, self.sizes, n_components, self.n_hidden)
+        self.component_prior = ComponentPrior(
+            self.n_latent, self.n_latent_w, self.sizes, n_components, self.n_hidden
+        )
+        learned = self.component_weights == "learned"
+        self.weight_logits = nn.Parameter(torch.zeros(n_components), requires_grad=learned)
+        if self.prior == "dirichlet" and self.dirichlet_posterior == "network":
+            self.dirichlet_network = DirichletNetwork(
+                self.n_latent, self.sizes, n_components, self.n_hidden
+            )
+        self.to(self.encoder.z_loc.weight.device)
+
+    def on_load(self, model: SCGMVAE, **kwargs) -> None:
+        """Give the module the shape that the saved model had, before its weights are read."""
+        if self.prior != "normal" and model.n_components_ is not None:
+            self.set_components(model.n_components_)
+        self.mixture_started = model.mixture_started_
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log π, (K,)."""
+        return torch.log_softmax(self.weight_logits, dim=-1)
+
+    @property
+    def alpha(self) -> Tensor:
+        """α, prior concentration of d, (K,)."""
+        return self.concentration * self.n_components * self.log_weights.exp()
+
+    # ------------------------------------------------------------------ minibatch → arguments
+
+    def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
+        return {
+            "x": tensors[REGISTRY_KEYS.X_KEY],
+            "batch_index": tensors[REGISTRY_KEYS.BATCH_KEY],
+            "cat_covs": tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
+            "cont_covs": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+            "size_factor": tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY),
+        }
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict
+    ) -> dict[str, Tensor | None]:
+        return {
+            "z": inference_outputs["z"],
+            "w": inference_outputs["w"],
+            "library": inference_outputs["library"],
+            "batch_index": tensors[REGISTRY_KEYS.BATCH_KEY],
+            "cat_covs": tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
+            "cont_covs": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+        }
+
+    def _conditions(
+        self, batch_index: Tensor, cat_covs: Tensor | None, cont_covs: Tensor | None
+    ) -> Conditions:
+        """One-hot code of every categorical condition, made once per minibatch."""
+        codes = [batch_index]
+        if cat_covs is not None:
+            codes += cat_covs.split(1, dim=1)
+        one_hots = tuple(
+            one_hot(code.squeeze(-1).long(), n).float()
+            for code, n in zip(codes, self.n_categories, strict=True)
+        )
+        return Conditions(one_hots, cont_covs)
+
+    # ------------------------------------------------------------------------- x, c → q
+
+    @auto_move_data
+    def inference(
+        self,
+        x: Tensor,
+        batch_index: Tensor,
+        cat_covs: Tensor | None = None,
+        cont_covs: Tensor | None = None,
+        size_factor: Tensor | None = None,
+        n_samples: int = 1,
+        sample: bool = True,
+    ) -> dict[str, Normal | Tensor | None]:
+        """Posteriors of a minibatch.
+
+        Parameters
+        ----------
+        x
+            Data, ``(n, G)``.
+        batch_index, cat_covs, cont_covs
+            Conditions: codes ``(n, 1)`` and ``(n, n_covariates)``, values ``(n, n_covariates)``.
+        size_factor
+            Size factors ``(n, 1)``, in place of the observed library size.
+        n_samples
+            S, samples of z and w.
+        sample
+            ``False`` takes the posterior means for z and w, as prediction does.
+
+        Returns
+        -------
+        ``qz``, ``qw`` Gaussians with parameters ``(n, L)`` and ``(n, W)``; ``z``, ``w`` samples,
+        ``(n, ·)`` or, for S > 1, ``(S, n, ·)``; ``y_logits`` of q(y|z,c) and ``d_concentration``
+        of q(d|z,c), ``(n, K)`` or ``(S, n, K)``; ``library`` log library size, ``(n, 1)``. What
+        the module does not model (yet) is ``None``.
+        """
+        c = self._conditions(batch_index, cat_covs, cont_covs)
+        encoder_input = self._encoder_input(x)
+        hidden = self.encoder(encoder_input, c)
+        q_z = self.encoder.q_z(hidden)
+        shape = (n_samples,) if n_samples > 1 else ()
+        z = q_z.rsample(shape) if sample else q_z.loc
+        size = size_factor if self.use_size_factor else x.sum(-1, keepdim=True)
+        outputs = {
+            "qz": q_z,
+            "z": z,
+            "qw": None,
+            "w": None,
+            "y_logits": None,
+            "d_concentration": None,
+            # log of a sum of values that are no counts has no meaning, and no reader
+            "library": torch.log(size) if self.gene_likelihood in COUNT_LIKELIHOODS else size,
+            "ql": None,
+        }
+        if self.mixture_started:
+            q_w = self.encoder.q_w(hidden)
+            y_logits = self._classify(z, encoder_input, c)
+            outputs |= {
+                "qw": q_w,
+                "w": q_w.rsample(shape) if sample else q_w.loc,
+                "y_logits": y_logits,
+                "d_concentration": self._dirichlet_posterior(z, y_logits, c),
+            }
+        return outputs
+
+    def classify(self, z: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        """Logits of q(y|z,c) at given z, ``(n, K)``, of the cells of a minibatch."""
+        inputs = self._get_inference_input(tensors)
+        c = self._conditions(inputs["batch_index"], inputs["cat_covs"], inputs["cont_covs"])
+        return self._classify(z, self._encoder_input(inputs["x"]), c)
+
+    def _encoder_input(self, x: Tensor) -> Tensor:
+        """What the networks see of x, (n, G)."""
+        return torch.log1p(x) if self.gene_likelihood in COUNT_LIKELIHOODS else x
+
+    def _classify(self, z: Tensor, encoder_input: Tensor, c: Conditions) -> Tensor:
+        """Logits of q(y|z,c) or q(y|z,x,c), (..., n, K)."""
+        if self.classifier_input == "zx":
+            z = torch.cat([z, encoder_input.expand(*z.shape[:-1], -1)], dim=-1)
+        return self.classifier(z, c)
+
+    def _dirichlet_posterior(self, z: Tensor, y_logits: Tensor, c: Conditions) -> Tensor | None:
+        """Concentration of q(d|z,c) for an unlabelled cell, (..., n, K)."""
+        if self.prior != "dirichlet":
+            return None
+        if self.dirichlet_posterior == "conjugate":
+            return self.alpha + y_logits.softmax(-1)
+        return self.dirichlet_network(z, c)
+
+    # ------------------------------------------------------------------------- z, w, c → p
+
+    @auto_move_data
+    def generative(
+        self,
+        z: Tensor,
+        w: Tensor | None,
+        library: Tensor,
+        batch_index: Tensor,
+        cat_covs: Tensor | None = None,
+        cont_covs: Tensor | None = None,
+        transform_batch: int | None = None,
+    ) -> dict[str, object]:
+        """Densities of the generative model at samples of the latents.
+
+        Parameters
+        ----------
+        z, w
+            Samples, ``(..., n, L)`` and ``(..., n, W)``.
+        library
+            Log library sizes, ``(n, 1)``.
+        batch_index, cat_covs, cont_covs
+            Conditions, as in :meth:`inference`.
+        transform_batch
+            Batch code to decode every cell with, in place of its own.
+
+        Returns
+        -------
+        ``px`` over ``(..., n, G)``; ``pz`` with parameters ``(..., n, K, L)``, or N(0, I) before
+        the mixture is started; ``pw`` over ``(..., n, W)`` or ``None``.
+        """
+        if transform_batch is not None:
+            batch_index = torch.full_like(batch_index, transform_batch)
+        c = self._conditions(batch_index, cat_covs, cont_covs)
+        raw_dispersion = self.raw_dispersion
+        if self.dispersion == "gene-batch" and raw_dispersion is not None:
+            raw_dispersion = c.one_hots[0] @ raw_dispersion  # (n, G)
+        p_x = make_likelihood(self.gene_likelihood, self.decoder(z, c), library, raw_dispersion)
+        if not self.mixture_started:
+            p_z = Normal(torch.zeros_like(z), torch.ones_like(z), validate_args=False)
+            return {"px": p_x, "pz": p_z, "pw": None}
+        if self.condition_prior is None:
+            p_w = Normal(torch.zeros_like(w), torch.ones_like(w), validate_args=False)
+        else:
+            p_w = self.condition_prior(w, c)
+        return {"px": p_x, "pz": self.component_prior(w, c), "pw": p_w}
+
+    # ------------------------------------------------------------------------- q, p → nats
+
+    def loss(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict,
+        generative_outputs: dict,
+        kl_weight: float | Tensor = 1.0,
+        classification_weight: float = 1.0,
+        guide_weight: float = 0.0,
+    ) -> LossOutput:
+        r"""Negative evidence lower bound, five terms, each ``(n,)`` and in nats.
+
+        .. math::
+            -\log p(x|z,c) + \textstyle\sum_k q(y{=}k|z) \mathrm{KL}(q(z|x) \| p(z|w,y{=}k,c))
+            + \mathrm{KL}(q(w|x) \| p(w|c)) + \mathbb{E}_{q(d)}\mathrm{KL}(q(y|z) \|
+            \mathrm{Cat}(d)) + \mathrm{KL}(q(d|z) \| \mathrm{Dir}(\alpha))
+
+        A labelled cell has its label's component in place of q(y|z), and the classifier learns
+        from it by cross-entropy. Classification and guidance are no part of the bound, so they
+        stay out of ``kl_local``.
+
+        Parameters
+        ----------
+        tensors
+            The minibatch.
+        inference_outputs, generative_outputs
+            Of :meth:`inference` and :meth:`generative`.
+        kl_weight
+            Weight of the four divergences.
+        classification_weight
+            Weight of −log q(y*|z) of labelled cells.
+        guide_weight
+            Weight of the cross-entropy between the starting partition and q(y|z).
+
+        Notes
+        -----
+        q(y|z) is evaluated at one sample of z while the KL of z is a closed form over all of
+        q(z|x). This is the bound of a q in which y depends on x through an independent draw of z;
+        it never exceeds the log likelihood.
+        """
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        q_z, p_z = inference_outputs["qz"], generative_outputs["pz"]
+        reconstruction = _mean_over_samples(-log_likelihood(generative_outputs["px"], x))
+        extra: dict[str, Tensor] = {}
+        if not self.mixture_started:
+            kl = {"kl_z": _mean_over_samples(dist.normal_kl(q_z, p_z))}
+        else:
+            y_logits = inference_outputs["y_logits"]
+            q_y, concentration, label = self._observe_labels(
+                tensors, y_logits, inference_outputs["d_concentration"]
+            )
+            kl_w = dist.normal_kl(inference_outputs["qw"], generative_outputs["pw"])
+            kl = {"kl_z": dist.mixture_kl(q_z, p_z, q_y), "kl_w": kl_w}
+            if self.prior == "dirichlet":
+                kl["kl_y"] = dist.categorical_dirichlet_kl(q_y, concentration)
+                kl["kl_d"] = dist.dirichlet_kl(concentration, self.alpha)
+            else:
+                kl["kl_y"] = torch.xlogy(q_y, q_y).sum(-1) - q_y @ self.log_weights
+            kl = {name: _mean_over_samples(value) for name, value in kl.items()}
+            if label is not None:
+                extra["classification"] = _masked_cross_entropy(y_logits, label)
+            if GUIDE_KEY in tensors:
+                extra["guide"] = _masked_cross_entropy(y_logits, tensors[GUIDE_KEY])
+        loss = (reconstruction + kl_weight * sum(kl.values())).mean()
+        if "classification" in extra:
+            loss = loss + classification_weight * extra["classification"]
+        if "guide" in extra:
+            loss = loss + guide_weight * extra["guide"]
+        means = {name: value.mean().detach() for name, value in kl.items()}
+        return LossOutput(
+            loss=loss,
+            reconstruction_loss=reconstruction,
+            kl_local=kl,
+            extra_metrics=means | {name: value.detach() for name, value in extra.items()},
+        )
+
+    def _observe_labels(
+        self, tensors: dict[str, Tensor], y_logits: Tensor, concentration: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """q(y) and q(d) with the components of labelled cells put in place of the classifier's.
+
+        The label comes back as codes (n,), −1 where a cell has none, or None without labels.
+        """
+        q_y = y_logits.softmax(-1)  # (..., n, K)
+        if not self.n_labels:
+            return q_y, concentration, None
+        label = tensors[REGISTRY_KEYS.LABELS_KEY].squeeze(-1).long()
+        is_labelled = label < self.n_labels  # the unlabelled category is the last code
+        observed = one_hot(label.clamp(max=self.n_labels - 1), self.n_components).to(q_y.dtype)
+        q_y = torch.where(is_labelled.unsqueeze(-1), observed, q_y)
+        if concentration is not None and self.dirichlet_posterior == "conjugate":
+            concentration = self.alpha + q_y
+        return q_y, concentration, torch.where(is_labelled, label, -1)
+
+    # ------------------------------------------------------------------------- what users ask
+
+    @torch.inference_mode()
+    @auto_move_data
+    def sample(
+        self,
+        tensors: dict[str, Tensor],
+        n_samples: int = 1,
+        generative_kwargs: dict | None = None,
+    ) -> Tensor:
+        """Draws from the posterior predictive, ``(n, G)`` or ``(n, G, S)``, on the CPU."""
+        _, generative_outputs = self.forward(
+            tensors,
+            inference_kwargs={"n_samples": n_samples},
+            generative_kwargs=generative_kwargs,
+            compute_loss=False,
+        )
+        draws = generative_outputs["px"].sample()
+        return (draws if n_samples == 1 else draws.permute(1, 2, 0)).cpu()
+
+    @torch.inference_mode()
+    @auto_move_data
+    def marginal_ll(
+        self,
+        tensors: dict[str, Tensor],
+        n_mc_samples: int,
+        return_mean: bool = False,
+        n_mc_samples_per_pass: int = 25,
+    ) -> Tensor | float:
+        r"""Importance-sampled log p(x|c), with z and w drawn from q and y, d summed out.
+
+        .. math::
+            \log \tfrac{1}{S} \sum_s \frac{p(x|z_s,c)\, p(w_s|c) \sum_k \pi_k p(z_s|w_s,k,c)}
+            {q(z_s|x,c)\, q(w_s|x,c)}
+
+        Parameters
+        ----------
+        tensors
+            The minibatch.
+        n_mc_samples
+            S.
+        return_mean
+            The mean over the minibatch, or one value per cell.
+        n_mc_samples_per_pass
+            Samples held in memory at once.
+
+        Returns
+        -------
+        Tensor ``(n,)`` in nats, on the CPU, or its mean.
+        """
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        log_ratios = []
+        for first in range(0, n_mc_samples, n_mc_samples_per_pass):
+            n_samples = min(n_mc_samples_per_pass, n_mc_samples - first)
+            q, p = self.forward(
+                tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False
+            )
+            log_ratio = log_likelihood(p["px"], x) - q["qz"].log_prob(q["z"]).sum(-1)
+            if self.mixture_started:
+                log_ratio = log_ratio + dist.mixture_log_prob(q["z"], p["pz"], self.log_weights)
+                log_ratio = log_ratio + p["pw"].log_prob(q["w"]).sum(-1)
+                log_ratio = log_ratio - q["qw"].log_prob(q["w"]).sum(-1)
+            else:
+                log_ratio = log_ratio + p["pz"].log_prob(q["z"]).sum(-1)
+            log_ratios.append(log_ratio.reshape(n_samples, -1))
+        value = torch.logsumexp(torch.cat(log_ratios), dim=0) - math.log(n_mc_samples)
+        return value.mean().item() if return_mean else value.cpu()
+
+
+def _mean_over_samples(value: Tensor) -> Tensor:
+    """(S, n) or (n,) to (n,)."""
+    return value.mean(0) if value.dim() == 2 else value
+
+
+def _masked_cross_entropy(y_logits: Tensor, code: Tensor) -> Tensor:
+    """Mean over all cells of −log q(y=code|z), where cells with code −1 count as 0."""
+    if y_logits.dim() == 3:
+        code = code.expand(y_logits.shape[:2])
+    total = cross_entropy(
+        y_logits.flatten(0, -2), code.flatten(), ignore_index=-1, reduction="sum"
+    )
+    return total / code.numel()

@@ -1,0 +1,115 @@
+"""Starting the mixture: an initial partition, and components and classifier fitted to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from anndata import AnnData
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+if TYPE_CHECKING:
+    from scgmvae.module import CGMVAE
+
+__all__ = ["Start", "initial_partition", "start_mixture"]
+
+Start = Literal["kmeans", "gmm", "leiden"]
+
+
+def leiden(z: NDArray[np.floating], seed: int, resolution: float = 0.5, n_neighbors: int = 15):
+    import scanpy as sc
+
+    adata = AnnData(np.zeros((len(z), 0), dtype=np.float32), obsm={"z": z})
+    sc.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="z", random_state=seed)
+    sc.tl.leiden(
+        adata, resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed
+    )
+    return adata.obs["leiden"].cat.codes.to_numpy().astype(np.int64)
+
+
+def initial_partition(z, method: Start | None, n_components: int | None, seed: int):
+    method = method or ("leiden" if n_components is None else "kmeans")
+    if method == "kmeans":
+        return KMeans(n_components, n_init=10, random_state=seed).fit_predict(z).astype(np.int64)
+    if method == "gmm":
+        return GaussianMixture(
+            n_components, covariance_type="diag", n_init=3, random_state=seed
+        ).fit_predict(z)
+    return leiden(z, seed)
+
+
+def start_mixture(
+    module: CGMVAE,
+    tensors: dict[str, Tensor],
+    posteriors: dict[str, NDArray[np.float32]],
+    partition: Tensor,
+    n_components: int,
+) -> None:
+    """Fit components and classifier to a partition of the latent.
+
+    Parameters
+    ----------
+    module
+        A pretrained module.
+    tensors
+        The training cells as one minibatch.
+    posteriors
+        Means ``z_loc`` and variances ``z_var`` of their z, ``(n, L)``.
+    partition
+        Their codes ``(n,)`` in 0 … K − 1.
+    n_components
+        K; a component without cells starts at a random place of the cells' spread.
+    """
+    device = module.encoder.z_loc.weight.device
+    z = torch.from_numpy(posteriors["z_loc"]).to(device)
+    z_var = torch.from_numpy(posteriors["z_var"]).to(device)
+    partition = partition.to(device)
+    module.set_components(n_components)
+    with torch.no_grad():
+        _place_components(module, z, z_var, partition)
+    module.mixture_started = True
+    _fit_classifier(module, z, tensors, partition)
+
+
+def _place_components(module: CGMVAE, z: Tensor, z_var: Tensor, partition: Tensor) -> None:
+    """Means, spreads and weights of the clusters into p(z|w,y,c) and π."""
+    n_components = module.n_components
+    variance = z.var(0, unbiased=False) + z_var.mean(0)
+    loc = z.mean(0) + variance.sqrt() * torch.randn(n_components, z.shape[1], device=z.device)
+    scale = variance.sqrt().expand_as(loc).clone()
+    for k in torch.unique(partition).tolist():
+        members = partition == k
+        n_members = int(members.sum())
+        # A cluster of a few cells has no spread of its own: shrink towards the overall one.
+        trust = n_members / (n_members + 10)
+        of_cluster = z[members].var(0, unbiased=False) + z_var[members].mean(0)
+        loc[k] = z[members].mean(0)
+        scale[k] = (trust * of_cluster + (1 - trust) * variance).sqrt()
+    module.component_prior.start_at(loc, scale)
+    if module.weight_logits.requires_grad:
+        sizes = torch.bincount(partition, minlength=n_components)
+        module.weight_logits.copy_(torch.log(sizes + 1.0))
+
+
+def _fit_classifier(
+    module: CGMVAE,
+    z: Tensor,
+    tensors: dict[str, Tensor],
+    partition: Tensor,
+    n_steps: int = 300,
+    batch_size: int = 512,
+) -> None:
+    """Cross-entropy fit of q(y|z,c) to the partition."""
+    optimizer = torch.optim.Adam(module.classifier.parameters(), lr=5e-3)
+    for _ in range(n_steps):
+        rows = torch.randint(len(z), (min(batch_size, len(z)),))
+        batch = {name: values[rows].to(z.device) for name, values in tensors.items()}
+        logits = module.classify(z[rows], batch)
+        optimizer.zero_grad()
+        cross_entropy(logits, partition[rows]).backward()
+        optimizer.step()

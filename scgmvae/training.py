@@ -1,0 +1,391 @@
+"""Training in three stages under one trainer: pretrain, start the mixture, joint.
+
+1. *pretrain*: the module is the plain VAE; the weight of its KL rises over the first part.
+2. *start*: the latent (or whatever representation is given) is partitioned, and components and
+   classifier are fitted to the partition.
+3. *joint*: the full bound. The partition stays as a guide, a cross-entropy whose weight falls to
+   zero: without it the first joint steps, in which the components are still rough, undo part of
+   a good start.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scvi import settings
+from scvi.train import TrainingPlan, TrainRunner
+from torch import Tensor
+
+from scgmvae import checks
+from scgmvae.loading import SeededDataSplitter
+from scgmvae.module import CGMVAE, GUIDE_KEY
+from scgmvae.start import Start, initial_partition, start_mixture
+
+if TYPE_CHECKING:
+    from scvi.module.base import LossOutput
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["MixtureStart", "StagedTrainRunner", "StagedTrainingMixin", "StagedTrainingPlan"]
+
+
+class StagedTrainingPlan(TrainingPlan):
+    """scvi-tools' training plan with the schedules of the stages.
+
+    Parameters
+    ----------
+    module
+        The module.
+    pretrain_epochs, joint_epochs
+        Lengths of the stages.
+    kl_warmup
+        Fraction of the pretraining steps over which the KL weight rises from 0 to its maximum.
+        scvi-tools counts epochs (400 by default), which short trainings never reach.
+    guide_weight
+        Weight of the guide at the start of the joint stage.
+    guide_fraction
+        Fraction of the joint stage after which the guide's weight is 0.
+    lr, weight_decay, eps
+        Of Adam.
+    **kwargs
+        Further arguments of :class:`scvi.train.TrainingPlan`; with ``n_epochs_kl_warmup`` or
+        ``n_steps_kl_warmup`` the KL weight follows scvi-tools' schedule.
+    """
+
+    def __init__(
+        self,
+        module: CGMVAE,
+        *,
+        pretrain_epochs: int,
+        joint_epochs: int,
+        kl_warmup: float = 0.33,
+        guide_weight: float = 10.0,
+        guide_fraction: float = 0.67,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-6,
+        eps: float = 1e-8,
+        n_epochs_kl_warmup: int | None = None,
+        **kwargs: object,
+    ):
+        super().__init__(
+            module,
+            lr=lr,
+            weight_decay=weight_decay,
+            eps=eps,
+            n_epochs_kl_warmup=n_epochs_kl_warmup,
+            **kwargs,
+        )
+        self.pretrain_epochs = pretrain_epochs
+        self.joint_epochs = joint_epochs
+        self.kl_warmup = kl_warmup
+        self.guide_weight = guide_weight
+        self.guide_fraction = guide_fraction
+        self._totals: dict[str, Tensor] = {}
+
+    @property
+    def epochs_done(self) -> float:
+        """Epochs since the start of this training, with the fraction of the current one."""
+        return self.global_step / self.trainer.num_training_batches
+
+    @property
+    def kl_weight(self) -> float | Tensor:
+        """Weight of the divergences at the current step."""
+        if self._trainer is None:  # scvi-tools asks once before there is a trainer
+            return self.max_kl_weight
+        if self.n_epochs_kl_warmup or self.n_steps_kl_warmup:
+            return super().kl_weight
+        warmup_epochs = self.kl_warmup * self.pretrain_epochs
+        done = min(1.0, self.epochs_done / warmup_epochs) if warmup_epochs else 1.0
+        return self.min_kl_weight + done * (self.max_kl_weight - self.min_kl_weight)
+
+    @property
+    def current_guide_weight(self) -> float:
+        """Weight of the guide at the current step."""
+        joint_epochs_done = self.epochs_done - self.pretrain_epochs
+        faded = joint_epochs_done / max(self.guide_fraction * self.joint_epochs, 1e-9)
+        return self.guide_weight * max(0.0, 1.0 - max(faded, 0.0))
+
+    def _optimizer_creator_fn(self, optimizer_cls):
+        return lambda params: optimizer_cls(
+            params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
+        )
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Loss of a minibatch."""
+        return self._step(batch, self.kl_weight, self.current_guide_weight).loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Record the terms of a validation minibatch."""
+        self._step(batch, 1.0, 0.0)
+
+    def _step(self, batch, kl_weight, guide_weight) -> LossOutput:
+        weights = {"kl_weight": kl_weight, "guide_weight": guide_weight}
+        _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs | weights)
+        # Lightning's own metrics cost as much per step as the networks do, so terms are summed
+        # here and logged once per epoch.
+        n = output.n_obs_minibatch
+        terms = {
+            "loss": output.loss.detach() * n,
+            "elbo": (output.reconstruction_loss_sum + output.kl_local_sum).detach(),
+            "reconstruction_loss": output.reconstruction_loss_sum.detach(),
+            "kl_local": output.kl_local_sum.detach(),
+        } | {name: value * n for name, value in output.extra_metrics.items()}
+        if not self._totals:
+            self._totals = defaultdict(float)
+        for name, value in terms.items():
+            self._totals[name] += value
+        self._totals["n"] += n
+        return output
+
+    def _log_epoch(self, mode: str) -> None:
+        totals, self._totals = self._totals, {}
+        n = totals.pop("n")
+        means = {f"{name}_{mode}": value / n for name, value in totals.items()}
+        loss_name = "train_loss" if mode == "train" else "validation_loss"
+        self.log(loss_name, means.pop(f"loss_{mode}"), prog_bar=True, sync_dist=self.use_sync_dist)
+        self.log_dict(means, sync_dist=self.use_sync_dist)
+
+    def on_train_epoch_start(self) -> None:
+        """Forget what a sanity check or an interrupted epoch left."""
+        self._totals = {}
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means of the epoch."""
+        self._log_epoch("train")
+        self.log_dict(
+            {"kl_weight": float(self.kl_weight), "guide_weight": self.current_guide_weight}
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        """Keep the training epoch's sums: validation runs within it."""
+        self._train_totals, self._totals = self._totals, {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over the validation cells."""
+        self._log_epoch("validation")
+        self._totals = self._train_totals
+
+
+class MixtureStart(pl.Callback):
+    """Starts the mixture at the first epoch of the joint stage."""
+
+    def __init__(self, start: Callable[[], NDArray[np.integer]]):
+        self.start = start
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
+        """Start the mixture, give its parameters to the optimiser and its partition to the loader.
+
+        Parameters
+        ----------
+        trainer, pl_module
+            Lightning's.
+        """
+        module = pl_module.module
+        is_due = trainer.current_epoch >= pl_module.pretrain_epochs
+        if module.mixture_started or module.prior == "normal" or not is_due:
+            return
+        partition = self.start()
+        trainer.train_dataloader.extra[GUIDE_KEY] = torch.from_numpy(partition)
+        trainer.strategy.setup_optimizers(trainer)
+
+
+class StagedTrainRunner(TrainRunner):
+    """scvi-tools' runner that keeps what an interrupted training has learned."""
+
+    def _run_training_core(self) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            self.trainer.fit(self.training_plan, self.data_splitter, ckpt_path=self.ckpt_path)
+        except SystemExit as exit_:
+            # Lightning turns Ctrl-C into an exit of the whole process and deafens it to SIGINT.
+            if not isinstance(exit_.__context__, KeyboardInterrupt):
+                raise
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, handler)
+            logger.warning(
+                "Training was interrupted in epoch %d of %d; what was trained so far is kept. "
+                "train() continues from here.",
+                self.trainer.current_epoch + 1,
+                self.trainer.max_epochs,
+            )
+        self._update_history()
+        self.model.train_indices = self.data_splitter.train_idx
+        self.model.validation_indices = self.data_splitter.val_idx
+        self.model.test_indices = self.data_splitter.test_idx
+        self.model.module.eval()
+        self.model.is_trained_ = True
+        self.model.to_device(self.device)
+        self.model.trainer = self.trainer
+
+    def _update_history(self) -> None:
+        """Append this training's history; terms that are new start where they appear."""
+        if not isinstance(getattr(self.trainer.logger, "history", None), dict):
+            return
+        history = dict(self.model.history_ or {})
+        done = max((len(old) and int(old.index.max()) + 1 for old in history.values()), default=0)
+        for name, new in self.trainer.logger.history.items():
+            new = new.copy()
+            new.index = pd.Index(new.index.to_numpy(dtype=int) + done, name=new.index.name)
+            history[name] = pd.concat([history[name], new]) if name in history else new
+        self.model.history_ = history
+
+
+class StagedTrainingMixin:
+    """``train`` in three stages."""
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        pretrain_epochs: int | None = None,
+        *,
+        start: Start | None = None,
+        guide_key: str | None = None,
+        seed: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        batch_size: int = 128,
+        early_stopping: bool = False,
+        datasplitter_kwargs: dict | None = None,
+        plan_kwargs: dict | None = None,
+        **trainer_kwargs: object,
+    ) -> None:
+        """Train the model, and write embedding and clusters into its AnnData.
+
+        The first call pretrains the model as a VAE, starts the mixture from a partition of the
+        cells, and trains both together. A further call goes on with the joint stage and keeps the
+        components.
+
+        Parameters
+        ----------
+        max_epochs
+            Epochs of the joint stage. ``None`` takes 60, fewer for more than 20,000 cells.
+        pretrain_epochs
+            Epochs of the first stage; ``None`` takes as many as ``max_epochs``.
+        start
+            Initial partition: ``"kmeans"``, ``"gmm"`` (diagonal Gaussian mixture) or ``"leiden"``.
+        guide_key
+            obs column to start from in place of a partition that is found.
+        seed
+            Of everything random: first weights, order of the cells, dropout, samples, start. Any
+            other random state stays as it is. ``None`` takes ``scvi.settings.seed``, or 0.
+        accelerator, devices
+            As in Lightning; ``"auto"`` takes a GPU where there is one.
+        train_size, validation_size, shuffle_set_split
+            As in :class:`scvi.dataloaders.DataSplitter`, except that all cells are trained on
+            unless early stopping needs some for validation (then 0.9).
+        batch_size
+            Largest number of cells in a minibatch.
+        early_stopping
+            Stop the joint stage when the ELBO of the validation cells stops rising. Further
+            settings are those of :class:`scvi.train.Trainer`.
+        datasplitter_kwargs
+            Further arguments of :class:`~scgmvae.loading.SeededDataSplitter`.
+        plan_kwargs
+            Further arguments of :class:`~scgmvae.training.StagedTrainingPlan`, for example
+            ``lr`` or ``guide_weight``.
+        **trainer_kwargs
+            Further arguments of :class:`scvi.train.Trainer`.
+
+        Raises
+        ------
+        KeyError
+            If ``guide_key`` is no obs column.
+        ValueError
+            If an argument is out of range.
+        """
+        is_first = not self.is_trained_
+        checks.check_columns(self.adata, guide_key=guide_key)
+        if max_epochs is None:
+            max_epochs = default_epochs(self.adata.n_obs)
+        if not is_first and (self.module.mixture_started or self.module.prior == "normal"):
+            pretrain_epochs = 0
+        elif pretrain_epochs is None:
+            pretrain_epochs = default_epochs(self.adata.n_obs)
+        if seed is None:
+            seed = settings.seed or 0
+        self.seed_ = seed
+        splitter = SeededDataSplitter(
+            self.adata_manager,
+            seed=seed,
+            train_size=train_size or (0.9 if early_stopping else 1.0),
+            validation_size=validation_size,
+            shuffle_set_split=shuffle_set_split,
+            batch_size=batch_size,
+            **(datasplitter_kwargs or {}),
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            if is_first:
+                self.module = self._make_module()
+            plan = StagedTrainingPlan(
+                self.module,
+                pretrain_epochs=pretrain_epochs,
+                joint_epochs=max_epochs,
+                **(plan_kwargs or {}),
+            )
+
+            def start_from_data() -> NDArray[np.integer]:
+                return self._start_mixture(np.sort(splitter.train_idx), start, guide_key, seed)
+
+            callbacks = [*trainer_kwargs.pop("callbacks", ()), MixtureStart(start_from_data)]
+            warmup = trainer_kwargs.pop("early_stopping_warmup_epochs", 0)
+            runner = StagedTrainRunner(
+                self,
+                training_plan=plan,
+                data_splitter=splitter,
+                max_epochs=pretrain_epochs + max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                early_stopping=early_stopping,
+                early_stopping_warmup_epochs=pretrain_epochs + warmup,
+                callbacks=callbacks,
+                **trainer_kwargs,
+            )
+            runner()
+        self.mixture_started_ = self.module.mixture_started
+        self.annotate()
+
+    def _start_mixture(
+        self, rows: NDArray[np.integer], start: Start | None, guide_key: str | None, seed: int
+    ) -> NDArray[np.integer]:
+        """Start the components from a partition of the training cells.
+
+        Returns
+        -------
+        Codes of all cells, −1 outside of ``rows``.
+        """
+        posteriors = self._posteriors(indices=rows)
+        if guide_key is not None:
+            column = self.adata.obs[guide_key].astype("category").cat.remove_unused_categories()
+            partition = column.cat.codes.to_numpy()[rows].astype(np.int64)
+        else:
+            z = posteriors["z_loc"]
+            partition = initial_partition(z, start, self.n_components_, seed)
+        n_found = int(partition.max()) + 1
+        self.n_components_ = self.n_components_ or n_found
+        tensors = next(iter(self._make_data_loader(self.adata, rows, batch_size=len(rows))))
+        start_mixture(
+            self.module, tensors, posteriors, torch.from_numpy(partition), self.n_components_
+        )
+        self.module.train()
+        codes = np.full(self.adata.n_obs, -1)
+        codes[rows] = partition
+        return codes
+
+
+def default_epochs(n_obs: int) -> int:
+    """Epochs of a stage: 60, and as many steps for data of more than 20,000 cells."""
+    return int(np.clip(round(60 * 20_000 / n_obs), 1, 60))
