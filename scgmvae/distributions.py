@@ -174,7 +174,7 @@ def nb_log_prob(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
         + \theta \log\frac{\theta}{\theta+\mu} + x \log\frac{\mu}{\theta+\mu}
 
     The first three terms and the last vanish where x is 0, which in single-cell counts is nearly
-    everywhere, so they are evaluated at the non-zero counts alone. The result is exact.
+    everywhere, so they are evaluated at the non-zero counts alone. Nothing is approximated.
 
     Parameters
     ----------
@@ -192,8 +192,8 @@ def nb_log_prob(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
     Notes
     -----
     log Γ(x+θ) − log Γ(θ) cancels in single precision once θ is large: counts up to 4 have the
-    product θ(θ+1)…(θ+x−1) instead, larger ones double precision. θ log(θ/(θ+μ)) is −θ log1p(μ/θ),
-    which keeps its digits where μ is far below θ.
+    product θ(θ+1)…(θ+x−1) instead, and the terms of larger ones are added in double precision.
+    θ log(θ/(θ+μ)) is −θ log1p(μ/θ), which keeps its digits where μ is far below θ.
 
     Examples
     --------
@@ -214,6 +214,7 @@ class _NegativeBinomialLogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
         n_cells, n_genes = x.shape
+        mu = mu.contiguous()
         flat = x.flatten().nonzero().squeeze(-1)  # (nnz,)
         cell = flat // n_genes
         x_nz = x.flatten()[flat]
@@ -223,10 +224,8 @@ class _NegativeBinomialLogProb(torch.autograd.Function):
             value = -(log1p_ratio @ theta)
         else:
             value = -(log1p_ratio * theta).sum(-1)
-        mu_nz = mu.reshape(-1, n_cells * n_genes)[:, flat]  # (S, nnz)
-        ratio_nz = log1p_ratio.reshape(-1, n_cells * n_genes)[:, flat]
-        at_nonzero = _log_rising_factorial(theta_nz, x_nz) - torch.lgamma(x_nz + 1)
-        at_nonzero = at_nonzero + x_nz * (torch.log(mu_nz) - torch.log(theta_nz) - ratio_nz)
+        mu_nz = mu.view(-1, n_cells * n_genes)[:, flat]  # (S, nnz)
+        at_nonzero = _nonzero_terms(x_nz, mu_nz, theta_nz)
         value.view(-1, n_cells).index_add_(1, cell, at_nonzero)
         ctx.save_for_backward(mu, theta, log1p_ratio, x_nz, mu_nz, theta_nz, flat, cell)
         return value
@@ -237,17 +236,17 @@ class _NegativeBinomialLogProb(torch.autograd.Function):
         mu, theta, log1p_ratio, x_nz, mu_nz, theta_nz, flat, cell = ctx.saved_tensors
         grad = grad.contiguous()
         grad_nz = grad.view(-1, mu.shape[-2])[:, cell]  # (S, nnz)
-        share = theta / (theta + mu)  # θ/(θ+μ), (..., n, G)
+        total = theta + mu  # (..., n, G)
         grad_mu = grad_theta = None
         if ctx.needs_input_grad[1]:
-            grad_mu = share * -grad.unsqueeze(-1)
+            grad_mu = theta / total * -grad.unsqueeze(-1)
             at_nonzero = grad_nz * x_nz * theta_nz / (mu_nz * (theta_nz + mu_nz))
             grad_mu.view(mu_nz.shape[0], -1).index_add_(1, flat, at_nonzero)
         if ctx.needs_input_grad[2]:
-            # d/dθ of the dense part is −log1p(μ/θ) + μ/(θ+μ), and μ/(θ+μ) = 1 − share
+            # 1 − θ/(θ+μ) in place of μ/(θ+μ) would leave nothing but rounding for large θ
+            dense = mu / total - log1p_ratio
             of_data = _log_rising_factorial_grad(theta_nz, x_nz)
             at_nonzero = (grad_nz * (of_data - x_nz / (theta_nz + mu_nz))).sum(0)  # (nnz,)
-            dense = 1 - share - log1p_ratio
             if theta.dim() == 1:
                 grad_theta = grad.flatten() @ dense.reshape(-1, theta.shape[0])
                 grad_theta.index_add_(0, flat - cell * theta.shape[0], at_nonzero)
@@ -266,15 +265,20 @@ def _is_large(x: Tensor) -> Tensor:
     return (x > SMALL_COUNT) | (x != torch.floor(x))
 
 
-def _log_rising_factorial(theta: Tensor, x: Tensor) -> Tensor:
-    """log Γ(x+θ) − log Γ(θ) for x > 0, as log θ(θ+1)…(θ+x−1) for small counts, (nnz,)."""
-    product = theta.clone()
+def _nonzero_terms(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
+    """Everything but θ log(θ/(θ+μ)), where x > 0: ``(nnz,)``, ``(S, nnz)``, ``(nnz,)``.
+
+    Γ(x+θ)/Γ(θ) is θ(θ+1)…(θ+x−1) for small counts. The terms of large ones are large numbers that
+    nearly cancel, so they are added up in double precision.
+    """
+    product = theta
     for j in range(1, SMALL_COUNT):
         product = torch.where(x > j, product * (theta + j), product)
-    value = torch.log(product)
+    value = torch.log(product) - torch.lgamma(x + 1) + x * torch.log(mu / (theta + mu))
     large = _is_large(x).nonzero().squeeze(-1)
-    theta64, x64 = theta[large].double(), x[large].double()
-    value[large] = (torch.lgamma(x64 + theta64) - torch.lgamma(theta64)).to(value.dtype)
+    x64, theta64, mu64 = x[large].double(), theta[large].double(), mu[:, large].double()
+    of_data = torch.lgamma(x64 + theta64) - torch.lgamma(theta64) - torch.lgamma(x64 + 1)
+    value[:, large] = (of_data + x64 * torch.log(mu64 / (theta64 + mu64))).to(value.dtype)
     return value
 
 

@@ -53,7 +53,7 @@ class Gaussian(scvi_distributions.Normal):
     """Normal whose normalised expression is its mean."""
 
     def __init__(self, loc: Tensor, scale: Tensor):
-        super().__init__(loc=loc, scale=scale, normal_mu=loc, validate_args=False)
+        super().__init__(mu=loc, scale=scale, normal_mu=loc, validate_args=False)
 
 
 def make_likelihood(

@@ -31,7 +31,13 @@ from torch.distributions import Normal
 from torch.nn.functional import cross_entropy, one_hot
 
 from scgmvae import distributions as dist
-from scgmvae.likelihoods import COUNT_LIKELIHOODS, Likelihood, log_likelihood, make_likelihood
+from scgmvae.likelihoods import (
+    COUNT_LIKELIHOODS,
+    LOG_DISPERSION_BOUND,
+    Likelihood,
+    log_likelihood,
+    make_likelihood,
+)
 from scgmvae.networks import (
     Classifier,
     ComponentPrior,
@@ -41,6 +47,7 @@ from scgmvae.networks import (
     Decoder,
     DirichletNetwork,
     Encoder,
+    inverse_bounded_exp,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +58,10 @@ if TYPE_CHECKING:
 __all__ = ["CGMVAE", "GUIDE_KEY", "Prior"]
 
 Prior = Literal["dirichlet", "mixture", "normal"]
+
+START_DISPERSION = {"nb": 10.0, "zinb": 10.0, "gaussian": 1.0}
+"""Inverse dispersion (standard deviation) at the start. Near Poisson is near the truth for
+most genes, and the way there is long at Adam's step length."""
 
 GUIDE_KEY = "guide"
 """Key of a minibatch's starting partition: component codes (n,), −1 where there is none."""
@@ -75,12 +86,13 @@ class CGMVAE(BaseModuleClass):
         K.
     n_latent, n_latent_w
         L and W.
-    n_hidden, n_layers, dropout_rate
-        Shape of encoder and decoder; dropout acts in the encoder.
+    n_hidden, n_layers, dropout_rate, input_dropout_rate
+        Shape of encoder and decoder; dropout acts in the encoder, on hidden units and on genes.
     likelihood
         p(x|z,c).
     dispersion
-        One inverse dispersion (variance, for ``gaussian``) per gene, or per gene and batch.
+        One inverse dispersion (standard deviation, for ``gaussian``) per gene, or per gene and
+        batch.
     gaussian_scale
         Fixed standard deviation of the Gaussian likelihood; ``None`` learns it.
     prior
@@ -121,6 +133,7 @@ class CGMVAE(BaseModuleClass):
         n_hidden: int = 128,
         n_layers: int = 1,
         dropout_rate: float = 0.1,
+        input_dropout_rate: float = 0.3,
         likelihood: Likelihood = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
         gaussian_scale: float | None = None,
@@ -157,16 +170,26 @@ class CGMVAE(BaseModuleClass):
             n_hidden,
             n_layers,
             dropout_rate,
+            input_dropout_rate,
         )
         n_heads = 2 if likelihood == "zinb" else 1
         self.decoder = Decoder(n_latent, self.sizes, n_input, n_heads, n_hidden, n_layers)
         self.raw_dispersion = self._make_dispersion(n_input, n_batch, gaussian_scale)
         self.condition_prior = None
-        has_conditions = n_continuous_cov > 0 or max(self.n_categories) > 1
-        if condition_prior == "learned" and prior != "normal" and has_conditions:
+        if condition_prior == "learned" and prior != "normal" and self.has_conditions:
             self.condition_prior = ConditionPrior(n_latent_w, self.sizes, n_hidden)
         if prior != "normal":
             self.set_components(n_components)
+
+    @property
+    def has_conditions(self) -> bool:
+        """Whether c tells anything."""
+        return self.sizes.n_cont > 0 or max(self.n_categories) > 1
+
+    @property
+    def is_count(self) -> bool:
+        """Whether x are counts."""
+        return self.gene_likelihood in COUNT_LIKELIHOODS
 
     def _make_dispersion(
         self, n_input: int, n_batch: int, gaussian_scale: float | None
@@ -176,8 +199,9 @@ class CGMVAE(BaseModuleClass):
             return None
         shape = (n_input,) if self.dispersion == "gene" else (n_batch, n_input)
         fixed = self.gene_likelihood == "gaussian" and gaussian_scale is not None
-        start = math.log(gaussian_scale) if fixed else 0.0
-        return nn.Parameter(torch.full(shape, start), requires_grad=not fixed)
+        start = gaussian_scale if fixed else START_DISPERSION[self.gene_likelihood]
+        raw = inverse_bounded_exp(torch.full(shape, start), LOG_DISPERSION_BOUND)
+        return nn.Parameter(raw, requires_grad=not fixed)
 
     def set_components(self, n_components: int) -> None:
         """Make everything whose shape depends on K anew, with random weights."""
@@ -298,7 +322,7 @@ class CGMVAE(BaseModuleClass):
             "y_logits": None,
             "d_concentration": None,
             # log of a sum of values that are no counts has no meaning, and no reader
-            "library": torch.log(size) if self.gene_likelihood in COUNT_LIKELIHOODS else size,
+            "library": torch.log(size) if self.is_count else size,
             "ql": None,
         }
         if self.mixture_started:
@@ -320,7 +344,7 @@ class CGMVAE(BaseModuleClass):
 
     def _encoder_input(self, x: Tensor) -> Tensor:
         """What the networks see of x, (n, G)."""
-        return torch.log1p(x) if self.gene_likelihood in COUNT_LIKELIHOODS else x
+        return torch.log1p(x) if self.is_count else x
 
     def _classify(self, z: Tensor, encoder_input: Tensor, c: Conditions) -> Tensor:
         """Logits of q(y|z,c) or q(y|z,x,c), (..., n, K)."""

@@ -22,6 +22,7 @@ __all__ = [
     "DirichletNetwork",
     "Encoder",
     "bounded_exp",
+    "inverse_bounded_exp",
 ]
 
 LOG_SCALE_BOUND = 5.0
@@ -43,6 +44,15 @@ def bounded_exp(raw: Tensor, bound: float) -> Tensor:
     tensor([1.0000, 2.7183])
     """
     return torch.exp(bound * torch.tanh(raw / bound))
+
+
+def inverse_bounded_exp(value: Tensor, bound: float) -> Tensor:
+    """The ``raw`` that :func:`bounded_exp` turns into ``value``.
+
+    Values out of its reach get the nearest raw value that still has a gradient.
+    """
+    ratio = (torch.log(value) / bound).clamp(-0.99, 0.99)
+    return bound * torch.atanh(ratio)
 
 
 def _normal(loc: Tensor, raw_scale: Tensor) -> Normal:
@@ -108,6 +118,9 @@ class Encoder(nn.Module):
         L and W.
     n_hidden, n_layers, dropout_rate
         Shape of the trunk.
+    input_dropout_rate
+        Share of the genes that are hidden from the encoder in training, drawn anew for every cell
+        and step.
     """
 
     def __init__(
@@ -119,8 +132,10 @@ class Encoder(nn.Module):
         n_hidden: int,
         n_layers: int,
         dropout_rate: float,
+        input_dropout_rate: float,
     ):
         super().__init__()
+        self.input_dropout = nn.Dropout(input_dropout_rate)
         self.trunk = _Trunk(n_input, sizes, n_hidden, n_layers, dropout_rate)
         self.z_loc = nn.Linear(n_hidden, n_latent)
         self.z_scale = nn.Linear(n_hidden, n_latent)
@@ -130,7 +145,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, c: Conditions) -> Tensor:
         """Hidden representation of the cells, ``(n, n_hidden)``, that both heads read."""
-        return self.trunk(x, c)
+        return self.trunk(self.input_dropout(x), c)
 
     def q_z(self, hidden: Tensor) -> Normal:
         """q(z|x,c), parameters ``(n, L)``."""
@@ -219,9 +234,7 @@ class ComponentPrior(nn.Module):
     def start_at(self, loc: Tensor, scale: Tensor) -> None:
         """Put the anchors at the given means and standard deviations, each ``(K, L)``."""
         self.loc.copy_(loc)
-        # inverse of bounded_exp
-        ratio = scale.log() / LOG_SCALE_BOUND
-        self.raw_scale.copy_(LOG_SCALE_BOUND * torch.atanh(ratio.clamp(-0.99, 0.99)))
+        self.raw_scale.copy_(inverse_bounded_exp(scale, LOG_SCALE_BOUND))
 
 
 class ConditionPrior(nn.Module):
@@ -261,7 +274,7 @@ class Decoder(nn.Module):
     n_output
         G, number of genes.
     n_heads
-        Outputs per gene: 1, or 2 for the zero inflation or the variance.
+        Outputs per gene: 1, or 2 where there is zero inflation.
     n_hidden, n_layers
         Shape of the trunk.
     """

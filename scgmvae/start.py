@@ -1,46 +1,41 @@
-"""Starting the mixture: an initial partition, and components and classifier fitted to it."""
+"""Starting the mixture: components and classifier fitted to a partition of the cells."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from anndata import AnnData
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 if TYPE_CHECKING:
     from scgmvae.module import CGMVAE
 
-__all__ = ["Start", "initial_partition", "start_mixture"]
-
-Start = Literal["kmeans", "gmm", "leiden"]
+__all__ = ["start_decoder", "start_mixture"]
 
 
-def leiden(z: NDArray[np.floating], seed: int, resolution: float = 0.5, n_neighbors: int = 15):
-    import scanpy as sc
+@torch.no_grad()
+def start_decoder(module: CGMVAE, mean: NDArray[np.floating]) -> None:
+    """Let the decoder's bias give every cell the average profile, so that it learns differences.
 
-    adata = AnnData(np.zeros((len(z), 0), dtype=np.float32), obsm={"z": z})
-    sc.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="z", random_state=seed)
-    sc.tl.leiden(
-        adata, resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed
-    )
-    return adata.obs["leiden"].cat.codes.to_numpy().astype(np.int64)
-
-
-def initial_partition(z, method: Start | None, n_components: int | None, seed: int):
-    method = method or ("leiden" if n_components is None else "kmeans")
-    if method == "kmeans":
-        return KMeans(n_components, n_init=10, random_state=seed).fit_predict(z).astype(np.int64)
-    if method == "gmm":
-        return GaussianMixture(
-            n_components, covariance_type="diag", n_init=3, random_state=seed
-        ).fit_predict(z)
-    return leiden(z, seed)
+    Parameters
+    ----------
+    module
+        A module with fresh weights.
+    mean
+        Mean of x over the training cells, ``(G,)``.
+    """
+    mean = torch.as_tensor(np.asarray(mean), dtype=torch.float32)
+    if module.is_count:
+        smallest = mean[mean > 0].min()
+        bias = torch.log(mean.clamp(min=smallest / 10) / mean.sum())
+    elif module.gene_likelihood == "bernoulli":
+        bias = torch.logit(mean.clamp(1e-3, 1 - 1e-3))
+    else:
+        bias = mean
+    module.decoder.heads[0].bias.copy_(bias)
 
 
 def start_mixture(

@@ -22,14 +22,15 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scvi import settings
+from scvi import REGISTRY_KEYS, settings
 from scvi.train import TrainingPlan, TrainRunner
 from torch import Tensor
 
 from scgmvae import checks
 from scgmvae.loading import SeededDataSplitter
 from scgmvae.module import CGMVAE, GUIDE_KEY
-from scgmvae.start import Start, initial_partition, start_mixture
+from scgmvae.partition import Start, initial_partition, log_normalized_pcs
+from scgmvae.start import start_decoder, start_mixture
 
 if TYPE_CHECKING:
     from scvi.module.base import LossOutput
@@ -248,7 +249,7 @@ class StagedTrainingMixin:
         max_epochs: int | None = None,
         pretrain_epochs: int | None = None,
         *,
-        start: Start | None = None,
+        start: Start = "leiden",
         guide_key: str | None = None,
         seed: int | None = None,
         accelerator: str = "auto",
@@ -275,7 +276,10 @@ class StagedTrainingMixin:
         pretrain_epochs
             Epochs of the first stage; ``None`` takes as many as ``max_epochs``.
         start
-            Initial partition: ``"kmeans"``, ``"gmm"`` (diagonal Gaussian mixture) or ``"leiden"``.
+            Initial partition: ``"leiden"``, ``"kmeans"`` or ``"gmm"``, see
+            :func:`~scgmvae.partition.initial_partition`. Counts without conditions are partitioned
+            by principal components of their log-normalised values; all else by the pretrained z,
+            from which differences between conditions are gone.
         guide_key
             obs column to start from in place of a partition that is found.
         seed
@@ -330,6 +334,9 @@ class StagedTrainingMixin:
             torch.manual_seed(seed)
             if is_first:
                 self.module = self._make_module()
+                x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+                rows = np.sort(splitter.external_indexing[0])
+                start_decoder(self.module, np.asarray(x[rows].mean(axis=0)).ravel())
             plan = StagedTrainingPlan(
                 self.module,
                 pretrain_epochs=pretrain_epochs,
@@ -359,7 +366,7 @@ class StagedTrainingMixin:
         self.annotate()
 
     def _start_mixture(
-        self, rows: NDArray[np.integer], start: Start | None, guide_key: str | None, seed: int
+        self, rows: NDArray[np.integer], start: Start, guide_key: str | None, seed: int
     ) -> NDArray[np.integer]:
         """Start the components from a partition of the training cells.
 
@@ -372,8 +379,12 @@ class StagedTrainingMixin:
             column = self.adata.obs[guide_key].astype("category").cat.remove_unused_categories()
             partition = column.cat.codes.to_numpy()[rows].astype(np.int64)
         else:
-            z = posteriors["z_loc"]
-            partition = initial_partition(z, start, self.n_components_, seed)
+            if self.module.is_count and not self.module.has_conditions:
+                counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+                representation = log_normalized_pcs(counts[rows], seed=seed)
+            else:
+                representation = posteriors["z_loc"]
+            partition = initial_partition(representation, self.n_components_, start, seed)
         n_found = int(partition.max()) + 1
         self.n_components_ = self.n_components_ or n_found
         tensors = next(iter(self._make_data_loader(self.adata, rows, batch_size=len(rows))))

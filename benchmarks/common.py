@@ -1,0 +1,55 @@
+"""What every benchmark shares: threads, machine and versions, tables and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+PACKAGES = ("scgmvae", "scvi-tools", "torch", "scanpy", "anndata", "scikit-learn", "numpy")
+
+
+def set_threads(n_threads: int) -> None:
+    """Use a fixed number of threads; call before any work is done."""
+    torch.set_num_threads(n_threads)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ.setdefault(name, str(n_threads))
+
+
+def machine() -> dict[str, object]:
+    """What the figures depend on beside the code."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def summarise(rows: pd.DataFrame, by: Iterable[str], digits: int = 3) -> pd.DataFrame:
+    """Mean ± sd over seeds of every numeric column, one line per group."""
+
+    def mean_sd(values: pd.Series) -> str:
+        sd = np.std(values, ddof=1) if len(values) > 1 else 0.0
+        return f"{np.mean(values):.{digits}f} ± {sd:.{digits}f}"
+
+    numeric = rows.drop(columns=["seed", *by], errors="ignore").select_dtypes("number").columns
+    return rows.groupby(list(by), sort=False)[list(numeric)].agg(mean_sd)
+
+
+def write(path: Path, rows: pd.DataFrame, **notes: object) -> None:
+    """Write the rows of a benchmark with the machine that made them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    records = json.loads(rows.to_json(orient="records", double_precision=6))
+    content = {"machine": machine(), **notes, "rows": records}
+    path.write_text(json.dumps(content, indent=1) + "\n")

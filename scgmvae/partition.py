@@ -1,0 +1,256 @@
+"""Initial partitions of the cells, made without labels.
+
+The default is Leiden on a kNN graph. Where the number of groups K is given, groups are split or
+merged on the same graph until there are K. k-means told K cuts the large types of uneven data to
+pieces of equal size, and so does Leiden at a resolution searched to give K groups; splitting
+where a group falls apart most easily, and merging where it does least harm, leaves them whole.
+``benchmarks/start.py`` has the comparison.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import scanpy as sc
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.cluster import KMeans
+from sklearn.mixture import GaussianMixture
+
+__all__ = [
+    "Start",
+    "initial_partition",
+    "leiden",
+    "log_normalized_pcs",
+    "merge_groups",
+    "neighbor_graph",
+    "split_groups",
+]
+
+Start = Literal["leiden", "kmeans", "gmm"]
+Codes = NDArray[np.int64]
+
+N_NEIGHBORS = 30
+RESOLUTION = 0.5
+RESOLUTION_FOR_K = 1.0
+MERGE_RESOLUTION = 0.4
+SMALLEST_SPLIT = 20
+"""Groups of fewer cells are not split, and no part gets fewer than a quarter of it."""
+
+
+def initial_partition(
+    x: NDArray[np.floating],
+    n_groups: int | None = None,
+    method: Start = "leiden",
+    seed: int = 0,
+) -> Codes:
+    """Partition of the rows of ``x``.
+
+    Parameters
+    ----------
+    x
+        Representation of the cells, ``(n, D)``.
+    n_groups
+        K. ``None``, with ``"leiden"`` alone, takes as many as there are at resolution 0.5.
+    method
+        ``"leiden"``, ``"kmeans"`` or ``"gmm"`` (diagonal Gaussian mixture).
+    seed
+        Seed of the method.
+
+    Returns
+    -------
+    Codes ``(n,)`` from 0 on, the largest group first. There can be fewer than K groups where the
+    cells do not fall into as many.
+
+    Raises
+    ------
+    ValueError
+        If K is missing for a method that needs it, or the method is unknown.
+    """
+    if method not in ("leiden", "kmeans", "gmm"):
+        raise ValueError(f"start must be 'leiden', 'kmeans' or 'gmm', but it is {method!r}.")
+    if method != "leiden" and n_groups is None:
+        raise ValueError(
+            f"start={method!r} needs the number of groups: give n_components, or take 'leiden'."
+        )
+    if n_groups == 1:
+        return np.zeros(len(x), dtype=np.int64)
+    if method == "kmeans":
+        codes = KMeans(n_groups, n_init=10, random_state=seed).fit_predict(x)
+    elif method == "gmm":
+        mixture = GaussianMixture(
+            n_groups, covariance_type="diag", reg_covar=1e-3, n_init=3, random_state=seed
+        )
+        codes = mixture.fit_predict(x)
+    else:
+        graph = neighbor_graph(x, seed)
+        codes = leiden(graph, RESOLUTION if n_groups is None else RESOLUTION_FOR_K, seed)
+        if n_groups is not None:
+            codes = merge_groups(graph, codes, n_groups)
+            codes = split_groups(graph, codes, n_groups, seed)
+    return by_size(codes)
+
+
+def by_size(codes: NDArray[np.integer]) -> Codes:
+    """The same groups, numbered from the largest to the smallest."""
+    _, codes, sizes = np.unique(codes, return_inverse=True, return_counts=True)
+    rank = np.argsort(np.argsort(-sizes, kind="stable"))
+    return rank[codes].astype(np.int64)
+
+
+def neighbor_graph(x: NDArray[np.floating], seed: int = 0) -> sparse.csr_matrix:
+    """Connectivities of :func:`scanpy.pp.neighbors` with 30 neighbours, ``(n, n)``."""
+    adata = AnnData(np.asarray(x, dtype=np.float32))
+    n_neighbors = min(N_NEIGHBORS, len(x) - 1)
+    sc.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="X", random_state=seed)
+    return adata.obsp["connectivities"].tocsr()
+
+
+def leiden(graph: sparse.csr_matrix, resolution: float, seed: int = 0) -> Codes:
+    """Leiden groups of a graph, by modularity."""
+    adata = AnnData(np.zeros((graph.shape[0], 0), dtype=np.float32))
+    sc.tl.leiden(
+        adata,
+        resolution,
+        adjacency=graph,
+        flavor="igraph",
+        directed=False,
+        n_iterations=2,
+        random_state=seed,
+    )
+    return adata.obs["leiden"].cat.codes.to_numpy().astype(np.int64)
+
+
+def _weights_between(graph: sparse.csr_matrix, codes: Codes) -> NDArray[np.floating]:
+    """Total edge weight between each two groups, (K, K), as a share of all."""
+    n_groups = codes.max() + 1
+    one_hot = sparse.csr_matrix((np.ones(len(codes)), (np.arange(len(codes)), codes)))
+    weights = np.asarray((one_hot.T @ graph @ one_hot).todense(), dtype=float)
+    return weights.reshape(n_groups, n_groups) / graph.sum()
+
+
+def merge_groups(
+    graph: sparse.csr_matrix, codes: Codes, n_groups: int, resolution: float = MERGE_RESOLUTION
+) -> Codes:
+    r"""Merge the pair of groups whose union gains most modularity until K are left.
+
+    The gain of uniting i and j is e_ij − γ d_i d_j, with e the share of edge weight between them,
+    d the share that touches each, and γ the resolution.
+
+    Parameters
+    ----------
+    graph
+        kNN graph of the cells, ``(n, n)``.
+    codes
+        Groups ``(n,)`` from 0 on.
+    n_groups
+        K.
+    resolution
+        γ.
+
+    Returns
+    -------
+    Codes ``(n,)`` of at most K groups.
+    """
+    codes = codes.copy()
+    weights = _weights_between(graph, codes)
+    while len(weights) > n_groups:
+        degree = weights.sum(1)
+        gain = weights - resolution * np.outer(degree, degree)
+        gain[np.tri(len(gain), dtype=bool)] = -np.inf
+        i, j = np.unravel_index(gain.argmax(), gain.shape)
+        codes[codes == j] = i
+        codes[codes > j] -= 1
+        weights[i] += weights[j]
+        weights[:, i] += weights[:, j]
+        weights = np.delete(np.delete(weights, j, axis=0), j, axis=1)
+    return codes
+
+
+def split_groups(graph: sparse.csr_matrix, codes: Codes, n_groups: int, seed: int = 0) -> Codes:
+    """Split the group whose two halves hang together least until there are K.
+
+    Parameters
+    ----------
+    graph
+        kNN graph of the cells, ``(n, n)``.
+    codes
+        Groups ``(n,)`` from 0 on.
+    n_groups
+        K.
+    seed
+        Of Leiden within the groups.
+
+    Returns
+    -------
+    Codes ``(n,)``; fewer than K groups where none can be split any more.
+    """
+    codes = codes.copy()
+    halves = {k: _halves(graph, codes == k, seed) for k in range(codes.max() + 1)}
+    while codes.max() + 1 < n_groups:
+        weakest = min(halves, key=lambda k: halves[k][0])
+        cohesion, part = halves[weakest]
+        if cohesion == np.inf:
+            break
+        new = codes.max() + 1
+        codes[part] = new
+        for k in (weakest, new):
+            halves[k] = _halves(graph, codes == k, seed)
+    return codes
+
+
+def _halves(
+    graph: sparse.csr_matrix, members: NDArray[np.bool_], seed: int
+) -> tuple[float, NDArray[np.integer]]:
+    """The weakest cut of a group by Leiden: edge weight across it over that expected, one side.
+
+    The weight is infinite where the group cannot be split.
+    """
+    rows = np.flatnonzero(members)
+    if len(rows) < SMALLEST_SPLIT:
+        return np.inf, rows
+    inner = graph[rows][:, rows]
+    for resolution in np.geomspace(0.1, 3.0, 12):
+        codes = leiden(inner, resolution, seed)
+        if codes.max() > 0:
+            codes = merge_groups(inner, codes, 2, resolution)
+            break
+    else:
+        return np.inf, rows
+    sides = [rows[codes == side] for side in (0, 1)]
+    smaller = min(sides, key=len)
+    if len(smaller) < SMALLEST_SPLIT // 4:
+        return np.inf, rows
+    weights = _weights_between(inner, codes)
+    degree = weights.sum(1)
+    return float(weights[0, 1] / (degree[0] * degree[1])), smaller
+
+
+def log_normalized_pcs(
+    counts: sparse.csr_matrix | NDArray, n_pcs: int = 30, seed: int = 0
+) -> NDArray[np.float32]:
+    """Principal components of log(1 + counts per 10,000), of the 2,000 most variable genes.
+
+    Parameters
+    ----------
+    counts
+        Counts, ``(n, G)``.
+    n_pcs
+        Number of components, fewer for small data.
+    seed
+        Of the solver.
+
+    Returns
+    -------
+    Array ``(n, n_pcs)``.
+    """
+    adata = AnnData(counts.copy())
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    if adata.n_vars > 2100:
+        sc.pp.highly_variable_genes(adata, n_top_genes=2000, subset=True)
+    n_pcs = min(n_pcs, adata.n_obs - 1, adata.n_vars - 1)
+    sc.pp.pca(adata, n_comps=n_pcs, random_state=seed)
+    return adata.obsm["X_pca"].astype(np.float32)

@@ -1,0 +1,269 @@
+"""Tests of scgmvae.networks: bounds, starting values, conditions, shapes."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from scgmvae.networks import (
+    LOG_CONCENTRATION_BOUND,
+    LOG_SCALE_BOUND,
+    Classifier,
+    ComponentPrior,
+    ConditionPrior,
+    Conditions,
+    ConditionSizes,
+    Decoder,
+    DirichletNetwork,
+    Encoder,
+    bounded_exp,
+)
+
+N, G, L, W, K, S, N_HIDDEN = 6, 7, 3, 2, 4, 5, 16
+SIZES = ConditionSizes((2, 3), 2)
+
+
+def conditions(seed=0):
+    """Two categorical and two continuous conditions of N cells."""
+    generator = torch.Generator().manual_seed(seed)
+    one_hots = tuple(
+        torch.eye(n)[torch.randint(n, (N,), generator=generator)] for n in SIZES.n_cat_list
+    )
+    return Conditions(one_hots, torch.randn(N, SIZES.n_cont, generator=generator))
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+# ------------------------------------------------------------------------------- bounded_exp
+
+
+@pytest.mark.parametrize("bound", [1.0, 5.0, 14.0])
+def test_bounded_exp_equals_its_formula_and_keeps_its_bounds(bound):
+    raw = torch.linspace(-10 * bound, 10 * bound, 401, dtype=torch.float64)
+    value = bounded_exp(raw, bound).numpy()
+    np.testing.assert_allclose(value, np.exp(bound * np.tanh(raw.numpy() / bound)), rtol=1e-12)
+    assert np.exp(-bound) < value.min()
+    assert value.max() < np.exp(bound)
+    assert np.all(np.diff(value) > 0)
+
+
+@pytest.mark.parametrize("raw", [-1e30, 1e30])
+def test_bounded_exp_of_the_extremes_is_the_bound(raw):
+    value = bounded_exp(torch.tensor(raw), 5.0).item()
+    assert value == pytest.approx(np.exp(np.sign(raw) * 5), rel=1e-6)
+
+
+def test_bounded_exp_is_exp_near_zero():
+    raw = torch.linspace(-0.1, 0.1, 21, dtype=torch.float64)
+    # tanh(r) = r - r^3 / 3, here with r = 0.1 / 5
+    np.testing.assert_allclose(bounded_exp(raw, 5.0), np.exp(raw.numpy()), rtol=2e-5)
+
+
+def test_bounded_exp_has_a_gradient_everywhere():
+    # in single precision, to five times the bound: log-scales of 25 where 5 is the limit
+    raw = torch.linspace(-25, 25, 501, requires_grad=True)
+    value = bounded_exp(raw, 5.0)
+    value.sum().backward()
+    expected = value.detach().numpy() / np.cosh(raw.detach().double().numpy() / 5) ** 2
+    assert raw.grad.min() > 0
+    np.testing.assert_allclose(raw.grad, expected, rtol=5e-3)
+
+
+# ---------------------------------------------------------------------------- ComponentPrior
+
+
+@pytest.fixture
+def component_prior():
+    return ComponentPrior(L, W, SIZES, K, N_HIDDEN)
+
+
+def test_start_at_puts_the_components_where_told(component_prior):
+    loc, scale = 5 * torch.randn(K, L), torch.rand(K, L) * 2 + 0.05
+    component_prior.start_at(loc, scale)
+    # without what w and c add, exactly
+    nn.init.zeros_(component_prior.shift.weight)
+    p_z = component_prior(torch.randn(N, W), conditions())
+    np.testing.assert_allclose(p_z.loc.detach(), loc.expand(N, K, L), rtol=1e-6)
+    np.testing.assert_allclose(p_z.scale.detach(), scale.expand(N, K, L), rtol=1e-5)
+
+
+def test_w_and_c_hardly_move_the_components_at_the_start(component_prior):
+    loc, scale = 5 * torch.randn(K, L), torch.rand(K, L) + 0.5
+    component_prior.start_at(loc, scale)
+    p_z = component_prior(torch.randn(N, W), conditions())
+    assert (p_z.loc - loc).abs().max() < 0.1
+    assert (p_z.scale / scale - 1).abs().max() < 0.1
+    # but they do move them, or no gradient would ever reach w
+    assert p_z.loc.std(0).min() > 1e-4
+    assert p_z.scale.std(0).min() > 1e-4
+
+
+@pytest.mark.parametrize("scale", [1e-8, 0.0, 1e8], ids=["tiny", "zero", "huge"])
+def test_start_at_takes_scales_outside_of_the_bounds(component_prior, scale):
+    component_prior.start_at(torch.zeros(K, L), torch.full((K, L), scale))
+    nn.init.zeros_(component_prior.shift.weight)
+    p_z = component_prior(torch.randn(N, W), conditions())
+    assert torch.isfinite(component_prior.raw_scale).all()
+    # the nearest that the bounds allow, kept off them so that a gradient is left
+    expected = LOG_SCALE_BOUND if scale > 1 else -LOG_SCALE_BOUND
+    np.testing.assert_allclose(p_z.scale.detach().log(), np.full((N, K, L), expected), rtol=0.02)
+    p_z.scale.log().sum().backward()
+    assert component_prior.raw_scale.grad.min() > 1e-3
+
+
+# ---------------------------------------------------------------- conditions, shapes, samples
+
+
+def make_encoder(sizes, n_latent_w=W, n_layers=1, dropout_rate=0.1, input_dropout_rate=0.3):
+    return Encoder(
+        G,
+        sizes,
+        L,
+        n_latent_w,
+        N_HIDDEN,
+        n_layers,
+        dropout_rate=dropout_rate,
+        input_dropout_rate=input_dropout_rate,
+    )
+
+
+# name: network of given conditions, size of its input, shape of its outputs for a cell
+NETWORKS = {
+    "encoder_z": (lambda sizes: make_encoder(sizes, n_layers=2), G, (2 * L,)),
+    "encoder_w": (make_encoder, G, (2 * W,)),
+    "classifier": (lambda sizes: Classifier(L, sizes, K, N_HIDDEN), L, (K,)),
+    "dirichlet": (lambda sizes: DirichletNetwork(L, sizes, K, N_HIDDEN), L, (K,)),
+    "component_prior": (lambda sizes: ComponentPrior(L, W, sizes, K, N_HIDDEN), W, (K, 2 * L)),
+    "condition_prior": (lambda sizes: ConditionPrior(W, sizes, N_HIDDEN), W, (2 * W,)),
+    "decoder": (lambda sizes: Decoder(L, sizes, G, 2, N_HIDDEN, 2), L, (2 * G,)),
+}
+NAMES = pytest.mark.parametrize("name", NETWORKS)
+
+
+def outputs(name, network, inputs, c):
+    """All that a network says of its inputs, concatenated along the last axis."""
+    with torch.no_grad():
+        value = network(inputs, c)
+        if name.startswith("encoder"):
+            value = network.q_z(value) if name == "encoder_z" else network.q_w(value)
+        if isinstance(value, torch.distributions.Normal):
+            value = [value.loc, value.scale]
+        return torch.cat(value, -1) if isinstance(value, list) else value
+
+
+@pytest.fixture
+def evaluate(name):
+    """The outputs of the network called ``name``, as a function of its inputs and c."""
+    network = NETWORKS[name][0](SIZES).eval()
+    return lambda inputs, c: outputs(name, network, inputs, c)
+
+
+@NAMES
+def test_shapes_with_and_without_a_sample_axis(name, evaluate):
+    _, n_in, shape = NETWORKS[name]
+    inputs, c = torch.randn(S, N, n_in), conditions()
+    stacked = evaluate(inputs, c)
+    assert stacked.shape == (S, N, *shape)
+    # samples do not see one another
+    for s in range(S):
+        single = evaluate(inputs[s], c)
+        assert single.shape == (N, *shape)
+        np.testing.assert_allclose(stacked[s], single, rtol=1e-5, atol=1e-6)
+
+
+@NAMES
+@pytest.mark.parametrize("which", ["first", "second", "continuous"])
+def test_every_condition_changes_the_outputs(name, evaluate, which):
+    inputs, c = torch.randn(N, NETWORKS[name][1]), conditions()
+    first, second = c.one_hots
+    changed = {
+        "first": Conditions((first.roll(1, 1), second), c.continuous),
+        "second": Conditions((first, second.roll(1, 1)), c.continuous),
+        "continuous": Conditions(c.one_hots, c.continuous + 1),
+    }[which]
+    difference = evaluate(inputs, changed) - evaluate(inputs, c)
+    # for every cell
+    assert difference.abs().flatten(1).amax(1).min() > 1e-5
+
+
+@NAMES
+def test_a_condition_of_one_value_takes_no_weights(name):
+    def n_weights(*n_categories):
+        # a further condition, because p(w|c) is made only where there is one
+        network = NETWORKS[name][0](ConditionSizes((3, *n_categories)))
+        return sum(p.numel() for p in network.parameters())
+
+    n_layers = 2 if name in ("encoder_z", "decoder") else 1
+    assert n_weights(1) == n_weights()
+    assert n_weights(2) == n_weights() + n_layers * 2 * N_HIDDEN
+
+
+@pytest.mark.parametrize("name", ["condition_prior"])
+def test_condition_prior_reads_conditions_alone(evaluate):
+    c = conditions()
+    one, other = (evaluate(torch.randn(N, W), c) for _ in range(2))
+    assert torch.equal(one, other)
+    # two cells under the same conditions have the same prior
+    alike = Conditions(
+        tuple(codes[:1].expand(N, -1) for codes in c.one_hots), c.continuous[:1].expand(N, -1)
+    )
+    value = evaluate(torch.randn(N, W), alike)
+    np.testing.assert_allclose(value, value[:1].expand_as(value), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dirichlet"])
+def test_concentrations_are_positive_and_bounded(evaluate):
+    a = evaluate(1e6 * torch.randn(N, L), conditions())
+    assert a.min() >= np.exp(-LOG_CONCENTRATION_BOUND) * (1 - 1e-5)
+    assert a.max() <= np.exp(LOG_CONCENTRATION_BOUND) * (1 + 1e-5)
+    # the inputs were large enough to meet both bounds
+    assert a.log().max() - a.log().min() > 1.99 * LOG_CONCENTRATION_BOUND
+
+
+@pytest.mark.parametrize("name", ["classifier", "dirichlet", "component_prior"])
+def test_a_cells_component_does_not_depend_on_its_minibatch(name):
+    make, n_in, _ = NETWORKS[name]
+    network = make(SIZES).train()
+    inputs, c = torch.randn(N, n_in), conditions()
+    part = Conditions(tuple(codes[:2] for codes in c.one_hots), c.continuous[:2])
+    alone = outputs(name, network, inputs[:2], part)
+    np.testing.assert_allclose(alone, outputs(name, network, inputs, c)[:2], atol=1e-6)
+
+
+def test_encoder_without_w_has_no_head_for_it():
+    names = dict(make_encoder(SIZES, n_latent_w=0).named_parameters())
+    assert not [name for name in names if name.startswith("w_")]
+    assert {name for name in names if name.startswith("z_")} == {
+        "z_loc.weight",
+        "z_loc.bias",
+        "z_scale.weight",
+        "z_scale.bias",
+    }
+
+
+def test_input_dropout_hides_genes_in_training_only():
+    # all of them, so that nothing of x is left but what c tells
+    encoder = make_encoder(SIZES, dropout_rate=0.0, input_dropout_rate=1.0)
+    c = conditions()
+    one, other = torch.randn(N, G), torch.randn(N, G)
+    encoder.train()
+    assert torch.equal(encoder(one, c), encoder(other, c))
+    encoder.eval()
+    assert torch.equal(encoder(one, c), encoder(one, c))
+    assert (encoder(one, c) - encoder(other, c)).abs().amax(1).min() > 1e-2
+
+
+def test_dropout_draws_anew_in_training_only():
+    encoder = make_encoder(SIZES, dropout_rate=0.5, input_dropout_rate=0.0)
+    x, c = torch.randn(N, G), conditions()
+    encoder.train()
+    draws = torch.stack([encoder(x, c) for _ in range(500)])
+    passes_relu = draws.amax(0) > 0  # (N, N_HIDDEN)
+    dropped = (draws[:, passes_relu] == 0).float().mean().item()
+    # 500 draws of dozens of units: the error of the share is 0.004
+    assert dropped == pytest.approx(0.5, abs=0.02)
+    encoder.eval()
+    assert torch.equal(encoder(x, c), encoder(x, c))
