@@ -13,6 +13,7 @@ from torch.distributions import Dirichlet, Normal, kl_divergence
 
 __all__ = [
     "categorical_dirichlet_kl",
+    "categorical_kl",
     "conjugate_dirichlet_bound",
     "dirichlet_kl",
     "expected_log_dirichlet",
@@ -20,6 +21,7 @@ __all__ = [
     "mixture_kl",
     "mixture_log_prob",
     "nb_log_prob",
+    "negative_entropy",
     "normal_kl",
 ]
 
@@ -117,6 +119,21 @@ def dirichlet_kl(concentration_q: Tensor, concentration_p: Tensor) -> Tensor:
     )
 
 
+def negative_entropy(q_y: Tensor) -> Tensor:
+    """Σ_k q_k log q_k, ``(..., K) -> (...)``, in nats.
+
+    Probabilities underflow to 0 in a confident classifier. There the slope log q + 1 is infinite,
+    and the softmax behind it would turn 0 · ∞ into NaN, so log q stops at the smallest number.
+    """
+    return (q_y * torch.log(q_y.clamp(min=torch.finfo(q_y.dtype).tiny))).sum(-1)
+
+
+def categorical_kl(q_y: Tensor, log_weights: Tensor) -> Tensor:
+    """KL(q(y) ‖ Cat(π)), ``(..., K) -> (...)``, in nats, with log π of shape ``(K,)``, or what
+    stands for it, of shape ``(..., K)``."""
+    return negative_entropy(q_y) - (q_y * log_weights).sum(-1)
+
+
 def categorical_dirichlet_kl(q_y: Tensor, concentration: Tensor) -> Tensor:
     r"""Expected KL of q(y) to Cat(d) with d ~ Dir(a), in closed form.
 
@@ -135,8 +152,7 @@ def categorical_dirichlet_kl(q_y: Tensor, concentration: Tensor) -> Tensor:
     -------
     Tensor ``(...)``, in nats.
     """
-    negative_entropy = torch.xlogy(q_y, q_y).sum(-1)
-    return negative_entropy - (q_y * expected_log_dirichlet(concentration)).sum(-1)
+    return categorical_kl(q_y, expected_log_dirichlet(concentration))
 
 
 def conjugate_dirichlet_bound(q_y: Tensor, alpha: Tensor) -> Tensor:
@@ -163,7 +179,7 @@ def conjugate_dirichlet_bound(q_y: Tensor, alpha: Tensor) -> Tensor:
     -------
     Tensor ``(...)``, in nats.
     """
-    return torch.xlogy(q_y, q_y).sum(-1) - log_beta(alpha + q_y) + log_beta(alpha)
+    return negative_entropy(q_y) - log_beta(alpha + q_y) + log_beta(alpha)
 
 
 def nb_log_prob(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:

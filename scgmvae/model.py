@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from typing import Literal
 
-import anndata
 import numpy as np
 import pandas as pd
-import scvi
 import torch
 from anndata import AnnData
 from numpy.typing import NDArray
@@ -628,10 +627,8 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
                 name: value for name, value in self._module_kwargs.items() if value is not None
             },
             "seed": self.seed_,
-            "versions": {
-                package.__name__: str(package.__version__)
-                for package in (scgmvae, scvi, torch, anndata)
-            },
+            "versions": {"scgmvae": scgmvae.__version__}
+            | {name: version(name) for name in ("scvi-tools", "torch", "anndata")},
         }
         if self.module.mixture_started:
             settings["n_components"] = self.n_components_

@@ -47,6 +47,7 @@ from scgmvae.networks import (
     Decoder,
     DirichletNetwork,
     Encoder,
+    bounded,
     inverse_bounded_exp,
 )
 
@@ -58,6 +59,9 @@ if TYPE_CHECKING:
 __all__ = ["CGMVAE", "GUIDE_KEY", "Prior"]
 
 Prior = Literal["dirichlet", "mixture", "normal"]
+
+LOG_WEIGHT_BOUND = 7.0
+"""Logits of π stay within ±7: α of an unused component must not reach 0, where log Γ is infinite."""
 
 START_DISPERSION = {"nb": 10.0, "zinb": 10.0, "gaussian": 1.0}
 """Inverse dispersion (standard deviation) at the start. Near Poisson is near the truth for
@@ -229,7 +233,7 @@ class CGMVAE(BaseModuleClass):
     @property
     def log_weights(self) -> Tensor:
         """log π, (K,)."""
-        return torch.log_softmax(self.weight_logits, dim=-1)
+        return torch.log_softmax(bounded(self.weight_logits, LOG_WEIGHT_BOUND), dim=-1)
 
     @property
     def alpha(self) -> Tensor:
@@ -465,7 +469,7 @@ class CGMVAE(BaseModuleClass):
                 kl["kl_y"] = dist.categorical_dirichlet_kl(q_y, concentration)
                 kl["kl_d"] = dist.dirichlet_kl(concentration, self.alpha)
             else:
-                kl["kl_y"] = torch.xlogy(q_y, q_y).sum(-1) - q_y @ self.log_weights
+                kl["kl_y"] = dist.categorical_kl(q_y, self.log_weights)
             kl = {name: _mean_over_samples(value) for name, value in kl.items()}
             if label is not None:
                 extra["classification"] = _masked_cross_entropy(y_logits, label)

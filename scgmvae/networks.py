@@ -21,6 +21,7 @@ __all__ = [
     "Decoder",
     "DirichletNetwork",
     "Encoder",
+    "bounded",
     "bounded_exp",
     "inverse_bounded_exp",
 ]
@@ -32,18 +33,23 @@ LOG_CONCENTRATION_BOUND = 7.0
 """Log concentrations of q(d|z,c) stay within ±7."""
 
 
+def bounded(raw: Tensor, bound: float) -> Tensor:
+    """``raw`` squeezed smoothly into (−bound, bound); near 0 the identity."""
+    return bound * torch.tanh(raw / bound)
+
+
 def bounded_exp(raw: Tensor, bound: float) -> Tensor:
     """``exp`` of ``raw`` squeezed smoothly into (−bound, bound).
 
     Unbounded log-scales overflow in the first steps of training; a hard clamp would leave them
-    without a gradient. Near 0 the squeeze is the identity.
+    without a gradient.
 
     Examples
     --------
     >>> bounded_exp(torch.tensor([0.0, 1e9]), bound=1.0)
     tensor([1.0000, 2.7183])
     """
-    return torch.exp(bound * torch.tanh(raw / bound))
+    return torch.exp(bounded(raw, bound))
 
 
 def inverse_bounded_exp(value: Tensor, bound: float) -> Tensor:

@@ -81,8 +81,8 @@ def training(model: SCGMVAE) -> Figure:
         figsize=(2.9 * n_columns, 2.2 * n_rows),
         squeeze=False,
         layout="constrained",
-        sharex=True,
     )
+    n_epochs = max(history[f"{name}_train"].index.max() for name in names)
     joint_start = history["kl_y_train"].index[0] if "kl_y_train" in history else None
     for axis, name in zip(axes.flat, names, strict=False):
         for part, style in (("train", "-"), ("validation", "--")):
@@ -91,12 +91,12 @@ def training(model: SCGMVAE) -> Figure:
                 axis.plot(curve.index, curve, style, label=part, linewidth=1.2)
         axis.set_title(TERMS[name], fontsize=9)
         axis.tick_params(labelsize=8)
+        axis.set_xlim(-0.02 * n_epochs, 1.02 * n_epochs)
+        axis.set_xlabel("epoch", fontsize=9)
         if joint_start is not None:
             axis.axvline(joint_start, color="0.6", linewidth=0.8, linestyle=":")
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
-    for axis in axes[-1]:
-        axis.set_xlabel("epoch", fontsize=9)
     for axis in axes[:, 0]:
         axis.set_ylabel("nats per cell", fontsize=9)
     if any(f"{name}_validation" in history for name in names):

@@ -87,8 +87,8 @@ def _place_components(module: CGMVAE, z: Tensor, z_var: Tensor, partition: Tenso
         scale[k] = (trust * of_cluster + (1 - trust) * variance).sqrt()
     module.component_prior.start_at(loc, scale)
     if module.weight_logits.requires_grad:
-        sizes = torch.bincount(partition, minlength=n_components)
-        module.weight_logits.copy_(torch.log(sizes + 1.0))
+        log_sizes = torch.log(torch.bincount(partition, minlength=n_components) + 1.0)
+        module.weight_logits.copy_(log_sizes - log_sizes.mean())
 
 
 def _fit_classifier(

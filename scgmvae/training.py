@@ -151,6 +151,14 @@ class StagedTrainingPlan(TrainingPlan):
     def _log_epoch(self, mode: str) -> None:
         totals, self._totals = self._totals, {}
         n = totals.pop("n")
+        stage = "joint" if self.module.mixture_started else "pretraining"
+        if not np.isfinite(float(totals["loss"])):
+            terms = [name for name, value in totals.items() if not np.isfinite(float(value))]
+            raise FloatingPointError(
+                f"The {mode} loss of epoch {self.current_epoch + 1} ({stage}) is no finite number; "
+                f"not finite are: {', '.join(terms)}. Train with a smaller learning rate, for "
+                "example plan_kwargs={'lr': 3e-4}."
+            )
         means = {f"{name}_{mode}": value / n for name, value in totals.items()}
         loss_name = "train_loss" if mode == "train" else "validation_loss"
         self.log(loss_name, means.pop(f"loss_{mode}"), prog_bar=True, sync_dist=self.use_sync_dist)
@@ -272,9 +280,10 @@ class StagedTrainingMixin:
         Parameters
         ----------
         max_epochs
-            Epochs of the joint stage. ``None`` takes 60, fewer for more than 20,000 cells.
+            Epochs of the joint stage. ``None`` makes them about 1,500 minibatches of 128 cells,
+            but no fewer than 20 epochs and no more than 100.
         pretrain_epochs
-            Epochs of the first stage; ``None`` takes as many as ``max_epochs``.
+            Epochs of the first stage. ``None`` makes them about 320 minibatches, 5 to 60 epochs.
         start
             Initial partition: ``"leiden"``, ``"kmeans"`` or ``"gmm"``, see
             :func:`~scgmvae.partition.initial_partition`. Counts without conditions are partitioned
@@ -313,11 +322,13 @@ class StagedTrainingMixin:
         is_first = not self.is_trained_
         checks.check_columns(self.adata, guide_key=guide_key)
         if max_epochs is None:
-            max_epochs = default_epochs(self.adata.n_obs)
+            max_epochs = default_epochs(self.adata.n_obs, JOINT_STEPS, shortest=20, longest=100)
         if not is_first and (self.module.mixture_started or self.module.prior == "normal"):
             pretrain_epochs = 0
         elif pretrain_epochs is None:
-            pretrain_epochs = default_epochs(self.adata.n_obs)
+            pretrain_epochs = default_epochs(
+                self.adata.n_obs, PRETRAIN_STEPS, shortest=5, longest=60
+            )
         if seed is None:
             seed = settings.seed or 0
         self.seed_ = seed
@@ -374,6 +385,7 @@ class StagedTrainingMixin:
         -------
         Codes of all cells, −1 outside of ``rows``.
         """
+        n_threads = torch.get_num_threads()
         posteriors = self._posteriors(indices=rows)
         if guide_key is not None:
             column = self.adata.obs[guide_key].astype("category").cat.remove_unused_categories()
@@ -385,6 +397,8 @@ class StagedTrainingMixin:
             else:
                 representation = posteriors["z_loc"]
             partition = initial_partition(representation, self.n_components_, start, seed)
+        # scikit-learn limits OpenMP's threads and hands back all cores, to torch as well.
+        torch.set_num_threads(n_threads)
         n_found = int(partition.max()) + 1
         self.n_components_ = self.n_components_ or n_found
         tensors = next(iter(self._make_data_loader(self.adata, rows, batch_size=len(rows))))
@@ -397,6 +411,17 @@ class StagedTrainingMixin:
         return codes
 
 
-def default_epochs(n_obs: int) -> int:
-    """Epochs of a stage: 60, and as many steps for data of more than 20,000 cells."""
-    return int(np.clip(round(60 * 20_000 / n_obs), 1, 60))
+PRETRAIN_STEPS, JOINT_STEPS = 320, 1500
+"""Minibatches of 128 in the stages, where the bounds on the epochs allow. The latent clusters best
+after a few hundred steps, long before the bound stops rising (``benchmarks/recipe.py``)."""
+
+
+def default_epochs(n_obs: int, n_steps: int, shortest: int, longest: int) -> int:
+    """Epochs that make about ``n_steps`` minibatches of 128, within bounds.
+
+    Examples
+    --------
+    >>> default_epochs(4_271, n_steps=320, shortest=5, longest=60)
+    10
+    """
+    return int(np.clip(round(n_steps * 128 / n_obs), shortest, longest))

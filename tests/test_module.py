@@ -8,7 +8,7 @@ import torch
 from scipy import special, stats
 from scvi import REGISTRY_KEYS as KEYS
 
-from scgmvae.module import CGMVAE, GUIDE_KEY
+from scgmvae.module import CGMVAE, GUIDE_KEY, LOG_WEIGHT_BOUND
 from scgmvae.networks import LOG_SCALE_BOUND
 
 N, G, L, W, K, N_HIDDEN = 8, 6, 3, 2, 4, 16
@@ -28,6 +28,13 @@ CONDITIONS = [
     pytest.param({"n_batch": 2, "n_cats_per_cov": (3,), "n_continuous_cov": 2}, id="all"),
 ]
 ALL_CONDITIONS = CONDITIONS[-1].values[0]
+
+
+def weights_of(module):
+    """π of the squeezed logits, in numpy."""
+    return special.softmax(
+        LOG_WEIGHT_BOUND * np.tanh(array(module.weight_logits) / LOG_WEIGHT_BOUND)
+    )
 
 
 def make_module(*, started=True, n_input=G, n_components=K, **settings):
@@ -125,7 +132,7 @@ def test_every_term_equals_its_formula(prior, is_labelled):
     q, p, out = run(module, tensors)
 
     log_q_y = special.log_softmax(array(q["y_logits"]), axis=-1)
-    pi = special.softmax(array(module.weight_logits))
+    pi = weights_of(module)
     alpha = module.concentration * K * pi
     terms = {name: np.zeros(N) for name in ("kl_z", "kl_w", "kl_y", "kl_d")}
     classification, guide = 0.0, 0.0
@@ -317,7 +324,7 @@ def test_uniform_component_weights_are_not_learned(prior):
 @pytest.mark.parametrize("prior", PRIORS)
 def test_learned_component_weights_are_a_distribution_and_scale_alpha(prior):
     module = make_module(concentration=0.6, **prior)
-    pi = special.softmax(array(module.weight_logits))
+    pi = weights_of(module)
     assert pi.std() > 0.01
     assert_close(module.log_weights, np.log(pi))
     assert_close(module.alpha, 0.6 * K * pi)
@@ -867,3 +874,16 @@ def test_importance_samples_may_come_in_passes(wide_toy):
         tensors, 20_001, return_mean=True, n_mc_samples_per_pass=5000
     )
     assert mean == pytest.approx(value.mean().item(), rel=1e-6)
+
+
+def test_a_classifier_surer_than_single_precision_has_finite_gradients():
+    # probabilities that underflow to 0 have an entropy of infinite slope
+    module = make_module()
+    with torch.no_grad():
+        module.classifier.logits.weight.mul_(1e4)
+    run(module, make_minibatch(module))[2].loss.backward()
+    q_y = run(module, make_minibatch(module))[0]["y_logits"].softmax(-1)
+    assert (q_y == 0).any()
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            assert torch.isfinite(parameter.grad).all(), name
