@@ -17,10 +17,8 @@ PACKAGES = ("scgmvae", "scvi-tools", "torch", "scanpy", "anndata", "scikit-learn
 
 
 def set_threads(n_threads: int) -> None:
-    """Use a fixed number of threads; call before any work is done."""
+    """Use a fixed number of threads in torch; set OMP_NUM_THREADS for all else before starting."""
     torch.set_num_threads(n_threads)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ.setdefault(name, str(n_threads))
 
 
 def machine() -> dict[str, object]:

@@ -19,6 +19,7 @@ __all__ = [
     "check_continuous",
     "check_counts",
     "check_finite",
+    "check_guide",
     "check_labels",
     "check_layer",
     "check_n_components",
@@ -230,6 +231,19 @@ def check_n_components(n_components: int | None, n_obs: int, n_labels: int = 0) 
         raise ValueError(
             f"Every label needs a component of its own: there are {n_labels} labels but only "
             f"n_components={n_components}. Give at least {n_labels}, or None."
+        )
+
+
+def check_guide(adata: AnnData, guide_key: str | None, n_components: int | None) -> None:
+    """Raise ``ValueError`` where a starting partition has more groups than components."""
+    if guide_key is None or n_components is None:
+        return
+    n_groups = adata.obs[guide_key].nunique()
+    if n_groups > n_components:
+        raise ValueError(
+            "Every group of the starting partition needs a component of its own: the obs column "
+            f"{guide_key!r} has {n_groups} groups but n_components={n_components}. Make a model "
+            f"with at least {n_groups}, or with n_components=None."
         )
 
 

@@ -129,8 +129,7 @@ def negative_entropy(q_y: Tensor) -> Tensor:
 
 
 def categorical_kl(q_y: Tensor, log_weights: Tensor) -> Tensor:
-    """KL(q(y) ‖ Cat(π)), ``(..., K) -> (...)``, in nats, with log π of shape ``(K,)``, or what
-    stands for it, of shape ``(..., K)``."""
+    """KL(q(y) ‖ Cat(π)), ``(..., K) -> (...)``, in nats."""
     return negative_entropy(q_y) - (q_y * log_weights).sum(-1)
 
 

@@ -97,7 +97,7 @@ def make_likelihood(
 
 
 def log_likelihood(p_x: Distribution, x: Tensor) -> Tensor:
-    """log p(x|z,c) summed over genes, ``(..., n)``, in nats."""
+    """Log p(x|z,c) summed over genes, ``(..., n)``, in nats."""
     if isinstance(p_x, NegativeBinomial):
         return nb_log_prob(x, p_x.mu, p_x.dispersion)
     return p_x.log_prob(x).sum(-1)

@@ -61,7 +61,7 @@ __all__ = ["CGMVAE", "GUIDE_KEY", "Prior"]
 Prior = Literal["dirichlet", "mixture", "normal"]
 
 LOG_WEIGHT_BOUND = 7.0
-"""Logits of π stay within ±7: α of an unused component must not reach 0, where log Γ is infinite."""
+"""Logits of π stay within ±7: where α of an unused component reaches 0, log Γ is infinite."""
 
 START_DISPERSION = {"nb": 10.0, "zinb": 10.0, "gaussian": 1.0}
 """Inverse dispersion (standard deviation) at the start. Near Poisson is near the truth for
@@ -232,7 +232,7 @@ class CGMVAE(BaseModuleClass):
 
     @property
     def log_weights(self) -> Tensor:
-        """log π, (K,)."""
+        """Log π, (K,)."""
         return torch.log_softmax(bounded(self.weight_logits, LOG_WEIGHT_BOUND), dim=-1)
 
     @property

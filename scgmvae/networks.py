@@ -185,6 +185,7 @@ class Classifier(nn.Module):
         self.logits = nn.Linear(n_hidden, n_components)
 
     def forward(self, inputs: Tensor, c: Conditions) -> Tensor:
+        """Logits, ``(..., n, K)``."""
         return self.logits(self.trunk(inputs, c))
 
 
@@ -192,6 +193,7 @@ class DirichletNetwork(Classifier):
     """q(d|z,c): concentrations a of a Dirichlet, ``(n, K)``."""
 
     def forward(self, inputs: Tensor, c: Conditions) -> Tensor:
+        """Concentrations, ``(..., n, K)``."""
         return bounded_exp(super().forward(inputs, c), LOG_CONCENTRATION_BOUND)
 
 
@@ -264,6 +266,7 @@ class ConditionPrior(nn.Module):
         self.raw_scale = nn.Linear(n_hidden, n_latent_w)
 
     def forward(self, w: Tensor, c: Conditions) -> Normal:
+        """p(w|c), parameters ``(..., n, W)``; of w only the shape is used."""
         hidden = self.trunk(w[..., :0], c)
         return _normal(self.loc(hidden), self.raw_scale(hidden))
 
@@ -299,5 +302,6 @@ class Decoder(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(n_hidden, n_output) for _ in range(n_heads))
 
     def forward(self, z: Tensor, c: Conditions) -> list[Tensor]:
+        """Outputs of each head, ``(..., n, G)``."""
         hidden = self.trunk(z, c)
         return [head(hidden) for head in self.heads]

@@ -16,6 +16,7 @@ import scanpy as sc
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
 
@@ -24,6 +25,7 @@ __all__ = [
     "initial_partition",
     "leiden",
     "log_normalized_pcs",
+    "match_labels",
     "merge_groups",
     "neighbor_graph",
     "split_groups",
@@ -91,6 +93,41 @@ def initial_partition(
             codes = merge_groups(graph, codes, n_groups)
             codes = split_groups(graph, codes, n_groups, seed)
     return by_size(codes)
+
+
+def match_labels(codes: Codes, labels: Codes, n_labels: int, n_components: int | None) -> Codes:
+    """Components of the cells where the first components stand for labels.
+
+    Each label takes the group that most of its cells are in (one to one), and every further group
+    in which its cells are the majority. A group without a labelled cell takes a component that no
+    label has, while there are some. Labelled cells take their label's component.
+
+    Parameters
+    ----------
+    codes
+        Groups of the cells, ``(n,)``, from 0 on.
+    labels
+        Labels ``(n,)`` from 0 on, −1 where there is none.
+    n_labels
+        Number of labels.
+    n_components
+        K; ``None`` has no bound.
+
+    Returns
+    -------
+    Components ``(n,)``; −1 where none is left for a group.
+    """
+    is_labelled = labels >= 0
+    counts = np.zeros((n_labels, codes.max() + 1))
+    np.add.at(counts, (labels[is_labelled], codes[is_labelled]), 1)
+    component = np.where(counts.any(0), counts.argmax(0), -1)
+    for label, group in zip(*linear_sum_assignment(-counts), strict=True):
+        if counts[label, group]:
+            component[group] = label
+    free = np.flatnonzero(component < 0)
+    n_free = len(free) if n_components is None else min(len(free), n_components - n_labels)
+    component[free[:n_free]] = n_labels + np.arange(n_free)
+    return np.where(is_labelled, labels, component[codes]).astype(np.int64)
 
 
 def by_size(codes: NDArray[np.integer]) -> Codes:

@@ -56,7 +56,7 @@ def start_mixture(
     posteriors
         Means ``z_loc`` and variances ``z_var`` of their z, ``(n, L)``.
     partition
-        Their codes ``(n,)`` in 0 … K − 1.
+        Their codes ``(n,)`` in 0 … K − 1, or −1 for cells that belong to no group.
     n_components
         K; a component without cells starts at a random place of the cells' spread.
     """
@@ -77,7 +77,7 @@ def _place_components(module: CGMVAE, z: Tensor, z_var: Tensor, partition: Tenso
     variance = z.var(0, unbiased=False) + z_var.mean(0)
     loc = z.mean(0) + variance.sqrt() * torch.randn(n_components, z.shape[1], device=z.device)
     scale = variance.sqrt().expand_as(loc).clone()
-    for k in torch.unique(partition).tolist():
+    for k in torch.unique(partition[partition >= 0]).tolist():
         members = partition == k
         n_members = int(members.sum())
         # A cluster of a few cells has no spread of its own: shrink towards the overall one.
@@ -87,7 +87,8 @@ def _place_components(module: CGMVAE, z: Tensor, z_var: Tensor, partition: Tenso
         scale[k] = (trust * of_cluster + (1 - trust) * variance).sqrt()
     module.component_prior.start_at(loc, scale)
     if module.weight_logits.requires_grad:
-        log_sizes = torch.log(torch.bincount(partition, minlength=n_components) + 1.0)
+        sizes = torch.bincount(partition[partition >= 0], minlength=n_components)
+        log_sizes = torch.log(sizes + 1.0)
         module.weight_logits.copy_(log_sizes - log_sizes.mean())
 
 
@@ -106,5 +107,5 @@ def _fit_classifier(
         batch = {name: values[rows].to(z.device) for name, values in tensors.items()}
         logits = module.classify(z[rows], batch)
         optimizer.zero_grad()
-        cross_entropy(logits, partition[rows]).backward()
+        cross_entropy(logits, partition[rows], ignore_index=-1).backward()
         optimizer.step()

@@ -29,7 +29,13 @@ from torch import Tensor
 from scgmvae import checks
 from scgmvae.loading import SeededDataSplitter
 from scgmvae.module import CGMVAE, GUIDE_KEY
-from scgmvae.partition import Start, initial_partition, log_normalized_pcs
+from scgmvae.partition import (
+    Start,
+    by_size,
+    initial_partition,
+    log_normalized_pcs,
+    match_labels,
+)
 from scgmvae.start import start_decoder, start_mixture
 
 if TYPE_CHECKING:
@@ -155,9 +161,9 @@ class StagedTrainingPlan(TrainingPlan):
         if not np.isfinite(float(totals["loss"])):
             terms = [name for name, value in totals.items() if not np.isfinite(float(value))]
             raise FloatingPointError(
-                f"The {mode} loss of epoch {self.current_epoch + 1} ({stage}) is no finite number; "
-                f"not finite are: {', '.join(terms)}. Train with a smaller learning rate, for "
-                "example plan_kwargs={'lr': 3e-4}."
+                f"The {mode} loss of epoch {self.current_epoch + 1} ({stage}) must be a finite "
+                f"number, but these terms are not: {', '.join(terms)}. Train with a smaller "
+                "learning rate, for example plan_kwargs={'lr': 3e-4}."
             )
         means = {f"{name}_{mode}": value / n for name, value in totals.items()}
         loss_name = "train_loss" if mode == "train" else "validation_loss"
@@ -321,6 +327,7 @@ class StagedTrainingMixin:
         """
         is_first = not self.is_trained_
         checks.check_columns(self.adata, guide_key=guide_key)
+        checks.check_guide(self.adata, guide_key, self.n_components_)
         if max_epochs is None:
             max_epochs = default_epochs(self.adata.n_obs, JOINT_STEPS, shortest=20, longest=100)
         if not is_first and (self.module.mixture_started or self.module.prior == "normal"):
@@ -387,19 +394,10 @@ class StagedTrainingMixin:
         """
         n_threads = torch.get_num_threads()
         posteriors = self._posteriors(indices=rows)
-        if guide_key is not None:
-            column = self.adata.obs[guide_key].astype("category").cat.remove_unused_categories()
-            partition = column.cat.codes.to_numpy()[rows].astype(np.int64)
-        else:
-            if self.module.is_count and not self.module.has_conditions:
-                counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-                representation = log_normalized_pcs(counts[rows], seed=seed)
-            else:
-                representation = posteriors["z_loc"]
-            partition = initial_partition(representation, self.n_components_, start, seed)
+        partition = self._partition(rows, posteriors["z_loc"], start, guide_key, seed)
         # scikit-learn limits OpenMP's threads and hands back all cores, to torch as well.
         torch.set_num_threads(n_threads)
-        n_found = int(partition.max()) + 1
+        n_found = max(self.module.n_labels, int(partition.max()) + 1)
         self.n_components_ = self.n_components_ or n_found
         tensors = next(iter(self._make_data_loader(self.adata, rows, batch_size=len(rows))))
         start_mixture(
@@ -409,6 +407,32 @@ class StagedTrainingMixin:
         codes = np.full(self.adata.n_obs, -1)
         codes[rows] = partition
         return codes
+
+    def _partition(
+        self,
+        rows: NDArray[np.integer],
+        z: NDArray[np.float32],
+        start: Start,
+        guide_key: str | None,
+        seed: int,
+    ) -> NDArray[np.int64]:
+        """Starting components of the training cells, (n,), with labels in their places."""
+        if guide_key is not None:
+            column = self.adata.obs[guide_key].iloc[rows].astype("category")
+            partition = by_size(column.cat.codes.to_numpy())
+        else:
+            representation = z
+            if self.module.is_count and not self.module.has_conditions:
+                counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+                representation = log_normalized_pcs(counts[rows], seed=seed)
+            partition = initial_partition(representation, self.n_components_, start, seed)
+        n_labels = self.module.n_labels
+        if n_labels:
+            labels = self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)
+            labels = labels.ravel()[rows].astype(np.int64)
+            labels[labels == n_labels] = -1  # the unlabelled category is the last code
+            partition = match_labels(partition, labels, n_labels, self.n_components_)
+        return partition
 
 
 PRETRAIN_STEPS, JOINT_STEPS = 320, 1500
