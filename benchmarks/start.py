@@ -56,7 +56,8 @@ def partitions(name: str, seed: int) -> list[dict[str, object]]:
         codes = partition.leiden(graph, resolution, seed)
         codes = partition.merge_groups(graph, codes, n_groups)
         codes = partition.split_groups(graph, codes, n_groups, seed)
-        found[f"leiden {resolution}, merged and split to K"] = codes
+        found[f"leiden {resolution}, to K"] = codes
+        found[f"leiden {resolution}, to K, nearest mean"] = partition.nearest_mean(pcs, codes)
     for resolution in TO_FIND_K:
         found[f"leiden {resolution}"] = partition.leiden(graph, resolution, seed)
     return [
