@@ -47,7 +47,7 @@ def main(folder: Path) -> None:
     model = scgmvae.SCGMVAE(adata)
     model.train(seed=SEED)
     seconds = time.perf_counter() - start
-    told = adata.copy()
+    told = scgmvae.datasets.pbmc68k_reduced()
     scgmvae.SCGMVAE(told, n_components=n_labels).train(seed=SEED)
 
     sc.pp.neighbors(adata, use_rep="X_scgmvae", random_state=SEED)

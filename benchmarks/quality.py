@@ -1,6 +1,6 @@
 """Agreement of the clusters with known labels, default settings, over seeds.
 
-    SCGMVAE_DATA_DIR=... python benchmarks/quality.py [--seeds 10] [--sets pbmc4k ...]
+    SCGMVAE_DATA_DIR=... python benchmarks/quality.py [--seeds 0 1 2] [--sets pbmc4k ...]
 
 Every line is one fit with defaults, told K or not, and beside it what needs no model: k-means with
 the true K on 30 principal components. Labels serve the scores alone. Writes a JSON per data set;
@@ -75,7 +75,7 @@ def fit(name: str, told: str, seed: int, epochs: dict[str, int]) -> dict[str, ob
         "elbo": -float(model.history["elbo_train"].iloc[-1, 0]),
         "kl_w": float(model.history["kl_w_train"].iloc[-1, 0]),
         "seconds": seconds,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "process_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # so far
         "kmeans_ARI": clustering_scores(labels, kmeans)["ARI"],
         "kmeans_ACC": clustering_scores(labels, kmeans)["ACC"],
     }

@@ -1,4 +1,4 @@
-"""scgmvae: one generative model for embedding, clustering and counterfactuals of single cells."""
+"""scgmvae: one generative model for embedding and clustering of single cells."""
 
 from scgmvae import datasets, metrics
 from scgmvae import plotting as pl

@@ -14,19 +14,24 @@ from scipy import sparse
 logger = logging.getLogger(__name__)
 
 __all__ = [
+    "check_at_least",
     "check_categories",
+    "check_choices",
     "check_columns",
     "check_continuous",
     "check_counts",
     "check_finite",
     "check_guide",
+    "check_key_added",
     "check_labels",
     "check_layer",
     "check_n_components",
+    "check_not_view",
     "check_obs_names",
     "check_size_factors",
     "check_unit_interval",
     "default_layer",
+    "known_labels_only",
     "select_genes",
     "unchanged_on_error",
 ]
@@ -48,6 +53,9 @@ def _listed(names: Sequence[object]) -> str:
 @contextmanager
 def unchanged_on_error(adata: AnnData) -> Iterator[None]:
     """Take back what registration wrote into ``adata`` if the block raises."""
+    if adata.is_view:  # a view cannot be registered, and writing to it would make it a copy
+        yield
+        return
     obs, uns = adata.obs.copy(), dict(adata.uns)
     obsm = dict(adata.obsm)
     try:
@@ -63,6 +71,41 @@ def unchanged_on_error(adata: AnnData) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def known_labels_only(
+    adata: AnnData, labels_key: str | None, known: Sequence[str], unlabeled_category: str
+) -> Iterator[None]:
+    """Within the block, cells whose label is missing or unknown to the model are unlabelled.
+
+    Reading results out of new data needs no labels. The column is as before after the block.
+    """
+    if labels_key is None:
+        yield
+        return
+    before = adata.obs.get(labels_key)
+    labels = pd.Series(unlabeled_category, index=adata.obs_names, dtype=object)
+    if before is not None:
+        names = before.astype(str)
+        labels = names.where(names.isin([str(name) for name in known]), unlabeled_category)
+    adata.obs[labels_key] = labels.astype(object)
+    try:
+        yield
+    finally:
+        if before is None:
+            adata.obs.drop(columns=labels_key, inplace=True, errors="ignore")
+        else:
+            adata.obs[labels_key] = before
+
+
+def check_not_view(adata: AnnData) -> None:
+    """Raise ``ValueError`` for a view, which nothing can be written to."""
+    if adata.is_view:
+        raise ValueError(
+            "The model writes into its AnnData, but this one is a view of another. Make it data "
+            "of its own first: adata = adata.copy()."
+        )
+
+
 def check_obs_names(adata: AnnData) -> None:
     """Raise ``ValueError`` where two cells have the same name."""
     if not adata.obs_names.is_unique:
@@ -71,6 +114,20 @@ def check_obs_names(adata: AnnData) -> None:
             f"Every cell needs a name of its own, but {len(names)} obs names occur more than "
             f"once: {_listed(names)}. Call adata.obs_names_make_unique() first."
         )
+
+
+def check_at_least(smallest: float, **values: float | None) -> None:
+    """Raise ``ValueError`` where a named number is below the smallest; ``None`` passes."""
+    for name, value in values.items():
+        if value is not None and value < smallest:
+            raise ValueError(f"{name} must be at least {smallest}, but it is {value!r}.")
+
+
+def check_choices(**values: tuple[object, Sequence[str]]) -> None:
+    """Raise ``ValueError`` where a named setting is none of its choices."""
+    for name, (value, choices) in values.items():
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {tuple(choices)}, but it is {value!r}.")
 
 
 def check_columns(adata: AnnData, **keys: str | Sequence[str] | None) -> None:
@@ -101,7 +158,13 @@ def check_columns(adata: AnnData, **keys: str | Sequence[str] | None) -> None:
 
 
 def check_layer(adata: AnnData, layer: str | None) -> None:
-    """Raise ``KeyError`` where a named layer is missing."""
+    """Raise where a named layer is missing (``KeyError``) or there is no data (``ValueError``)."""
+    if 0 in adata.shape or (layer is None and adata.X is None):
+        what = "no X" if adata.X is None else f"{adata.n_obs} cells and {adata.n_vars} genes"
+        raise ValueError(
+            f"The data must have cells, genes and a matrix of values, but it has {what}. Name a "
+            "layer with layer=... if the values are in one."
+        )
     if layer is not None and layer not in adata.layers:
         raise KeyError(
             f"layer names the layer {layer!r}, which the data does not have. Its layers are: "
@@ -162,7 +225,7 @@ def check_finite(x, name: str) -> None:
             n_bad = int((~np.isfinite(values)).sum())
             raise ValueError(
                 f"The data must be finite numbers, but {name} holds NaN or infinite values "
-                f"({n_bad} among the first cells looked at). Replace or drop them first."
+                f"(at least {n_bad}). Replace them, or drop the cells or genes that have them."
             )
 
 
@@ -231,6 +294,18 @@ def check_n_components(n_components: int | None, n_obs: int, n_labels: int = 0) 
         raise ValueError(
             f"Every label needs a component of its own: there are {n_labels} labels but only "
             f"n_components={n_components}. Give at least {n_labels}, or None."
+        )
+
+
+def check_key_added(key_added: str, setup: dict[str, object]) -> None:
+    """Raise ``ValueError`` where writing back would overwrite a column the model reads."""
+    registered = [value for name, value in setup.items() if name.endswith("_key") and value]
+    for name in ("categorical_covariate_keys", "continuous_covariate_keys"):
+        registered += setup[name] or []
+    if key_added in registered:
+        raise ValueError(
+            f"key_added={key_added!r} would overwrite a column that the model was set up with. "
+            "Choose another name."
         )
 
 

@@ -17,7 +17,13 @@ from torch.distributions import Distribution
 from scgmvae.distributions import nb_log_prob
 from scgmvae.networks import bounded_exp
 
-__all__ = ["COUNT_LIKELIHOODS", "Likelihood", "log_likelihood", "make_likelihood"]
+__all__ = [
+    "COUNT_LIKELIHOODS",
+    "LIKELIHOODS",
+    "Likelihood",
+    "log_likelihood",
+    "make_likelihood",
+]
 
 Likelihood = Literal["nb", "zinb", "poisson", "bernoulli", "gaussian"]
 LIKELIHOODS: tuple[str, ...] = get_args(Likelihood)
@@ -93,7 +99,9 @@ def make_likelihood(
         return ZeroInflatedNegativeBinomial(
             mu=mu, theta=dispersion, zi_logits=heads[1], scale=scale, validate_args=False
         )
-    return NegativeBinomial(mu, dispersion, scale)
+    if kind == "nb":
+        return NegativeBinomial(mu, dispersion, scale)
+    raise ValueError(f"likelihood must be one of {LIKELIHOODS}, but it is {kind!r}.")
 
 
 def log_likelihood(p_x: Distribution, x: Tensor) -> Tensor:

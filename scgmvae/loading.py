@@ -30,8 +30,9 @@ class MinibatchLoader:
     indices
         Rows to read; ``None`` reads all.
     batch_size
-        Largest number of cells in a minibatch. The cells are shared out evenly, so that no
-        minibatch is so small that batch normalisation fails on it.
+        Largest number of cells in a minibatch. The cells are shared out evenly. A shuffled loader,
+        which is one for training, makes no minibatch of a single cell where there are more cells,
+        because batch normalisation has no value for it.
     shuffle
         Whether to draw a new order for every pass, from torch's random state.
     **ignored
@@ -59,7 +60,8 @@ class MinibatchLoader:
         self.extra: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        n_batches = -(-len(self.indices) // self.batch_size)
+        return min(n_batches, max(1, len(self.indices) // 2)) if self.shuffle else n_batches
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         order = self.indices

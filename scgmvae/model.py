@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
+from itertools import count, islice
 from typing import Literal
 
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data import _constants as scvi_constants
+from scvi.data._utils import _assign_adata_uuid, _check_if_view
 from scvi.data.fields import (
     CategoricalJointObsField,
     CategoricalObsField,
@@ -119,15 +122,6 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
         prior: Prior = "dirichlet",
         **module_kwargs: object,
     ):
-        if adata is None:
-            super().__init__(adata, registry)
-        else:
-            with checks.unchanged_on_error(adata):
-                if self._get_most_recent_anndata_manager(adata) is None:
-                    self.setup_anndata(adata, layer=checks.default_layer(adata))
-                super().__init__(adata, registry)
-                self._check_data(self.adata_manager, likelihood)
-                checks.check_n_components(n_components, adata.n_obs, len(self._label_names))
         self._module_kwargs = {
             "n_latent": n_latent,
             "n_latent_w": n_latent_w,
@@ -138,16 +132,36 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
             "prior": prior,
             **module_kwargs,
         }
-        self.n_components_ = n_components
-        self.mixture_started_ = False
-        self.seed_ = 0
-        self.module = self._make_module()
-        self._model_summary_string = (
-            f"SCGMVAE with {n_components or 'as many as found'} components, n_latent: {n_latent}, "
-            f"n_latent_w: {n_latent_w}, n_hidden: {n_hidden}, n_layers: {n_layers}, "
-            f"likelihood: {likelihood}, prior: {prior}"
-        )
+        with checks.unchanged_on_error(adata) if adata is not None else nullcontext():
+            if adata is not None:
+                self._set_up_if_needed(adata)
+            super().__init__(adata, registry)
+            self.n_components_ = n_components
+            self.mixture_started_ = False
+            self.seed_ = 0
+            if adata is not None:
+                checks.check_n_components(n_components, adata.n_obs, len(self._label_names))
+            with torch.random.fork_rng(devices=()):
+                torch.manual_seed(0)
+                self.module = self._make_module()
+            if adata is not None:
+                self._check_data(self.adata_manager, likelihood)
+        self._model_summary_string = self._summary()
         self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    def _set_up_if_needed(cls, adata: AnnData) -> None:
+        """Register data that was not set up: a copy as its original was, else with defaults."""
+        manager = cls._setup_adata_manager_store.get(adata.uns.get(scvi_constants._SCVI_UUID_KEY))
+        if manager is not None and manager.adata is adata:
+            return
+        if manager is None:
+            setup = {"layer": checks.default_layer(adata)}
+        else:
+            logger.info("The AnnData is a copy of one that was set up; it is set up alike.")
+            setup = manager.registry[scvi_constants._SETUP_ARGS_KEY]
+            _assign_adata_uuid(adata, overwrite=True)
+        cls.setup_anndata(adata, **setup)
 
     def _make_module(self) -> CGMVAE:
         """The module with fresh weights, which come from torch's random state."""
@@ -161,6 +175,11 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
             use_size_factor=bool(self._field(REGISTRY_KEYS.SIZE_FACTOR_KEY)["data_registry"]),
             **self._module_kwargs,
         )
+
+    def _summary(self) -> str:
+        settings = ", ".join(f"{name}: {value}" for name, value in self._module_kwargs.items())
+        n_components = self.n_components_ or "yet unknown"
+        return f"SCGMVAE with the following parameters: n_components: {n_components}, {settings}"
 
     # ------------------------------------------------------------------------ fields
 
@@ -207,12 +226,14 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
             then as it was before.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
+        source = kwargs.get("source_registry")  # given where a saved model is loaded
+        checks.check_not_view(adata)
         checks.check_obs_names(adata)
         checks.check_layer(adata, layer)
         checks.check_columns(
             adata,
             batch_key=batch_key,
-            labels_key=labels_key,
+            labels_key=labels_key if source is None else None,
             size_factor_key=size_factor_key,
             categorical_covariate_keys=categorical_covariate_keys,
             continuous_covariate_keys=continuous_covariate_keys,
@@ -222,7 +243,8 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
         if labels_key is None:
             labels = CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, None)
         else:
-            checks.check_labels(adata, labels_key, unlabeled_category)
+            if source is None:
+                checks.check_labels(adata, labels_key, unlabeled_category)
             labels = LabelsWithUnlabeledObsField(
                 REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category
             )
@@ -236,9 +258,22 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
             NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
         ]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        with checks.unchanged_on_error(adata):
+        known = nullcontext()
+        if source is not None:
+            names = cls._labels_of(source)
+            known = checks.known_labels_only(adata, labels_key, names, unlabeled_category)
+        with checks.unchanged_on_error(adata), known:
             manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
+
+    @staticmethod
+    def _labels_of(registry: dict) -> list[str]:
+        """Names of the labels in the order of their components; none without labels."""
+        fields = registry[scvi_constants._FIELD_REGISTRIES_KEY]
+        state = fields[REGISTRY_KEYS.LABELS_KEY][scvi_constants._STATE_REGISTRY_KEY]
+        if LabelsWithUnlabeledObsField.UNLABELED_CATEGORY not in state:
+            return []
+        return [str(name) for name in state["categorical_mapping"][:-1]]
 
     @staticmethod
     def _check_data(manager: AnnDataManager, likelihood: Likelihood) -> None:
@@ -262,16 +297,18 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
     @property
     def _label_names(self) -> list[str]:
         """Names of the labels in the order of their components; none without labels."""
-        state = self._state_of(REGISTRY_KEYS.LABELS_KEY)
-        if LabelsWithUnlabeledObsField.UNLABELED_CATEGORY not in state:
-            return []
-        return [str(name) for name in state["categorical_mapping"][:-1]]
+        return self._labels_of(self.registry_)
 
     @property
     def component_names(self) -> NDArray[np.str_]:
-        """Names of the K components: label names where they carry labels, else numbers."""
+        """Names of the K components: label names where they carry labels, else numbers.
+
+        Numbers that are themselves labels are left out.
+        """
         labels = self._label_names
-        return np.array([*labels, *(str(k) for k in range(len(labels), self.n_components_ or 0))])
+        numbers = (str(k) for k in count(len(labels)) if str(k) not in labels)
+        n_free = max(0, (self.n_components_ or 0) - len(labels))
+        return np.array([*labels, *islice(numbers, n_free)])
 
     def _validate_anndata(
         self, adata: AnnData | None = None, copy_if_view: bool = True
@@ -280,6 +317,7 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
         if adata is None or adata is self.adata or self._knows(adata):
             return super()._validate_anndata(adata, copy_if_view)
         adata = checks.select_genes(adata, self.get_var_names())
+        _check_if_view(adata, copy_if_view=copy_if_view)
         checks.check_obs_names(adata)
         setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
         checks.check_layer(adata, setup["layer"])
@@ -294,14 +332,27 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
         checks.check_continuous(adata, setup["continuous_covariate_keys"])
         for column, known in self._known_categories().items():
             checks.check_categories(adata, column, known)
-        with checks.unchanged_on_error(adata):
+        if self._is_copy(adata):
+            _assign_adata_uuid(adata, overwrite=True)
+        known = checks.known_labels_only(
+            adata, setup["labels_key"], self._label_names, setup["unlabeled_category"]
+        )
+        with checks.unchanged_on_error(adata), known:
             if self.adata_manager is not None:
-                manager = self.adata_manager.transfer_fields(adata, allow_missing_labels=True)
+                manager = self.adata_manager.transfer_fields(adata)
                 self._register_manager_for_instance(manager)
             adata = super()._validate_anndata(adata, copy_if_view)
             manager = self.get_anndata_manager(adata, required=True)
             self._check_data(manager, self._module_kwargs["likelihood"])
         return adata
+
+    def _is_copy(self, adata: AnnData) -> bool:
+        """Whether the data carries the identity of other data that is registered."""
+        uuid = adata.uns.get(scvi_constants._SCVI_UUID_KEY)
+        of_model = self._per_instance_manager_store.get(self.id, {})
+        stores = (self._setup_adata_manager_store, of_model)
+        managers = [store[uuid] for store in stores if uuid in store]
+        return any(manager.adata is not adata for manager in managers)
 
     def _knows(self, adata: AnnData) -> bool:
         """Whether this very object was registered with this model before."""
@@ -318,6 +369,31 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
         if setup["categorical_covariate_keys"]:
             known |= self._state_of(REGISTRY_KEYS.CAT_COVS_KEY)["mappings"]
         return known
+
+    @classmethod
+    def load(cls, dir_path: str, adata: AnnData | None = None, **kwargs: object) -> SCGMVAE:
+        """Load a saved model.
+
+        Parameters
+        ----------
+        dir_path
+            Folder that :meth:`save` wrote.
+        adata
+            Data with the genes of the model; a copy with the genes in the model's order is taken
+            where they are in another. ``None`` takes the data saved with the model, if any.
+        **kwargs
+            Further arguments of :meth:`scvi.model.base.BaseModelClass.load`.
+
+        Notes
+        -----
+        The file is a pickle, which can run code: load only files that you trust.
+        """
+        if adata is not None and adata is not False:
+            registry = cls.load_registry(dir_path, kwargs.get("prefix"))
+            genes = registry[scvi_constants._FIELD_REGISTRIES_KEY][REGISTRY_KEYS.X_KEY]
+            names = genes[scvi_constants._STATE_REGISTRY_KEY]["column_names"]
+            adata = checks.select_genes(adata, names)
+        return super().load(dir_path, adata, **kwargs)
 
     # ------------------------------------------------------------------------ results
 
@@ -356,6 +432,8 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
                 }
             for name, value in values.items():
                 parts.setdefault(name, []).append(value.cpu())
+        if not parts:
+            raise ValueError("indices must select at least one cell, but it selects none.")
         return {name: torch.cat(values).numpy() for name, values in parts.items()}
 
     def _check_mixture(self) -> None:
@@ -583,6 +661,46 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
             "have. Use weights='uniform'."
         )
 
+    def get_likelihood_parameters(self, *args: object, **kwargs: object) -> dict[str, NDArray]:
+        """As in scvi-tools, for the likelihoods ``nb`` and ``zinb``.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As in :meth:`scvi.model.base.RNASeqMixin.get_likelihood_parameters`.
+
+        Raises
+        ------
+        NotImplementedError
+            For a likelihood without dispersion.
+        """
+        self._check_dispersion()
+        return super().get_likelihood_parameters(*args, **kwargs)
+
+    def get_feature_correlation_matrix(self, *args: object, **kwargs: object) -> pd.DataFrame:
+        """As in scvi-tools, for the likelihoods ``nb`` and ``zinb``.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As in :meth:`scvi.model.base.RNASeqMixin.get_feature_correlation_matrix`.
+
+        Raises
+        ------
+        NotImplementedError
+            For a likelihood without dispersion.
+        """
+        self._check_dispersion()
+        return super().get_feature_correlation_matrix(*args, **kwargs)
+
+    def _check_dispersion(self) -> None:
+        likelihood = self._module_kwargs["likelihood"]
+        if likelihood not in ("nb", "zinb"):
+            raise NotImplementedError(
+                "This method reads the inverse dispersion of the likelihoods 'nb' and 'zinb', "
+                f"which {likelihood!r} does not have."
+            )
+
     # ------------------------------------------------------------------------ writing back
 
     def annotate(self, adata: AnnData | None = None, key_added: str = "scgmvae") -> None:
@@ -604,9 +722,13 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
         ------
         RuntimeError
             If the model is untrained.
+        ValueError
+            If ``key_added`` is a column that the model was set up with, or ``adata`` a view.
         """
         self._check_if_trained(warn=False)
         target = self.adata if adata is None else adata
+        checks.check_not_view(target)
+        checks.check_key_added(key_added, self.registry_[scvi_constants._SETUP_ARGS_KEY])
         posteriors = self._posteriors(adata)
         target.obsm[f"X_{key_added}"] = posteriors["z_loc"]
         if self.module.mixture_started:
@@ -616,8 +738,14 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
             clusters = pd.Categorical.from_codes(proba.argmax(1), list(self.component_names))
             target.obs[key_added] = clusters.remove_unused_categories()
             target.obs[f"{key_added}_confidence"] = proba.max(1)
-            # scanpy keeps colours by position: those of an earlier partition would mislead
-            target.uns.pop(f"{key_added}_colors", None)
+        else:
+            # what an earlier model wrote does not belong to this embedding
+            for name in (f"X_{key_added}_w", f"{key_added}_proba"):
+                target.obsm.pop(name, None)
+            stale = [key_added, f"{key_added}_confidence"]
+            target.obs = target.obs.drop(columns=stale, errors="ignore")
+        # scanpy keeps colours by position: those of an earlier partition would mislead
+        target.uns.pop(f"{key_added}_colors", None)
         target.uns[key_added] = self._settings()
 
     def _settings(self) -> dict[str, object]:

@@ -21,7 +21,7 @@ module is the VAE p(z) = N(0, I), p(x|z,c) and computes nothing else.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -31,8 +31,10 @@ from torch.distributions import Normal
 from torch.nn.functional import cross_entropy, one_hot
 
 from scgmvae import distributions as dist
+from scgmvae.checks import check_at_least, check_choices
 from scgmvae.likelihoods import (
     COUNT_LIKELIHOODS,
+    LIKELIHOODS,
     LOG_DISPERSION_BOUND,
     Likelihood,
     log_likelihood,
@@ -115,6 +117,11 @@ class CGMVAE(BaseModuleClass):
     use_size_factor
         Whether minibatches bring a size factor, used in place of the observed library size.
 
+    Raises
+    ------
+    ValueError
+        If a setting is none of its choices, or out of range.
+
     References
     ----------
     Kingma et al. 2014, "Semi-supervised learning with deep generative models" (M2);
@@ -150,6 +157,19 @@ class CGMVAE(BaseModuleClass):
         use_size_factor: bool = False,
     ):
         super().__init__()
+        check_choices(
+            likelihood=(likelihood, LIKELIHOODS),
+            prior=(prior, get_args(Prior)),
+            dispersion=(dispersion, ("gene", "gene-batch")),
+            component_weights=(component_weights, ("learned", "uniform")),
+            dirichlet_posterior=(dirichlet_posterior, ("conjugate", "network")),
+            classifier_input=(classifier_input, ("z", "zx")),
+            condition_prior=(condition_prior, ("standard", "learned")),
+        )
+        check_at_least(
+            1, n_latent=n_latent, n_latent_w=n_latent_w, n_hidden=n_hidden, n_layers=n_layers
+        )
+        check_at_least(1e-3, concentration=concentration, gaussian_scale=gaussian_scale)
         self.n_labels = n_labels
         self.n_latent = n_latent
         self.n_latent_w = n_latent_w

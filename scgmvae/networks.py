@@ -18,6 +18,7 @@ __all__ = [
     "ComponentPrior",
     "Conditions",
     "ConditionPrior",
+    "ConditionSizes",
     "Decoder",
     "DirichletNetwork",
     "Encoder",
@@ -70,7 +71,7 @@ class Conditions(NamedTuple):
     """c: what is known of a cell beside its data."""
 
     one_hots: tuple[Tensor, ...] = ()
-    """One (n, n_categories) float tensor per categorical condition with two or more values."""
+    """One (n, n_categories) float tensor per categorical condition, the batch first."""
 
     continuous: Tensor | None = None
     """Continuous conditions, (n, n_continuous)."""

@@ -10,10 +10,13 @@ Then each cell goes to the nearest group mean, once.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
 
 import numpy as np
 import scanpy as sc
+import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
@@ -24,6 +27,8 @@ from sklearn.mixture import GaussianMixture
 
 __all__ = [
     "Start",
+    "by_size",
+    "check_start",
     "initial_partition",
     "leiden",
     "log_normalized_pcs",
@@ -41,10 +46,37 @@ N_NEIGHBORS = 30
 RESOLUTION = 0.5
 RESOLUTION_FOR_K = 1.0
 MERGE_RESOLUTION = 0.4
+SMALLEST_GRAPH = 5
+"""Fewer cells are one group: there is no graph to speak of."""
 SMALLEST_SPLIT = 20
 """Groups of fewer cells are not split, and no part gets fewer than a quarter of it."""
 
 
+@contextmanager
+def _torch_threads_kept() -> Iterator[None]:
+    """Restore torch's number of threads.
+
+    scikit-learn and umap limit OpenMP's threads and then hand back all cores, to torch as well.
+    Where other work keeps the cores busy, torch then waits for its threads most of the time.
+    """
+    n_threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def check_start(method: Start, n_groups: int | None) -> None:
+    """Raise ``ValueError`` where a method is unknown, or lacks the K that it needs."""
+    if method not in get_args(Start):
+        raise ValueError(f"start must be one of {get_args(Start)}, but it is {method!r}.")
+    if method != "leiden" and n_groups is None:
+        raise ValueError(
+            f"start={method!r} needs the number of groups: give n_components, or take 'leiden'."
+        )
+
+
+@_torch_threads_kept()
 def initial_partition(
     x: NDArray[np.floating],
     n_groups: int | None = None,
@@ -74,13 +106,8 @@ def initial_partition(
     ValueError
         If K is missing for a method that needs it, or the method is unknown.
     """
-    if method not in ("leiden", "kmeans", "gmm"):
-        raise ValueError(f"start must be 'leiden', 'kmeans' or 'gmm', but it is {method!r}.")
-    if method != "leiden" and n_groups is None:
-        raise ValueError(
-            f"start={method!r} needs the number of groups: give n_components, or take 'leiden'."
-        )
-    if n_groups == 1:
+    check_start(method, n_groups)
+    if n_groups == 1 or (method == "leiden" and len(x) < SMALLEST_GRAPH):
         return np.zeros(len(x), dtype=np.int64)
     if method == "kmeans":
         codes = KMeans(n_groups, n_init=10, random_state=seed).fit_predict(x)
@@ -151,6 +178,7 @@ def by_size(codes: NDArray[np.integer]) -> Codes:
     return rank[codes].astype(np.int64)
 
 
+@_torch_threads_kept()
 def neighbor_graph(x: NDArray[np.floating], seed: int = 0) -> sparse.csr_matrix:
     """Connectivities of :func:`scanpy.pp.neighbors` with 30 neighbours, ``(n, n)``."""
     adata = AnnData(np.asarray(x, dtype=np.float32))
@@ -279,6 +307,7 @@ def _halves(
     return float(weights[0, 1] / (degree[0] * degree[1])), smaller
 
 
+@_torch_threads_kept()
 def log_normalized_pcs(
     counts: sparse.csr_matrix | NDArray, n_pcs: int = 30, seed: int = 0
 ) -> NDArray[np.float32]:
@@ -295,13 +324,15 @@ def log_normalized_pcs(
 
     Returns
     -------
-    Array ``(n, n_pcs)``.
+    Array ``(n, n_pcs)``, or the log-normalised values where there are no more genes than that.
     """
-    adata = AnnData(counts.copy())
+    adata = AnnData(counts[:, np.asarray(counts.sum(axis=0)).ravel() > 0].astype(np.float32))
     sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
-    if adata.n_vars > 2100:
+    if adata.n_vars > 2000:
         sc.pp.highly_variable_genes(adata, n_top_genes=2000, subset=True)
-    n_pcs = min(n_pcs, adata.n_obs - 1, adata.n_vars - 1)
+    n_pcs = min(n_pcs, adata.n_obs - 1)
+    if adata.n_vars <= n_pcs:  # nothing to reduce
+        return np.asarray(adata.to_df(), dtype=np.float32)
     sc.pp.pca(adata, n_comps=n_pcs, random_state=seed)
     return adata.obsm["X_pca"].astype(np.float32)

@@ -70,8 +70,15 @@ def training(model: SCGMVAE) -> Figure:
     Returns
     -------
     Figure with a panel per term; validation is drawn where there was one.
+
+    Raises
+    ------
+    RuntimeError
+        If the model is untrained.
     """
     history = model.history
+    if not history:
+        raise RuntimeError("The model has no training history: call train() first.")
     names = [name for name in TERMS if f"{name}_train" in history]
     n_columns = min(4, len(names))
     n_rows = -(-len(names) // n_columns)

@@ -52,7 +52,8 @@ def start_mixture(
     module
         A pretrained module.
     tensors
-        The training cells as one minibatch.
+        The training cells as one minibatch; x can be without columns where the classifier does not
+        see it.
     posteriors
         Means ``z_loc`` and variances ``z_var`` of their z, ``(n, L)``.
     partition
@@ -67,8 +68,8 @@ def start_mixture(
     module.set_components(n_components)
     with torch.no_grad():
         _place_components(module, z, z_var, partition)
-    module.mixture_started = True
     _fit_classifier(module, z, tensors, partition)
+    module.mixture_started = True
 
 
 def _place_components(module: CGMVAE, z: Tensor, z_var: Tensor, partition: Tensor) -> None:
@@ -101,11 +102,12 @@ def _fit_classifier(
     batch_size: int = 512,
 ) -> None:
     """Cross-entropy fit of q(y|z,c) to the partition."""
+    grouped = (partition >= 0).nonzero().squeeze(-1).cpu()
     optimizer = torch.optim.Adam(module.classifier.parameters(), lr=5e-3)
     for _ in range(n_steps):
-        rows = torch.randint(len(z), (min(batch_size, len(z)),))
+        rows = grouped[torch.randint(len(grouped), (min(batch_size, len(grouped)),))]
         batch = {name: values[rows].to(z.device) for name, values in tensors.items()}
         logits = module.classify(z[rows], batch)
         optimizer.zero_grad()
-        cross_entropy(logits, partition[rows], ignore_index=-1).backward()
+        cross_entropy(logits, partition[rows]).backward()
         optimizer.step()

@@ -32,6 +32,7 @@ from scgmvae.module import CGMVAE, GUIDE_KEY
 from scgmvae.partition import (
     Start,
     by_size,
+    check_start,
     initial_partition,
     log_normalized_pcs,
     match_labels,
@@ -102,7 +103,8 @@ class StagedTrainingPlan(TrainingPlan):
     @property
     def epochs_done(self) -> float:
         """Epochs since the start of this training, with the fraction of the current one."""
-        return self.global_step / self.trainer.num_training_batches
+        n_batches = self.global_step * self.trainer.accumulate_grad_batches
+        return n_batches / self.trainer.num_training_batches
 
     @property
     def kl_weight(self) -> float | Tensor:
@@ -117,14 +119,17 @@ class StagedTrainingPlan(TrainingPlan):
 
     @property
     def current_guide_weight(self) -> float:
-        """Weight of the guide at the current step."""
+        """Weight of the guide at the current step; 0 before there are components."""
+        if not self.module.mixture_started:
+            return 0.0
         joint_epochs_done = self.epochs_done - self.pretrain_epochs
         faded = joint_epochs_done / max(self.guide_fraction * self.joint_epochs, 1e-9)
         return self.guide_weight * max(0.0, 1.0 - max(faded, 0.0))
 
     def _optimizer_creator_fn(self, optimizer_cls):
+        fused = self.device.type in ("cpu", "cuda")
         return lambda params: optimizer_cls(
-            params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
+            params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=fused
         )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -229,7 +234,7 @@ class StagedTrainRunner(TrainRunner):
                 signal.signal(signal.SIGINT, handler)
             logger.warning(
                 "Training was interrupted in epoch %d of %d; what was trained so far is kept. "
-                "train() continues from here.",
+                "train() goes on with the stage that was interrupted.",
                 self.trainer.current_epoch + 1,
                 self.trainer.max_epochs,
             )
@@ -290,6 +295,7 @@ class StagedTrainingMixin:
             but no fewer than 20 epochs and no more than 100.
         pretrain_epochs
             Epochs of the first stage. ``None`` makes them about 320 minibatches, 5 to 60 epochs.
+            A model that has its components has no first stage any more.
         start
             Initial partition: ``"leiden"``, ``"kmeans"`` or ``"gmm"``, see
             :func:`~scgmvae.partition.initial_partition`. Counts without conditions are partitioned
@@ -298,8 +304,10 @@ class StagedTrainingMixin:
         guide_key
             obs column to start from in place of a partition that is found.
         seed
-            Of everything random: first weights, order of the cells, dropout, samples, start. Any
-            other random state stays as it is. ``None`` takes ``scvi.settings.seed``, or 0.
+            Of everything random: first weights (drawn anew by the first call), order of the cells,
+            dropout, samples, start. Any other random state stays as it is. ``None`` takes
+            ``scvi.settings.seed``, or 0. On a CPU the same seed gives the same result bit for bit;
+            on a GPU sums are added up in varying order.
         accelerator, devices
             As in Lightning; ``"auto"`` takes a GPU where there is one.
         train_size, validation_size, shuffle_set_split
@@ -325,12 +333,26 @@ class StagedTrainingMixin:
         ValueError
             If an argument is out of range.
         """
+        if self.adata is None:
+            raise RuntimeError("The model has no data to train on: load it with adata=...")
         is_first = not self.is_trained_
         checks.check_columns(self.adata, guide_key=guide_key)
         checks.check_guide(self.adata, guide_key, self.n_components_)
+        checks.check_at_least(1, max_epochs=max_epochs, batch_size=batch_size)
+        checks.check_at_least(0, pretrain_epochs=pretrain_epochs)
+        goes_on = self.module.mixture_started
+        if guide_key is None and not goes_on and self.module.prior != "normal":
+            check_start(start, self.n_components_)
+        if goes_on and guide_key is not None:
+            raise ValueError(
+                "guide_key gives a model its first components, but this one has been trained. "
+                "Leave it out to go on, or make a new model."
+            )
+        if not goes_on:  # what an interrupted start has found does not bind the next
+            self.n_components_ = self.init_params_["non_kwargs"]["n_components"]
         if max_epochs is None:
             max_epochs = default_epochs(self.adata.n_obs, JOINT_STEPS, shortest=20, longest=100)
-        if not is_first and (self.module.mixture_started or self.module.prior == "normal"):
+        if goes_on or (not is_first and self.module.prior == "normal"):
             pretrain_epochs = 0
         elif pretrain_epochs is None:
             pretrain_epochs = default_epochs(
@@ -348,7 +370,7 @@ class StagedTrainingMixin:
             batch_size=batch_size,
             **(datasplitter_kwargs or {}),
         )
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             if is_first:
                 self.module = self._make_module()
@@ -359,7 +381,7 @@ class StagedTrainingMixin:
                 self.module,
                 pretrain_epochs=pretrain_epochs,
                 joint_epochs=max_epochs,
-                **(plan_kwargs or {}),
+                **(plan_kwargs or {}) | ({"guide_weight": 0.0} if goes_on else {}),
             )
 
             def start_from_data() -> NDArray[np.integer]:
@@ -381,6 +403,7 @@ class StagedTrainingMixin:
             )
             runner()
         self.mixture_started_ = self.module.mixture_started
+        self._model_summary_string = self._summary()
         self.annotate()
 
     def _start_mixture(
@@ -392,14 +415,11 @@ class StagedTrainingMixin:
         -------
         Codes of all cells, −1 outside of ``rows``.
         """
-        n_threads = torch.get_num_threads()
         posteriors = self._posteriors(indices=rows)
         partition = self._partition(rows, posteriors["z_loc"], start, guide_key, seed)
-        # scikit-learn limits OpenMP's threads and hands back all cores, to torch as well.
-        torch.set_num_threads(n_threads)
         n_found = max(self.module.n_labels, int(partition.max()) + 1)
         self.n_components_ = self.n_components_ or n_found
-        tensors = next(iter(self._make_data_loader(self.adata, rows, batch_size=len(rows))))
+        tensors = self._training_cells(rows)
         start_mixture(
             self.module, tensors, posteriors, torch.from_numpy(partition), self.n_components_
         )
@@ -407,6 +427,14 @@ class StagedTrainingMixin:
         codes = np.full(self.adata.n_obs, -1)
         codes[rows] = partition
         return codes
+
+    def _training_cells(self, rows: NDArray[np.integer]) -> dict[str, Tensor]:
+        """The training cells as one minibatch, with x only where the classifier sees it."""
+        x_key = REGISTRY_KEYS.X_KEY
+        n_columns = None if self.module.classifier_input == "zx" else 0
+        loader = self._make_data_loader(self.adata, rows, batch_size=1024)
+        parts = [part | {x_key: part[x_key][:, :n_columns].clone()} for part in loader]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     def _partition(
         self,

@@ -62,6 +62,34 @@ def test_new_data_needs_no_label_column(partly_labelled):
     new = adata[:50].copy()
     del new.obs["label"]
     new.uns.clear()
-    with pytest.warns(UserWarning, match="Missing labels key"):
-        predicted = model.predict(new)
-    np.testing.assert_array_equal(predicted, model.predict()[:50])
+    np.testing.assert_array_equal(model.predict(new), model.predict()[:50])
+    assert "label" not in new.obs
+
+
+def test_new_data_can_have_labels_that_the_model_does_not_know(partly_labelled):
+    adata, model, _ = partly_labelled
+    new = adata[:50].copy()
+    new.obs["label"] = "new type"
+    new.uns.clear()
+    np.testing.assert_array_equal(model.predict(new), model.predict()[:50])
+    assert (new.obs["label"] == "new type").all()
+
+
+def test_labels_that_are_numbers_leave_other_numbers_to_the_free_components():
+    adata = scgmvae.datasets.synthetic_counts(60, 20, n_components=2, seed=0)
+    adata.obs["label"] = np.where(adata.obs["component"] == "component_0", "2", "3")
+    scgmvae.SCGMVAE.setup_anndata(adata, labels_key="label")
+    model = scgmvae.SCGMVAE(adata, n_components=4)
+    assert model.component_names.tolist() == ["2", "3", "4", "5"]
+    model.train(1, 1, enable_progress_bar=False)
+    assert set(adata.obs["scgmvae"]) <= set(model.component_names)
+
+
+def test_a_model_with_labels_loads_with_data_that_has_none(partly_labelled, tmp_path):
+    adata, model, _ = partly_labelled
+    model.save(str(tmp_path / "model"))
+    new = adata[:50].copy()
+    del new.obs["label"]
+    new.uns.clear()
+    loaded = scgmvae.SCGMVAE.load(str(tmp_path / "model"), new)
+    np.testing.assert_array_equal(loaded.predict(), model.predict()[:50])

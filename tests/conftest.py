@@ -1,0 +1,75 @@
+"""Fixtures of all test files: small data that nobody writes to, and models trained once."""
+
+from __future__ import annotations
+
+import matplotlib
+
+matplotlib.use("Agg")  # no window opens, with or without a display
+
+import pytest
+import torch
+
+from scgmvae import SCGMVAE
+from scgmvae.datasets import synthetic_counts
+
+# Small networks and minibatches: many steps in the few epochs that a test can afford.
+NETWORK = {"n_hidden": 32, "n_latent": 5, "n_latent_w": 4}
+TRAINING = {
+    "max_epochs": 2,
+    "pretrain_epochs": 2,
+    "batch_size": 64,
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+}
+
+
+@pytest.fixture(autouse=True)
+def same_number_of_threads():
+    """scikit-learn can leave torch with all cores, on which tests side by side crawl."""
+    n_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n_threads)
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    """Function that makes a small model of an AnnData, set up as the keywords ``setup`` say."""
+
+    def make(adata, setup=None, **settings):
+        if setup is not None:
+            SCGMVAE.setup_anndata(adata, **setup)
+        return SCGMVAE(adata, **(NETWORK | {"n_components": 3} | settings))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def train():
+    """Function that trains a model, for two epochs a stage where nothing else is asked for."""
+
+    def train(model, **settings):
+        model.train(**(TRAINING | settings))
+        return model
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def counts():
+    """300 cells × 60 genes of 3 well separated components in 2 batches; copy it before use."""
+    adata = synthetic_counts(300, 60, n_components=3, n_batches=2, component_scale=3.0, seed=0)
+    adata.X.data.flags.writeable = False
+    return adata
+
+
+@pytest.fixture(scope="session")
+def trained(counts, make_model, train):
+    """A model trained on a copy of ``counts``, with batches as the condition; only to be read."""
+    model = make_model(counts.copy(), setup={"batch_key": "batch"})
+    return train(model, max_epochs=15, pretrain_epochs=15)
+
+
+@pytest.fixture(scope="session")
+def trained_normal(counts, make_model, train):
+    """The model without components, trained on a copy of ``counts``; only to be read."""
+    return train(make_model(counts.copy(), prior="normal"))

@@ -1,0 +1,106 @@
+"""Tests of scgmvae.plotting: what a figure shows, and that nothing else changes."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import scgmvae
+
+
+@pytest.fixture(autouse=True)
+def no_window_and_no_new_settings(monkeypatch):
+    """No figure is shown, and matplotlib's settings stay as they are."""
+
+    def show(*args, **kwargs):
+        raise AssertionError("the figure was shown")
+
+    monkeypatch.setattr(plt, "show", show)
+    before = dict(mpl.rcParams)
+    yield
+    plt.close("all")
+    assert dict(mpl.rcParams) == before
+
+
+def panels(figure):
+    """Visible axes by title."""
+    return {axis.get_title(): axis for axis in figure.axes if axis.get_visible()}
+
+
+# -------------------------------------------------------------------------------- training
+
+TITLES = ["−ELBO", "reconstruction, −log p(x|z,c)", "KL of z"]
+JOINT_TITLES = ["KL of w", "KL of y", "KL of d", "guide, cross-entropy"]
+
+
+def test_training_has_a_panel_per_term_with_its_history(trained):
+    figure = scgmvae.pl.training(trained)
+    assert isinstance(figure, Figure)
+    assert list(panels(figure)) == TITLES + JOINT_TITLES
+    for name, title in (("elbo", "−ELBO"), ("kl_w", "KL of w"), ("guide", JOINT_TITLES[-1])):
+        curve, joint_start = panels(figure)[title].lines
+        history = trained.history[f"{name}_train"].iloc[:, 0]
+        np.testing.assert_array_equal(curve.get_xdata(), history.index)
+        np.testing.assert_allclose(curve.get_ydata(), history.to_numpy(float))
+        # the joint stage began after 15 epochs of pretraining
+        assert list(joint_start.get_xdata()) == [15, 15]
+    assert {axis.get_xlabel() for axis in panels(figure).values()} == {"epoch"}
+    assert figure.axes[0].get_ylabel() == "nats per cell"
+    assert figure.axes[0].get_legend() is None
+
+
+def test_training_of_a_model_without_components_has_one_stage(trained_normal):
+    figure = scgmvae.pl.training(trained_normal)
+    assert list(panels(figure)) == TITLES
+    assert [len(axis.lines) for axis in panels(figure).values()] == [1, 1, 1]
+
+
+def test_training_draws_validation_beside_training(counts, make_model, train):
+    adata = counts.copy()
+    adata.obs["label"] = adata.obs["component"].astype(str)
+    model = make_model(adata, setup={"labels_key": "label"})
+    train(model, train_size=0.8, check_val_every_n_epoch=1)
+    figure = scgmvae.pl.training(model)
+    assert list(panels(figure)) == [*TITLES, *JOINT_TITLES, "labels, cross-entropy"]
+    lines = panels(figure)["−ELBO"].lines
+    assert [line.get_label() for line in lines[:2]] == ["train", "validation"]
+    np.testing.assert_allclose(
+        lines[1].get_ydata(), model.history["elbo_validation"].iloc[:, 0].to_numpy(float)
+    )
+    legend = figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["train", "validation"]
+
+
+# ------------------------------------------------------------------------------- embedding
+
+
+@pytest.mark.parametrize(
+    ("color", "n_axes"),
+    [
+        pytest.param(["scgmvae"], 1, id="clusters"),
+        pytest.param(["scgmvae", "batch"], 2, id="two_columns"),
+        # a panel of numbers brings the axes of its colour bar
+        pytest.param(["scgmvae", "gene_3"], 3, id="a_gene"),
+    ],
+)
+def test_embedding_has_a_panel_per_column(trained, color, n_axes):
+    adata = trained.adata.copy()
+    adata.obsm["X_plane"] = adata.obsm["X_scgmvae"][:, :2]
+    figure = scgmvae.pl.embedding(adata, color, basis="plane")
+    assert isinstance(figure, Figure)
+    assert len(figure.axes) == n_axes
+    assert [axis.get_title() for axis in figure.axes[: len(color)]] == color
+    for axis in figure.axes[: len(color)]:
+        drawn = np.vstack([points.get_offsets() for points in axis.collections])
+        places = adata.obsm["X_plane"]
+        np.testing.assert_allclose(
+            np.sort(drawn[np.isfinite(drawn).all(1)], axis=0), np.sort(places, axis=0), rtol=1e-5
+        )
+
+
+def test_embedding_takes_the_size_of_points(trained):
+    adata = trained.adata.copy()
+    adata.obsm["X_umap"] = adata.obsm["X_scgmvae"][:, :2]
+    figure = scgmvae.pl.embedding(adata, point_size=7)
+    assert figure.axes[0].collections[0].get_sizes().tolist() == [7]
