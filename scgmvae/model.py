@@ -152,6 +152,7 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
     @classmethod
     def _set_up_if_needed(cls, adata: AnnData) -> None:
         """Register data that was not set up: a copy as its original was, else with defaults."""
+        checks.check_not_view(adata)
         manager = cls._setup_adata_manager_store.get(adata.uns.get(scvi_constants._SCVI_UUID_KEY))
         if manager is not None and manager.adata is adata:
             return
