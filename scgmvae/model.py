@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -15,17 +14,7 @@ import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
 from scvi.data import _constants as scvi_constants
-from scvi.data._utils import _assign_adata_uuid, _check_if_view
-from scvi.data.fields import (
-    CategoricalJointObsField,
-    CategoricalObsField,
-    LabelsWithUnlabeledObsField,
-    LayerField,
-    NumericalJointObsField,
-    NumericalObsField,
-)
 from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
 from torch import Tensor
 from torch.distributions import (
@@ -39,12 +28,11 @@ from torch.distributions import (
 
 import scgmvae
 from scgmvae import checks
-from scgmvae.likelihoods import COUNT_LIKELIHOODS, Likelihood
+from scgmvae.fields import FieldsMixin
+from scgmvae.likelihoods import Likelihood
 from scgmvae.loading import MinibatchLoader
 from scgmvae.module import CGMVAE, Prior
 from scgmvae.training import StagedTrainingMixin
-
-logger = logging.getLogger(__name__)
 
 __all__ = ["SCGMVAE"]
 
@@ -52,7 +40,7 @@ READ_BATCH_SIZE = 1024
 """Cells per minibatch where posteriors are read out: no gradients, so larger than in training."""
 
 
-class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
+class SCGMVAE(FieldsMixin, StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
     r"""c*GMVAE for single-cell data: embedding, clusters and expression of one generative model.
 
     .. math::
@@ -149,21 +137,6 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
         self._model_summary_string = self._summary()
         self.init_params_ = self._get_init_params(locals())
 
-    @classmethod
-    def _set_up_if_needed(cls, adata: AnnData) -> None:
-        """Register data that was not set up: a copy as its original was, else with defaults."""
-        checks.check_not_view(adata)
-        manager = cls._setup_adata_manager_store.get(adata.uns.get(scvi_constants._SCVI_UUID_KEY))
-        if manager is not None and manager.adata is adata:
-            return
-        if manager is None:
-            setup = {"layer": checks.default_layer(adata)}
-        else:
-            logger.info("The AnnData is a copy of one that was set up; it is set up alike.")
-            setup = manager.registry[scvi_constants._SETUP_ARGS_KEY]
-            _assign_adata_uuid(adata, overwrite=True)
-        cls.setup_anndata(adata, **setup)
-
     def _make_module(self) -> CGMVAE:
         """The module with fresh weights, which come from torch's random state."""
         return self._module_cls(
@@ -182,123 +155,7 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
         n_components = self.n_components_ or "yet unknown"
         return f"SCGMVAE with the following parameters: n_components: {n_components}, {settings}"
 
-    # ------------------------------------------------------------------------ fields
-
-    @classmethod
-    def setup_anndata(
-        cls,
-        adata: AnnData,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        labels_key: str | None = None,
-        unlabeled_category: str = "unknown",
-        size_factor_key: str | None = None,
-        categorical_covariate_keys: list[str] | None = None,
-        continuous_covariate_keys: list[str] | None = None,
-        **kwargs: object,
-    ) -> None:
-        """Register the fields of an AnnData that the model reads.
-
-        Parameters
-        ----------
-        adata
-            Cells × genes.
-        layer
-            Layer that holds the data; ``None`` is ``X``.
-        batch_key
-            obs column of batches, a condition.
-        labels_key
-            obs column of labels; the first components stand for them.
-        unlabeled_category
-            Value in that column of cells without a label.
-        size_factor_key
-            obs column of positive size factors, used in place of the observed library size.
-        categorical_covariate_keys, continuous_covariate_keys
-            obs columns of further conditions.
-        **kwargs
-            Passed to :meth:`scvi.data.AnnDataManager.register_fields`.
-
-        Raises
-        ------
-        KeyError
-            If a column or layer is missing.
-        ValueError
-            If a column has missing or unsuitable values, or obs names occur twice. ``adata`` is
-            then as it was before.
-        """
-        setup_method_args = cls._get_setup_method_args(**locals())
-        source = kwargs.get("source_registry")  # given where a saved model is loaded
-        checks.check_not_view(adata)
-        checks.check_obs_names(adata)
-        checks.check_layer(adata, layer)
-        checks.check_columns(
-            adata,
-            batch_key=batch_key,
-            labels_key=labels_key if source is None else None,
-            size_factor_key=size_factor_key,
-            categorical_covariate_keys=categorical_covariate_keys,
-            continuous_covariate_keys=continuous_covariate_keys,
-        )
-        checks.check_size_factors(adata, size_factor_key)
-        checks.check_continuous(adata, continuous_covariate_keys)
-        if labels_key is None:
-            labels = CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, None)
-        else:
-            if source is None:
-                checks.check_labels(adata, labels_key, unlabeled_category)
-            labels = LabelsWithUnlabeledObsField(
-                REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category
-            )
-        fields = [
-            # What suits as data depends on the likelihood, which the constructor knows.
-            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
-            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
-            labels,
-            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
-            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
-            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
-        ]
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        known = nullcontext()
-        if source is not None:
-            names = cls._labels_of(source)
-            known = checks.known_labels_only(adata, labels_key, names, unlabeled_category)
-        with checks.unchanged_on_error(adata), known:
-            manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
-
-    @staticmethod
-    def _labels_of(registry: dict) -> list[str]:
-        """Names of the labels in the order of their components; none without labels."""
-        fields = registry[scvi_constants._FIELD_REGISTRIES_KEY]
-        state = fields[REGISTRY_KEYS.LABELS_KEY][scvi_constants._STATE_REGISTRY_KEY]
-        if LabelsWithUnlabeledObsField.UNLABELED_CATEGORY not in state:
-            return []
-        return [str(name) for name in state["categorical_mapping"][:-1]]
-
-    @staticmethod
-    def _check_data(manager: AnnDataManager, likelihood: Likelihood) -> None:
-        """Raise unless the registered matrix suits the likelihood."""
-        x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        where = manager.data_registry[REGISTRY_KEYS.X_KEY]
-        name = "adata.X" if where.attr_name == "X" else f"adata.layers[{where.attr_key!r}]"
-        checks.check_finite(x, name)
-        if likelihood in COUNT_LIKELIHOODS:
-            checks.check_counts(x, name, manager.adata.obs_names, likelihood)
-        elif likelihood == "bernoulli":
-            checks.check_unit_interval(x, name)
-
-    def _field(self, key: str) -> dict:
-        """What the registry says of a field."""
-        return self.registry_[scvi_constants._FIELD_REGISTRIES_KEY][key]
-
-    def _state_of(self, key: str) -> dict:
-        return self._field(key)[scvi_constants._STATE_REGISTRY_KEY]
-
-    @property
-    def _label_names(self) -> list[str]:
-        """Names of the labels in the order of their components; none without labels."""
-        return self._labels_of(self.registry_)
+    # ------------------------------------------------------------------------ results
 
     @property
     def component_names(self) -> NDArray[np.str_]:
@@ -310,93 +167,6 @@ class SCGMVAE(StagedTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass):
         numbers = (str(k) for k in count(len(labels)) if str(k) not in labels)
         n_free = max(0, (self.n_components_ or 0) - len(labels))
         return np.array([*labels, *islice(numbers, n_free)])
-
-    def _validate_anndata(
-        self, adata: AnnData | None = None, copy_if_view: bool = True
-    ) -> AnnData:
-        """Register new data with the model after checking it; reorder its genes if need be."""
-        if adata is None or adata is self.adata or self._knows(adata):
-            return super()._validate_anndata(adata, copy_if_view)
-        adata = checks.select_genes(adata, self.get_var_names())
-        _check_if_view(adata, copy_if_view=copy_if_view)
-        checks.check_obs_names(adata)
-        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
-        checks.check_layer(adata, setup["layer"])
-        checks.check_columns(
-            adata,
-            batch_key=setup["batch_key"],
-            size_factor_key=setup["size_factor_key"],
-            categorical_covariate_keys=setup["categorical_covariate_keys"],
-            continuous_covariate_keys=setup["continuous_covariate_keys"],
-        )
-        checks.check_size_factors(adata, setup["size_factor_key"])
-        checks.check_continuous(adata, setup["continuous_covariate_keys"])
-        for column, known in self._known_categories().items():
-            checks.check_categories(adata, column, known)
-        if self._is_copy(adata):
-            _assign_adata_uuid(adata, overwrite=True)
-        known = checks.known_labels_only(
-            adata, setup["labels_key"], self._label_names, setup["unlabeled_category"]
-        )
-        with checks.unchanged_on_error(adata), known:
-            if self.adata_manager is not None:
-                manager = self.adata_manager.transfer_fields(adata)
-                self._register_manager_for_instance(manager)
-            adata = super()._validate_anndata(adata, copy_if_view)
-            manager = self.get_anndata_manager(adata, required=True)
-            self._check_data(manager, self._module_kwargs["likelihood"])
-        return adata
-
-    def _is_copy(self, adata: AnnData) -> bool:
-        """Whether the data carries the identity of other data that is registered."""
-        uuid = adata.uns.get(scvi_constants._SCVI_UUID_KEY)
-        of_model = self._per_instance_manager_store.get(self.id, {})
-        stores = (self._setup_adata_manager_store, of_model)
-        managers = [store[uuid] for store in stores if uuid in store]
-        return any(manager.adata is not adata for manager in managers)
-
-    def _knows(self, adata: AnnData) -> bool:
-        """Whether this very object was registered with this model before."""
-        managers = self._per_instance_manager_store.get(self.id, {})
-        return any(manager.adata is adata for manager in managers.values())
-
-    def _known_categories(self) -> dict[str, Sequence[object]]:
-        """The categories of each registered categorical condition, by obs column."""
-        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
-        known = {}
-        if setup["batch_key"] is not None:
-            state = self._state_of(REGISTRY_KEYS.BATCH_KEY)
-            known[setup["batch_key"]] = state["categorical_mapping"]
-        if setup["categorical_covariate_keys"]:
-            known |= self._state_of(REGISTRY_KEYS.CAT_COVS_KEY)["mappings"]
-        return known
-
-    @classmethod
-    def load(cls, dir_path: str, adata: AnnData | None = None, **kwargs: object) -> SCGMVAE:
-        """Load a saved model.
-
-        Parameters
-        ----------
-        dir_path
-            Folder that :meth:`save` wrote.
-        adata
-            Data with the genes of the model; a copy with the genes in the model's order is taken
-            where they are in another. ``None`` takes the data saved with the model, if any.
-        **kwargs
-            Further arguments of :meth:`scvi.model.base.BaseModelClass.load`.
-
-        Notes
-        -----
-        The file is a pickle, which can run code: load only files that you trust.
-        """
-        if adata is not None and adata is not False:
-            registry = cls.load_registry(dir_path, kwargs.get("prefix"))
-            genes = registry[scvi_constants._FIELD_REGISTRIES_KEY][REGISTRY_KEYS.X_KEY]
-            names = genes[scvi_constants._STATE_REGISTRY_KEY]["column_names"]
-            adata = checks.select_genes(adata, names)
-        return super().load(dir_path, adata, **kwargs)
-
-    # ------------------------------------------------------------------------ results
 
     @torch.inference_mode()
     def _posteriors(

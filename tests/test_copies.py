@@ -1,5 +1,6 @@
 """Copies and views of registered data, and annotation over what an earlier model wrote."""
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 
@@ -63,7 +64,7 @@ def test_a_failed_training_does_not_bind_the_next_to_the_k_it_found(batches):
     adata, _ = batches
     model = scgmvae.SCGMVAE(adata, n_hidden=16, n_latent=3)
 
-    class Stop(scgmvae.training.pl.Callback):
+    class Stop(pl.Callback):
         def on_train_epoch_end(self, trainer, pl_module):
             if pl_module.module.mixture_started:
                 raise OSError("disk")

@@ -230,7 +230,7 @@ def test_an_interrupted_pretraining_keeps_what_was_learned(
 ):
     model = make_model(adata)
     # 300 cells in minibatches of at most 64 are 5 steps an epoch: step 12 is in the third
-    with caplog.at_level(logging.WARNING, logger="scgmvae.training"):
+    with caplog.at_level(logging.WARNING, logger="scgmvae.plan"):
         at_interruption = interrupted(model, train, 12, max_epochs=4, pretrain_epochs=6)
     assert "interrupted in epoch 3 of 10" in caplog.text
     assert signal.getsignal(signal.SIGINT) is own_handler
@@ -252,7 +252,7 @@ def test_an_interrupted_joint_stage_keeps_what_was_learned(
     adata, make_model, train, own_handler, caplog
 ):
     model = make_model(adata, n_components=None)
-    with caplog.at_level(logging.WARNING, logger="scgmvae.training"):
+    with caplog.at_level(logging.WARNING, logger="scgmvae.plan"):
         at_interruption = interrupted(model, train, 23, max_epochs=6, pretrain_epochs=3)
     assert "interrupted in epoch 5 of 9" in caplog.text
     assert signal.getsignal(signal.SIGINT) is own_handler

@@ -1,0 +1,240 @@
+"""What runs in the trainer: loss and schedules of the stages, start of the mixture, the runner."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scvi.train import TrainingPlan, TrainRunner
+from torch import Tensor
+
+from scgmvae.module import CGMVAE, GUIDE_KEY
+
+if TYPE_CHECKING:
+    from scvi.module.base import LossOutput
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["MixtureStart", "StagedTrainRunner", "StagedTrainingPlan"]
+
+
+class StagedTrainingPlan(TrainingPlan):
+    """scvi-tools' training plan with the schedules of the stages.
+
+    Parameters
+    ----------
+    module
+        The module.
+    pretrain_epochs, joint_epochs
+        Lengths of the stages.
+    kl_warmup
+        Fraction of the pretraining steps over which the KL weight rises from 0 to its maximum.
+        scvi-tools counts epochs (400 by default), which short trainings never reach.
+    guide_weight
+        Weight of the guide at the start of the joint stage.
+    guide_fraction
+        Fraction of the joint stage after which the guide's weight is 0.
+    lr, weight_decay, eps
+        Of Adam.
+    **kwargs
+        Further arguments of :class:`scvi.train.TrainingPlan`; with ``n_epochs_kl_warmup`` or
+        ``n_steps_kl_warmup`` the KL weight follows scvi-tools' schedule.
+    """
+
+    def __init__(
+        self,
+        module: CGMVAE,
+        *,
+        pretrain_epochs: int,
+        joint_epochs: int,
+        kl_warmup: float = 0.33,
+        guide_weight: float = 10.0,
+        guide_fraction: float = 0.67,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-6,
+        eps: float = 1e-8,
+        n_epochs_kl_warmup: int | None = None,
+        **kwargs: object,
+    ):
+        super().__init__(
+            module,
+            lr=lr,
+            weight_decay=weight_decay,
+            eps=eps,
+            n_epochs_kl_warmup=n_epochs_kl_warmup,
+            **kwargs,
+        )
+        self.pretrain_epochs = pretrain_epochs
+        self.joint_epochs = joint_epochs
+        self.kl_warmup = kl_warmup
+        self.guide_weight = guide_weight
+        self.guide_fraction = guide_fraction
+        self._totals: dict[str, Tensor] = {}
+
+    @property
+    def epochs_done(self) -> float:
+        """Epochs since the start of this training, with the fraction of the current one."""
+        n_batches = self.global_step * self.trainer.accumulate_grad_batches
+        return n_batches / self.trainer.num_training_batches
+
+    @property
+    def kl_weight(self) -> float | Tensor:
+        """Weight of the divergences at the current step."""
+        if self._trainer is None:  # scvi-tools asks once before there is a trainer
+            return self.max_kl_weight
+        if self.n_epochs_kl_warmup or self.n_steps_kl_warmup:
+            return super().kl_weight
+        warmup_epochs = self.kl_warmup * self.pretrain_epochs
+        done = min(1.0, self.epochs_done / warmup_epochs) if warmup_epochs else 1.0
+        return self.min_kl_weight + done * (self.max_kl_weight - self.min_kl_weight)
+
+    @property
+    def current_guide_weight(self) -> float:
+        """Weight of the guide at the current step; 0 before there are components."""
+        if not self.module.mixture_started:
+            return 0.0
+        joint_epochs_done = self.epochs_done - self.pretrain_epochs
+        faded = joint_epochs_done / max(self.guide_fraction * self.joint_epochs, 1e-9)
+        return self.guide_weight * max(0.0, 1.0 - max(faded, 0.0))
+
+    def _optimizer_creator_fn(self, optimizer_cls):
+        fused = self.device.type in ("cpu", "cuda")
+        return lambda params: optimizer_cls(
+            params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=fused
+        )
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Loss of a minibatch."""
+        return self._step(batch, self.kl_weight, self.current_guide_weight).loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Record the terms of a validation minibatch."""
+        self._step(batch, 1.0, 0.0)
+
+    def _step(self, batch, kl_weight, guide_weight) -> LossOutput:
+        weights = {"kl_weight": kl_weight, "guide_weight": guide_weight}
+        _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs | weights)
+        # Lightning's own metrics cost as much per step as the networks do, so terms are summed
+        # here and logged once per epoch.
+        n = output.n_obs_minibatch
+        terms = {
+            "loss": output.loss.detach() * n,
+            "elbo": (output.reconstruction_loss_sum + output.kl_local_sum).detach(),
+            "reconstruction_loss": output.reconstruction_loss_sum.detach(),
+            "kl_local": output.kl_local_sum.detach(),
+        } | {name: value * n for name, value in output.extra_metrics.items()}
+        if not self._totals:
+            self._totals = defaultdict(float)
+        for name, value in terms.items():
+            self._totals[name] += value
+        self._totals["n"] += n
+        return output
+
+    def _log_epoch(self, mode: str) -> None:
+        totals, self._totals = self._totals, {}
+        n = totals.pop("n")
+        stage = "joint" if self.module.mixture_started else "pretraining"
+        if not np.isfinite(float(totals["loss"])):
+            terms = [name for name, value in totals.items() if not np.isfinite(float(value))]
+            raise FloatingPointError(
+                f"The {mode} loss of epoch {self.current_epoch + 1} ({stage}) must be a finite "
+                f"number, but these terms are not: {', '.join(terms)}. Train with a smaller "
+                "learning rate, for example plan_kwargs={'lr': 3e-4}."
+            )
+        means = {f"{name}_{mode}": value / n for name, value in totals.items()}
+        loss_name = "train_loss" if mode == "train" else "validation_loss"
+        self.log(loss_name, means.pop(f"loss_{mode}"), prog_bar=True, sync_dist=self.use_sync_dist)
+        self.log_dict(means, sync_dist=self.use_sync_dist)
+
+    def on_train_epoch_start(self) -> None:
+        """Forget what a sanity check or an interrupted epoch left."""
+        self._totals = {}
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means of the epoch."""
+        self._log_epoch("train")
+        self.log_dict(
+            {"kl_weight": float(self.kl_weight), "guide_weight": self.current_guide_weight}
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        """Keep the training epoch's sums: validation runs within it."""
+        self._train_totals, self._totals = self._totals, {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over the validation cells."""
+        self._log_epoch("validation")
+        self._totals = self._train_totals
+
+
+class MixtureStart(pl.Callback):
+    """Starts the mixture at the first epoch of the joint stage."""
+
+    def __init__(self, start: Callable[[], NDArray[np.integer]]):
+        self.start = start
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
+        """Start the mixture, give its parameters to the optimiser and its partition to the loader.
+
+        Parameters
+        ----------
+        trainer, pl_module
+            Lightning's.
+        """
+        module = pl_module.module
+        is_due = trainer.current_epoch >= pl_module.pretrain_epochs
+        if module.mixture_started or module.prior == "normal" or not is_due:
+            return
+        partition = self.start()
+        trainer.train_dataloader.extra[GUIDE_KEY] = torch.from_numpy(partition)
+        trainer.strategy.setup_optimizers(trainer)
+
+
+class StagedTrainRunner(TrainRunner):
+    """scvi-tools' runner that keeps what an interrupted training has learned."""
+
+    def _run_training_core(self) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            self.trainer.fit(self.training_plan, self.data_splitter, ckpt_path=self.ckpt_path)
+        except SystemExit as exit_:
+            # Lightning turns Ctrl-C into an exit of the whole process and deafens it to SIGINT.
+            if not isinstance(exit_.__context__, KeyboardInterrupt):
+                raise
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, handler)
+            logger.warning(
+                "Training was interrupted in epoch %d of %d; what was trained so far is kept. "
+                "train() goes on with the stage that was interrupted.",
+                self.trainer.current_epoch + 1,
+                self.trainer.max_epochs,
+            )
+        self._update_history()
+        self.model.train_indices = self.data_splitter.train_idx
+        self.model.validation_indices = self.data_splitter.val_idx
+        self.model.test_indices = self.data_splitter.test_idx
+        self.model.module.eval()
+        self.model.is_trained_ = True
+        self.model.to_device(self.device)
+        self.model.trainer = self.trainer
+
+    def _update_history(self) -> None:
+        """Append this training's history; terms that are new start where they appear."""
+        if not isinstance(getattr(self.trainer.logger, "history", None), dict):
+            return
+        history = dict(self.model.history_ or {})
+        done = max((len(old) and int(old.index.max()) + 1 for old in history.values()), default=0)
+        for name, new in self.trainer.logger.history.items():
+            new = new.copy()
+            new.index = pd.Index(new.index.to_numpy(dtype=int) + done, name=new.index.name)
+            history[name] = pd.concat([history[name], new]) if name in history else new
+        self.model.history_ = history
