@@ -79,9 +79,11 @@ def main() -> None:
             for seed in args.seeds:
                 rows.append(fit(name, variant, seed, epochs))
             print(pd.DataFrame(rows[-len(args.seeds) :]).round(3).to_string(), flush=True)
-    table = pd.DataFrame(rows)
-    print(summarise(table, ["data", "variant"]).to_string())
-    write(args.out / "recipe.json", table, script="recipe.py", short=args.short)
+            # written as it grows: a long run that is broken off is not lost
+            write(
+                args.out / "recipe.json", pd.DataFrame(rows), script="recipe.py", short=args.short
+            )
+    print(summarise(pd.DataFrame(rows), ["data", "variant"]).to_string())
 
 
 if __name__ == "__main__":
