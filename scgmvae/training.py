@@ -112,7 +112,7 @@ class StagedTrainingMixin:
         checks.check_guide(self.adata, guide_key, self.n_components_)
         checks.check_at_least(1, max_epochs=max_epochs, batch_size=batch_size)
         checks.check_at_least(0, pretrain_epochs=pretrain_epochs)
-        goes_on = self.module.mixture_started
+        goes_on = self.is_trained_ and self.module.mixture_started
         if guide_key is None and not goes_on and self.module.prior != "normal":
             check_start(start, self.n_components_)
         if goes_on and guide_key is not None:

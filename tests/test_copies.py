@@ -75,6 +75,8 @@ def test_a_failed_training_does_not_bind_the_next_to_the_k_it_found(batches):
     model.train(1, 1, enable_progress_bar=False)
     assert model.init_params_["non_kwargs"]["n_components"] is None
     assert model.n_components_ == len(model.component_table())
+    # from the beginning: pretraining as well
+    assert len(model.history["elbo_train"]) == 2
 
 
 def test_predict_of_no_cells_is_refused(batches):
