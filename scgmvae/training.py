@@ -4,8 +4,8 @@
 2. *start*: the latent (or whatever representation is given) is partitioned, and components and
    classifier are fitted to the partition.
 3. *joint*: the full bound. The partition stays as a guide, a cross-entropy whose weight falls to
-   zero: without it the first joint steps, in which the components are still rough, undo part of
-   a good start.
+   zero, so that the first joint steps, in which the components are still rough, cannot undo a
+   good start.
 """
 
 from __future__ import annotations
@@ -236,8 +236,8 @@ class StagedTrainingMixin:
 
 
 PRETRAIN_STEPS, JOINT_STEPS = 320, 1500
-"""Minibatches of 128 in the stages, where the bounds on the epochs allow. The latent clusters best
-after a few hundred steps, long before the bound stops rising (``benchmarks/recipe.py``)."""
+"""Minibatches of 128 in the stages, where the bounds on the epochs allow. Longer pretraining ends
+at the same agreement with the labels (``benchmarks/recipe.py``)."""
 
 
 def default_epochs(n_obs: int, n_steps: int, shortest: int, longest: int) -> int:
