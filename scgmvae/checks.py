@@ -21,6 +21,7 @@ __all__ = [
     "check_continuous",
     "check_counts",
     "check_finite",
+    "check_known_value",
     "check_guide",
     "check_key_added",
     "check_labels",
@@ -30,10 +31,12 @@ __all__ = [
     "check_obs_names",
     "check_size_factors",
     "check_unit_interval",
+    "check_whole",
     "default_layer",
     "known_labels_only",
-    "select_genes",
+    "listed",
     "unchanged_on_error",
+    "used_categories_only",
 ]
 
 CHUNK = 10_000
@@ -43,7 +46,7 @@ MAX_LISTED = 10
 """Names that a message lists before it only counts."""
 
 
-def _listed(names: Sequence[object]) -> str:
+def listed(names: Sequence[object]) -> str:
     """The first names, and how many more there are."""
     shown = ", ".join(repr(str(name)) for name in names[:MAX_LISTED])
     more = len(names) - MAX_LISTED
@@ -97,6 +100,20 @@ def known_labels_only(
             adata.obs[labels_key] = before
 
 
+@contextmanager
+def used_categories_only(adata: AnnData, labels_key: str | None) -> Iterator[None]:
+    """Within the block, the column has no category without cells: it would be a label of none."""
+    before = None if labels_key is None else adata.obs[labels_key]
+    if not isinstance(getattr(before, "dtype", None), pd.CategoricalDtype):
+        yield
+        return
+    adata.obs[labels_key] = before.cat.remove_unused_categories()
+    try:
+        yield
+    finally:
+        adata.obs[labels_key] = before
+
+
 def check_not_view(adata: AnnData) -> None:
     """Raise ``ValueError`` for a view, which nothing can be written to."""
     if adata.is_view:
@@ -112,7 +129,7 @@ def check_obs_names(adata: AnnData) -> None:
         names = adata.obs_names[adata.obs_names.duplicated()].unique()
         raise ValueError(
             f"Every cell needs a name of its own, but {len(names)} obs names occur more than "
-            f"once: {_listed(names)}. Call adata.obs_names_make_unique() first."
+            f"once: {listed(names)}. Call adata.obs_names_make_unique() first."
         )
 
 
@@ -121,6 +138,16 @@ def check_at_least(smallest: float, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and value < smallest:
             raise ValueError(f"{name} must be at least {smallest}, but it is {value!r}.")
+
+
+def check_whole(smallest: int, **values: int) -> None:
+    """Raise ``ValueError`` where a named value is no integer, or below the smallest."""
+    for name, value in values.items():
+        is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not is_integer or value < smallest:
+            raise ValueError(
+                f"{name} must be an integer of at least {smallest}, but it is {value!r}."
+            )
 
 
 def check_choices(**values: tuple[object, Sequence[str]]) -> None:
@@ -146,13 +173,13 @@ def check_columns(adata: AnnData, **keys: str | Sequence[str] | None) -> None:
             if column not in adata.obs:
                 raise KeyError(
                     f"{argument} names the obs column {column!r}, which adata.obs does not have. "
-                    f"Its columns are: {_listed(list(adata.obs.columns))}."
+                    f"Its columns are: {listed(list(adata.obs.columns))}."
                 )
             missing = adata.obs_names[adata.obs[column].isna()]
             if len(missing):
                 raise ValueError(
                     f"Every cell needs a value in the obs column {column!r} ({argument}), but "
-                    f"{len(missing)} have none: {_listed(missing)}. Fill them in, or drop the "
+                    f"{len(missing)} have none: {listed(missing)}. Fill them in, or drop the "
                     "cells."
                 )
 
@@ -168,7 +195,7 @@ def check_layer(adata: AnnData, layer: str | None) -> None:
     if layer is not None and layer not in adata.layers:
         raise KeyError(
             f"layer names the layer {layer!r}, which the data does not have. Its layers are: "
-            f"{_listed(list(adata.layers)) or 'none, so leave layer out to use X'}."
+            f"{listed(list(adata.layers)) or 'none, so leave layer out to use X'}."
         )
 
 
@@ -190,7 +217,7 @@ def check_size_factors(adata: AnnData, size_factor_key: str | None) -> None:
     if len(bad):
         raise ValueError(
             f"Size factors must be positive numbers, but {len(bad)} cells have another value in "
-            f"the obs column {size_factor_key!r}: {_listed(bad)}."
+            f"the obs column {size_factor_key!r}: {listed(bad)}."
         )
 
 
@@ -202,7 +229,7 @@ def check_continuous(adata: AnnData, continuous_covariate_keys: Sequence[str] | 
         if len(bad):
             raise ValueError(
                 f"Continuous covariates must be finite numbers, but {len(bad)} cells have another "
-                f"value in the obs column {column!r}: {_listed(bad)}. Register a column of names "
+                f"value in the obs column {column!r}: {listed(bad)}. Register a column of names "
                 "under categorical_covariate_keys instead."
             )
 
@@ -264,7 +291,7 @@ def check_counts(x, name: str, obs_names: pd.Index, likelihood: str) -> None:
     if empty:
         raise ValueError(
             f"Every cell needs at least one count, but {len(empty)} have none in {name}: "
-            f"{_listed(empty)}. Drop them first, for example by "
+            f"{listed(empty)}. Drop them first, for example by "
             "scanpy.pp.filter_cells(adata, min_counts=1)."
         )
 
@@ -327,41 +354,23 @@ def check_categories(adata: AnnData, column: str, known: Sequence[object]) -> No
     if column not in adata.obs:
         raise KeyError(
             f"The model was set up with the obs column {column!r}, which the new data does not "
-            f"have. Its columns are: {_listed(list(adata.obs.columns))}."
+            f"have. Its columns are: {listed(list(adata.obs.columns))}."
         )
     unseen = sorted(set(adata.obs[column].astype(str)) - {str(value) for value in known})
     if unseen:
         raise ValueError(
             f"The obs column {column!r} of the new data holds categories that the model was not "
-            f"trained on: {_listed(unseen)}. Known are: {_listed(list(known))}."
+            f"trained on: {listed(unseen)}. Known are: {listed(list(known))}."
         )
 
 
-def select_genes(adata: AnnData, var_names: Sequence[str]) -> AnnData:
-    """The data with the model's genes in the model's order: ``adata`` itself where it has them so.
-
-    Raises
-    ------
-    ValueError
-        If genes are missing, or a gene that the model uses occurs more than once.
-    """
-    if np.array_equal(adata.var_names.astype(str), var_names):
-        return adata
-    wanted = pd.Index(var_names)
-    missing = wanted[~wanted.isin(adata.var_names)]
-    if len(missing):
+def check_known_value(column: str, value: object, known: Sequence[object]) -> None:
+    """Raise ``ValueError`` where a value of a categorical condition is not known to the model."""
+    if str(value) not in {str(name) for name in known}:
         raise ValueError(
-            f"The data must have all {len(wanted)} genes of the model, but {len(missing)} are "
-            f"missing: {_listed(missing)}."
+            f"{value!r} is no value of the condition {column!r} that the model was trained on. "
+            f"Known are: {listed(list(known))}."
         )
-    duplicated = adata.var_names[adata.var_names.duplicated()].intersection(wanted)
-    if len(duplicated):
-        raise ValueError(
-            f"Genes of the model occur more than once in the data: {_listed(duplicated)}. Call "
-            "adata.var_names_make_unique() first."
-        )
-    logger.info("Genes of the new data are put into the order of the model's.")
-    return adata[:, wanted].copy()
 
 
 def default_layer(adata: AnnData) -> str | None:

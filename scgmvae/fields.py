@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from anndata import AnnData
@@ -22,6 +21,7 @@ from scvi.data.fields import (
 )
 
 from scgmvae import checks
+from scgmvae.genes import match_genes
 from scgmvae.likelihoods import COUNT_LIKELIHOODS, Likelihood
 
 if TYPE_CHECKING:
@@ -110,13 +110,23 @@ class FieldsMixin:
             NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
         ]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        known = nullcontext()
-        if source is not None:
+        if source is None:
+            known = checks.used_categories_only(adata, labels_key)
+        else:
             names = cls._labels_of(source)
             known = checks.known_labels_only(adata, labels_key, names, unlabeled_category)
         with checks.unchanged_on_error(adata), known:
+            if cls._original_of(adata) is not None:
+                _assign_adata_uuid(adata, overwrite=True)
             manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
+
+    @classmethod
+    def _original_of(cls, adata: AnnData) -> AnnDataManager | None:
+        """Manager of other data that this is a copy of, by the identity that copies share."""
+        uuid = adata.uns.get(scvi_constants._SCVI_UUID_KEY)
+        manager = cls._setup_adata_manager_store.get(uuid)
+        return None if manager is None or manager.adata is adata else manager
 
     @staticmethod
     def _labels_of(registry: dict) -> list[str]:
@@ -157,7 +167,7 @@ class FieldsMixin:
         """Register new data with the model after checking it; reorder its genes if need be."""
         if adata is None or adata is self.adata or self._knows(adata):
             return super()._validate_anndata(adata, copy_if_view)
-        adata = checks.select_genes(adata, self.get_var_names())
+        adata = match_genes(adata, self.get_var_names())
         _check_if_view(adata, copy_if_view=copy_if_view)
         checks.check_obs_names(adata)
         setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
@@ -233,20 +243,17 @@ class FieldsMixin:
             registry = cls.load_registry(dir_path, kwargs.get("prefix"))
             genes = registry[scvi_constants._FIELD_REGISTRIES_KEY][REGISTRY_KEYS.X_KEY]
             names = genes[scvi_constants._STATE_REGISTRY_KEY]["column_names"]
-            adata = checks.select_genes(adata, names)
+            adata = match_genes(adata, names)
         return super().load(dir_path, adata, **kwargs)
 
     @classmethod
     def _set_up_if_needed(cls, adata: AnnData) -> None:
         """Register data that was not set up: a copy as its original was, else with defaults."""
         checks.check_not_view(adata)
-        manager = cls._setup_adata_manager_store.get(adata.uns.get(scvi_constants._SCVI_UUID_KEY))
-        if manager is not None and manager.adata is adata:
+        if adata.uns.get(scvi_constants._SCVI_UUID_KEY) not in cls._setup_adata_manager_store:
+            cls.setup_anndata(adata, layer=checks.default_layer(adata))
             return
-        if manager is None:
-            setup = {"layer": checks.default_layer(adata)}
-        else:
+        original = cls._original_of(adata)
+        if original is not None:
             logger.info("The AnnData is a copy of one that was set up; it is set up alike.")
-            setup = manager.registry[scvi_constants._SETUP_ARGS_KEY]
-            _assign_adata_uuid(adata, overwrite=True)
-        cls.setup_anndata(adata, **setup)
+            cls.setup_anndata(adata, **original.registry[scvi_constants._SETUP_ARGS_KEY])

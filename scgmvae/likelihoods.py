@@ -63,7 +63,11 @@ class Gaussian(scvi_distributions.Normal):
 
 
 def make_likelihood(
-    kind: Likelihood, heads: list[Tensor], library: Tensor, raw_dispersion: Tensor | None
+    kind: Likelihood,
+    heads: list[Tensor],
+    library: Tensor,
+    raw_dispersion: Tensor | None,
+    observed: Tensor | None = None,
 ) -> Distribution:
     """p(x|z,c) from the decoder's outputs.
 
@@ -78,6 +82,8 @@ def make_likelihood(
     raw_dispersion
         Log inverse dispersion (nb, zinb) or log standard deviation (gaussian), ``(G,)`` or
         ``(n, G)``.
+    observed
+        Which genes the library sizes sum over, ``(G,)``; ``None`` for all.
 
     Returns
     -------
@@ -92,7 +98,10 @@ def make_likelihood(
         return Gaussian(heads[0], dispersion)
     scale = torch.softmax(heads[0], dim=-1)
     floor = torch.full((), MEAN_FLOOR, dtype=scale.dtype, device=scale.device)
-    mu = torch.addcmul(floor, library.exp(), scale)
+    size = library.exp()
+    if observed is not None:  # the whole cell has more counts than its measured genes show
+        size = size / scale[..., observed].sum(-1, keepdim=True)
+    mu = torch.addcmul(floor, size, scale)
     if kind == "poisson":
         return Poisson(rate=mu, scale=scale, validate_args=False)
     if kind == "zinb":
@@ -104,8 +113,19 @@ def make_likelihood(
     raise ValueError(f"likelihood must be one of {LIKELIHOODS}, but it is {kind!r}.")
 
 
-def log_likelihood(p_x: Distribution, x: Tensor) -> Tensor:
-    """Log p(x|z,c) summed over genes, ``(..., n)``, in nats."""
+def log_likelihood(p_x: Distribution, x: Tensor, observed: Tensor | None = None) -> Tensor:
+    """Log p(x|z,c) summed over the observed genes, ``(..., n)``, in nats.
+
+    Parameters
+    ----------
+    p_x
+        Distribution over ``(..., n, G)``.
+    x
+        Data, ``(n, G)``.
+    observed
+        Which genes were measured, ``(G,)``; ``None`` where all were.
+    """
+    genes = slice(None) if observed is None else observed
     if isinstance(p_x, NegativeBinomial):
-        return nb_log_prob(x, p_x.mu, p_x.dispersion)
-    return p_x.log_prob(x).sum(-1)
+        return nb_log_prob(x[:, genes], p_x.mu[..., genes], p_x.dispersion[..., genes])
+    return p_x.log_prob(x)[..., genes].sum(-1)

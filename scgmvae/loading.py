@@ -11,11 +11,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scvi import settings
 from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 from scvi.dataloaders._data_splitting import validate_data_split
 from torch import Tensor
+
+from scgmvae.genes import OBSERVED_KEY, observed_genes
 
 __all__ = ["MinibatchLoader", "SeededDataSplitter"]
 
@@ -35,6 +38,10 @@ class MinibatchLoader:
         because batch normalisation has no value for it.
     shuffle
         Whether to draw a new order for every pass, from torch's random state.
+    copies
+        Expected number of times that each cell of the AnnData comes up in a pass, ``(n,)``, for a
+        shuffled loader; ``None`` is once for all. In every pass a cell comes up as often as that,
+        rounded up or down at random.
     **ignored
         What :class:`scvi.dataloaders.AnnDataLoader` takes for its workers, which are not needed.
 
@@ -50,6 +57,7 @@ class MinibatchLoader:
         indices: Sequence[int] | Sequence[bool] | None = None,
         batch_size: int | None = None,
         shuffle: bool = False,
+        copies: NDArray[np.floating] | None = None,
         **ignored: object,
     ):
         self.dataset = adata_manager.create_torch_dataset()
@@ -57,19 +65,41 @@ class MinibatchLoader:
         self.indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(int)
         self.batch_size = batch_size or settings.batch_size
         self.shuffle = shuffle
+        self.copies = None
+        if shuffle and copies is not None:
+            self.copies = np.cumsum(copies[self.indices])
         self.extra: dict[str, Tensor] = {}
+        observed = observed_genes(adata_manager.adata)
+        self.of_all_cells = {} if observed is None else {OBSERVED_KEY: torch.from_numpy(observed)}
+
+    @property
+    def n_obs_per_pass(self) -> int:
+        """Cells in a pass, those that come up twice counted twice."""
+        return len(self.indices) if self.copies is None else round(self.copies[-1])
 
     def __len__(self) -> int:
-        n_batches = -(-len(self.indices) // self.batch_size)
-        return min(n_batches, max(1, len(self.indices) // 2)) if self.shuffle else n_batches
+        n_obs = self.n_obs_per_pass
+        n_batches = -(-n_obs // self.batch_size)
+        return min(n_batches, max(1, n_obs // 2)) if self.shuffle else n_batches
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for rows in np.array_split(self._order(), len(self)) if len(self) else ():
+            tensors = {k: torch.from_numpy(v) for k, v in self.dataset[rows].items()}
+            tensors |= {key: values[rows] for key, values in self.extra.items()}
+            yield tensors | self.of_all_cells
+
+    def _order(self) -> NDArray[np.integer]:
+        """Rows of the next pass, in order."""
         order = self.indices
+        if self.copies is not None:
+            # systematic resampling: evenly spaced points on the cumulated numbers of copies
+            points = np.arange(self.n_obs_per_pass) + torch.rand(1, dtype=torch.double).item()
+            points *= self.copies[-1] / self.n_obs_per_pass
+            last = len(order) - 1  # rounding can put the last point beyond the end
+            order = order[np.searchsorted(self.copies, points, side="right").clip(max=last)]
         if self.shuffle:
             order = order[torch.randperm(len(order)).numpy()]
-        for rows in np.array_split(order, len(self)) if len(self) else ():
-            tensors = {k: torch.from_numpy(v) for k, v in self.dataset[rows].items()}
-            yield tensors | {key: values[rows] for key, values in self.extra.items()}
+        return order
 
 
 class SeededDataSplitter(DataSplitter):

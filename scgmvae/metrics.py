@@ -1,9 +1,10 @@
-r"""Agreement of a clustering with known labels.
+r"""Scores of clusterings, of predicted labels and of embeddings, where labels are known.
 
-Here are the two scores that scikit-learn lacks, the accuracy after the best one-to-one match
-of clusters to labels and the purity, and :func:`clustering_scores`, which gathers both with
-scikit-learn's NMI and ARI. All of them see only which cells share a group, never the names of
-the groups. Scores of an embedding (silhouettes, batch mixing) are left to ``scib-metrics``.
+Of a clustering: the two scores that scikit-learn lacks, the accuracy after the best one-to-one
+match of clusters to labels and the purity, and :func:`clustering_scores`, which gathers both with
+scikit-learn's NMI and ARI. They see only which cells share a group, never the names of the groups.
+Of probabilities of labels: :func:`calibration_error`. Of an embedding over several batches:
+:func:`mixing_scores`, which calls ``scib-metrics``.
 
 Notation: :math:`N_{jk}` is the number of cells with label :math:`j` in cluster :math:`k`,
 :math:`n = \sum_{jk} N_{jk}`.
@@ -17,7 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-__all__ = ["clustering_accuracy", "clustering_scores", "purity"]
+__all__ = [
+    "calibration_error",
+    "clustering_accuracy",
+    "clustering_scores",
+    "mixing_scores",
+    "purity",
+]
 
 
 def clustering_accuracy(labels: ArrayLike, clusters: ArrayLike) -> float:
@@ -146,6 +153,118 @@ def clustering_scores(labels: ArrayLike, clusters: ArrayLike) -> dict[str, float
         "ARI": float(adjusted_rand_score(label_codes, cluster_codes)),
         "n_clusters": int(cluster_codes.max()) + 1,
     }
+
+
+def calibration_error(labels: ArrayLike, proba: pd.DataFrame, n_bins: int = 15) -> float:
+    r"""Expected calibration error (ECE) of predicted labels.
+
+    .. math::
+        \mathrm{ECE} = \sum_b \frac{n_b}{n} |\mathrm{acc}_b - \mathrm{conf}_b|
+
+    over bins b of equal width of the largest probability of a cell: how far, on average, the share
+    of right predictions is from the confidence that they are made with.
+
+    Parameters
+    ----------
+    labels
+        Known label of each cell, shape ``(n,)``.
+    proba
+        Probabilities, cells × names of the labels, ``(n, n_labels)``, as of
+        :meth:`scgmvae.SCGMVAE.predict` with ``soft=True``.
+    n_bins
+        Number of bins.
+
+    Returns
+    -------
+    ECE in [0, 1]; 0 for perfect calibration.
+
+    Raises
+    ------
+    ValueError
+        If there is not one label per row.
+
+    References
+    ----------
+    Guo et al. (2017), On calibration of modern neural networks, eq. 3.
+
+    Examples
+    --------
+    >>> proba = pd.DataFrame({"B": [0.75, 0.75, 0.75, 0.75], "T": [0.25, 0.25, 0.25, 0.25]})
+    >>> calibration_error(["B", "B", "B", "T"], proba)  # three of four are right
+    0.0
+    >>> calibration_error(["B", "B", "T", "T"], proba)
+    0.25
+    """
+    labels = np.asarray(labels)
+    if len(labels) != len(proba):
+        raise ValueError(
+            "labels and proba must have one entry per cell each, but received "
+            f"{len(labels)} labels and {len(proba)} rows; subset both to the same cells."
+        )
+    confidence = proba.max(axis=1).to_numpy(dtype=float)
+    is_right = proba.idxmax(axis=1).to_numpy() == labels
+    bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
+    gaps = np.bincount(bins, weights=confidence - is_right, minlength=n_bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def mixing_scores(
+    embedding: ArrayLike, batches: ArrayLike, labels: ArrayLike, n_neighbors: int = 90
+) -> dict[str, float]:
+    """How well an embedding mixes batches and keeps labels apart, by scib-metrics.
+
+    Parameters
+    ----------
+    embedding
+        Coordinates of the cells, ``(n, L)``.
+    batches
+        Batch (or condition) of each cell, ``(n,)``.
+    labels
+        Label of each cell, ``(n,)``.
+    n_neighbors
+        Neighbours that the LISI scores look at, fewer for small data.
+
+    Returns
+    -------
+    Dictionary with ``"silhouette_label"`` (mean silhouette by label, scaled to [0, 1]),
+    ``"silhouette_batch"`` (1 minus the absolute silhouette by batch within a label, mean over
+    labels), ``"iLISI"`` (effective number of batches among a cell's neighbours) and ``"cLISI"``
+    (the same for labels, reversed), all scaled to [0, 1], where 1 is best.
+
+    Raises
+    ------
+    ImportError
+        If scib-metrics is not installed.
+    ValueError
+        If there is not one batch and one label per row.
+
+    References
+    ----------
+    Luecken et al. (2022), Benchmarking atlas-level data integration in single-cell genomics;
+    Korsunsky et al. (2019), Fast, sensitive and accurate integration with Harmony (LISI).
+    """
+    try:
+        import scib_metrics
+        from scib_metrics.nearest_neighbors import pynndescent
+    except ImportError as error:
+        raise ImportError(
+            "mixing_scores needs scib-metrics: pip install 'scgmvae[benchmark]'."
+        ) from error
+    embedding = np.asarray(embedding, dtype=np.float32)
+    batch_codes, label_codes = _factorize(batches, "batches"), _factorize(labels, "labels")
+    if not len(embedding) == len(batch_codes) == len(label_codes):
+        raise ValueError(
+            "embedding, batches and labels must have one entry per cell each, but received "
+            f"{len(embedding)}, {len(batch_codes)} and {len(label_codes)}."
+        )
+    neighbors = pynndescent(embedding, n_neighbors=min(n_neighbors, len(embedding) - 1))
+    scores = {
+        "silhouette_label": scib_metrics.silhouette_label(embedding, label_codes),
+        "silhouette_batch": scib_metrics.silhouette_batch(embedding, label_codes, batch_codes),
+        "iLISI": scib_metrics.ilisi_knn(neighbors, batch_codes),
+        "cLISI": scib_metrics.clisi_knn(neighbors, label_codes),
+    }
+    return {name: float(score) for name, score in scores.items()}
 
 
 def _codes(labels: ArrayLike, clusters: ArrayLike) -> tuple[NDArray, NDArray]:

@@ -13,16 +13,19 @@ d       per-cell weights of the components    (n, K)              ``d_concentrat
 π       weights of the components             (K,)                ``log_weights``
 ======  ====================================  ==================  =======================
 
-Generative model: p(w|c) p(d) p(y|d) p(z|w,y,c) p(x|z,c). Inference: q(z|x,c) q(w|x,c) q(y|z,c)
-q(d|z,c). Until the mixture is started (pretraining), and for good with ``prior="normal"``, the
-module is the VAE p(z) = N(0, I), p(x|z,c) and computes nothing else.
+Generative model: p(w|c) p(d) p(y|d) p(z|w,y,c) p(x|z,c), where p(w|c) p(z|w,y,c) are p(w) p(z|w,y)
+by default. Inference: q(z|x,c) q(w|x,c) q(y|z,c) q(d|z,c). Until the mixture is started
+(pretraining), and for good with ``prior="normal"``, the module is the VAE p(z) = N(0, I), p(x|z,c)
+and computes nothing else.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
+import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
@@ -32,6 +35,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from scgmvae import distributions as dist
 from scgmvae.checks import check_at_least, check_choices
+from scgmvae.genes import OBSERVED_KEY
 from scgmvae.likelihoods import (
     COUNT_LIKELIHOODS,
     LIKELIHOODS,
@@ -43,6 +47,7 @@ from scgmvae.likelihoods import (
 from scgmvae.networks import (
     Classifier,
     ComponentPrior,
+    ConditionedLinear,
     ConditionPrior,
     Conditions,
     ConditionSizes,
@@ -113,7 +118,8 @@ class CGMVAE(BaseModuleClass):
     classifier_input
         q(y|z,c) or q(y|z,x,c).
     condition_prior
-        p(w|c) as ``"standard"`` N(0, I) or ``"learned"``.
+        ``"standard"``: the prior of the latents, p(w) = N(0, I) and p(z|w,y), knows nothing of c,
+        so that conditions mix in w and z. ``"learned"``: p(w|c) and p(z|w,y,c) are learned.
     use_size_factor
         Whether minibatches bring a size factor, used in place of the observed library size.
 
@@ -183,6 +189,7 @@ class CGMVAE(BaseModuleClass):
         self.classifier_input = classifier_input
         self.use_size_factor = use_size_factor
         self.mixture_started = False
+        self.n_known_categories: tuple[int, ...] | None = None
 
         self.n_categories = (n_batch, *n_cats_per_cov)
         self.sizes = ConditionSizes(self.n_categories, n_continuous_cov)
@@ -233,8 +240,11 @@ class CGMVAE(BaseModuleClass):
         n_genes = self.decoder.heads[0].out_features
         n_in = self.n_latent + (n_genes if self.classifier_input == "zx" else 0)
         self.classifier = Classifier(n_in, self.sizes, n_components, self.n_hidden)
+        # Where the prior knows c, z need not forget it, and then z decoded under another condition
+        # still carries its own: counterfactuals on real data are much worse (benchmarks/kang.py).
+        sizes = ConditionSizes() if self.condition_prior is None else self.sizes
         self.component_prior = ComponentPrior(
-            self.n_latent, self.n_latent_w, self.sizes, n_components, self.n_hidden
+            self.n_latent, self.n_latent_w, sizes, n_components, self.n_hidden
         )
         learned = self.component_weights == "learned"
         self.weight_logits = nn.Parameter(torch.zeros(n_components), requires_grad=learned)
@@ -246,9 +256,73 @@ class CGMVAE(BaseModuleClass):
 
     def on_load(self, model: SCGMVAE, **kwargs) -> None:
         """Give the module the shape that the saved model had, before its weights are read."""
+        reference = model.reference_categories_
+        if reference is not None and max(reference) == 1 and self.sizes.n_cont == 0:
+            self.condition_prior = None  # the reference had no condition to learn it from
         if self.prior != "normal" and model.n_components_ is not None:
             self.set_components(model.n_components_)
         self.mixture_started = model.mixture_started_
+        if reference is not None:
+            self.freeze_known(reference)
+
+    # --------------------------------------------------------------------- query mapping
+
+    def extend_categories(self, n_categories: tuple[int, ...]) -> None:
+        """Add categories of conditions, and freeze all that is not theirs.
+
+        Parameters
+        ----------
+        n_categories
+            Categories of the batch and of each further categorical condition from now on, none
+            fewer than now. A new one starts as the mean of the known ones.
+
+        References
+        ----------
+        Lotfollahi et al. 2022, "Mapping single-cell data to reference atlases by transfer
+        learning" (scArches).
+        """
+        known = self.n_categories
+        self.n_categories = n_categories
+        self.sizes = ConditionSizes(n_categories, self.sizes.n_cont)
+        for layer in self._conditioned_layers():
+            layer.extend(n_categories, known)
+        if self.dispersion == "gene-batch" and self.raw_dispersion is not None:
+            old = self.raw_dispersion.detach()
+            added = old.mean(0).expand(n_categories[0] - known[0], -1)
+            self.raw_dispersion = nn.Parameter(torch.cat([old, added]))
+        self.freeze_known(known)
+
+    def freeze_known(self, n_known: tuple[int, ...]) -> None:
+        """Let training change the weights of categories beyond the first ``n_known`` alone.
+
+        Batch normalisation keeps its statistics as well, see :meth:`train`.
+        """
+        self.n_known_categories = n_known
+        self.requires_grad_(False)
+        is_new = [n > known for n, known in zip(self.n_categories, n_known, strict=True)]
+        by_category = [
+            (layer.offsets[str(i)], n_known[i])
+            for layer in self._conditioned_layers()
+            for i in np.flatnonzero(is_new)
+        ]
+        if self.dispersion == "gene-batch" and self.raw_dispersion is not None and is_new[0]:
+            by_category.append((self.raw_dispersion, n_known[0]))
+        for parameter, n_frozen in by_category:
+            parameter.requires_grad_(True)
+            parameter.register_hook(partial(_without_rows, n_rows=n_frozen))
+
+    def _conditioned_layers(self) -> list[ConditionedLinear]:
+        layers = [layer for layer in self.modules() if isinstance(layer, ConditionedLinear)]
+        return [layer for layer in layers if layer.takes_categories]
+
+    def train(self, mode: bool = True) -> CGMVAE:
+        """As in torch, but a frozen module keeps the batch statistics of the reference."""
+        super().train(mode)
+        if self.n_known_categories is not None:
+            for layer in self.modules():
+                if isinstance(layer, nn.BatchNorm1d):
+                    layer.eval()
+        return self
 
     @property
     def log_weights(self) -> Tensor:
@@ -269,6 +343,7 @@ class CGMVAE(BaseModuleClass):
             "cat_covs": tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
             "cont_covs": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
             "size_factor": tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY),
+            "observed": tensors.get(OBSERVED_KEY),
         }
 
     def _get_generative_input(
@@ -281,6 +356,7 @@ class CGMVAE(BaseModuleClass):
             "batch_index": tensors[REGISTRY_KEYS.BATCH_KEY],
             "cat_covs": tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
             "cont_covs": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+            "observed": tensors.get(OBSERVED_KEY),
         }
 
     def _conditions(
@@ -306,6 +382,7 @@ class CGMVAE(BaseModuleClass):
         cat_covs: Tensor | None = None,
         cont_covs: Tensor | None = None,
         size_factor: Tensor | None = None,
+        observed: Tensor | None = None,
         n_samples: int = 1,
         sample: bool = True,
     ) -> dict[str, Normal | Tensor | None]:
@@ -319,6 +396,8 @@ class CGMVAE(BaseModuleClass):
             Conditions: codes ``(n, 1)`` and ``(n, n_covariates)``, values ``(n, n_covariates)``.
         size_factor
             Size factors ``(n, 1)``, in place of the observed library size.
+        observed
+            Which genes were measured, ``(G,)``; ``None`` where all were.
         n_samples
             S, samples of z and w.
         sample
@@ -332,7 +411,7 @@ class CGMVAE(BaseModuleClass):
         the module does not model (yet) is ``None``.
         """
         c = self._conditions(batch_index, cat_covs, cont_covs)
-        encoder_input = self._encoder_input(x)
+        encoder_input = self._encoder_input(x, observed)
         hidden = self.encoder(encoder_input, c)
         q_z = self.encoder.q_z(hidden)
         shape = (n_samples,) if n_samples > 1 else ()
@@ -350,7 +429,7 @@ class CGMVAE(BaseModuleClass):
             "ql": None,
         }
         if self.mixture_started:
-            q_w = self.encoder.q_w(hidden)
+            q_w = self.encoder.q_w(hidden, self._w_center(c))
             y_logits = self._classify(z, encoder_input, c)
             outputs |= {
                 "qw": q_w,
@@ -360,15 +439,21 @@ class CGMVAE(BaseModuleClass):
             }
         return outputs
 
+    @auto_move_data
     def classify(self, z: Tensor, tensors: dict[str, Tensor]) -> Tensor:
         """Logits of q(y|z,c) at given z, ``(n, K)``, of the cells of a minibatch."""
         inputs = self._get_inference_input(tensors)
         c = self._conditions(inputs["batch_index"], inputs["cat_covs"], inputs["cont_covs"])
-        return self._classify(z, self._encoder_input(inputs["x"]), c)
+        return self._classify(z, self._encoder_input(inputs["x"], inputs["observed"]), c)
 
-    def _encoder_input(self, x: Tensor) -> Tensor:
-        """What the networks see of x, (n, G)."""
-        return torch.log1p(x) if self.is_count else x
+    def _encoder_input(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """What the networks see of x, (n, G).
+
+        Genes that were not measured are 0 there and the others are scaled up, as input dropout
+        does it with genes that it hides in training.
+        """
+        seen = torch.log1p(x) if self.is_count else x
+        return seen if observed is None else seen / observed.float().mean()
 
     def _classify(self, z: Tensor, encoder_input: Tensor, c: Conditions) -> Tensor:
         """Logits of q(y|z,c) or q(y|z,x,c), (..., n, K)."""
@@ -395,6 +480,7 @@ class CGMVAE(BaseModuleClass):
         batch_index: Tensor,
         cat_covs: Tensor | None = None,
         cont_covs: Tensor | None = None,
+        observed: Tensor | None = None,
         transform_batch: int | None = None,
     ) -> dict[str, object]:
         """Densities of the generative model at samples of the latents.
@@ -407,6 +493,8 @@ class CGMVAE(BaseModuleClass):
             Log library sizes, ``(n, 1)``.
         batch_index, cat_covs, cont_covs
             Conditions, as in :meth:`inference`.
+        observed
+            Which genes the observed library size sums over, ``(G,)``; ``None`` for all.
         transform_batch
             Batch code to decode every cell with, in place of its own.
 
@@ -421,15 +509,28 @@ class CGMVAE(BaseModuleClass):
         raw_dispersion = self.raw_dispersion
         if self.dispersion == "gene-batch" and raw_dispersion is not None:
             raw_dispersion = c.one_hots[0] @ raw_dispersion  # (n, G)
-        p_x = make_likelihood(self.gene_likelihood, self.decoder(z, c), library, raw_dispersion)
+        if self.use_size_factor:  # which does not depend on the genes that were measured
+            observed = None
+        p_x = make_likelihood(
+            self.gene_likelihood, self.decoder(z, c), library, raw_dispersion, observed
+        )
         if not self.mixture_started:
             p_z = Normal(torch.zeros_like(z), torch.ones_like(z), validate_args=False)
             return {"px": p_x, "pz": p_z, "pw": None}
-        if self.condition_prior is None:
-            p_w = Normal(torch.zeros_like(w), torch.ones_like(w), validate_args=False)
-        else:
-            p_w = self.condition_prior(w, c)
+        scale = torch.ones_like(w)
+        p_w = Normal(self._w_center(c) * scale, scale, validate_args=False)
         return {"px": p_x, "pz": self.component_prior(w, c), "pw": p_w}
+
+    def _w_center(self, c: Conditions) -> Tensor | float:
+        """Mean of p(w|c), (n, W), or 0."""
+        return 0.0 if self.condition_prior is None else self.condition_prior(c)
+
+    @auto_move_data
+    def component_density(self, w: Tensor, tensors: dict[str, Tensor]) -> Normal:
+        """p(z|w,y,c) for every y at given w, (n, K, L), of the cells of a minibatch."""
+        inputs = self._get_inference_input(tensors)
+        c = self._conditions(inputs["batch_index"], inputs["cat_covs"], inputs["cont_covs"])
+        return self.component_prior(w, c)
 
     # ------------------------------------------------------------------------- q, p → nats
 
@@ -474,7 +575,9 @@ class CGMVAE(BaseModuleClass):
         """
         x = tensors[REGISTRY_KEYS.X_KEY]
         q_z, p_z = inference_outputs["qz"], generative_outputs["pz"]
-        reconstruction = _mean_over_samples(-log_likelihood(generative_outputs["px"], x))
+        observed = tensors.get(OBSERVED_KEY)
+        reconstruction = -log_likelihood(generative_outputs["px"], x, observed)
+        reconstruction = _mean_over_samples(reconstruction)
         extra: dict[str, Tensor] = {}
         if not self.mixture_started:
             kl = {"kl_z": _mean_over_samples(dist.normal_kl(q_z, p_z))}
@@ -576,14 +679,14 @@ class CGMVAE(BaseModuleClass):
         -------
         Tensor ``(n,)`` in nats, on the CPU, or its mean.
         """
-        x = tensors[REGISTRY_KEYS.X_KEY]
+        x, observed = tensors[REGISTRY_KEYS.X_KEY], tensors.get(OBSERVED_KEY)
         log_ratios = []
         for first in range(0, n_mc_samples, n_mc_samples_per_pass):
             n_samples = min(n_mc_samples_per_pass, n_mc_samples - first)
             q, p = self.forward(
                 tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False
             )
-            log_ratio = log_likelihood(p["px"], x) - q["qz"].log_prob(q["z"]).sum(-1)
+            log_ratio = log_likelihood(p["px"], x, observed) - q["qz"].log_prob(q["z"]).sum(-1)
             if self.mixture_started:
                 log_ratio = log_ratio + dist.mixture_log_prob(q["z"], p["pz"], self.log_weights)
                 log_ratio = log_ratio + p["pw"].log_prob(q["w"]).sum(-1)
@@ -593,6 +696,11 @@ class CGMVAE(BaseModuleClass):
             log_ratios.append(log_ratio.reshape(n_samples, -1))
         value = torch.logsumexp(torch.cat(log_ratios), dim=0) - math.log(n_mc_samples)
         return value.mean().item() if return_mean else value.cpu()
+
+
+def _without_rows(gradient: Tensor, n_rows: int) -> Tensor:
+    """The gradient with the first rows set to 0."""
+    return torch.cat([torch.zeros_like(gradient[:n_rows]), gradient[n_rows:]])
 
 
 def _mean_over_samples(value: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
 """The networks, each named by the density that it parameterises.
 
-All are built of :class:`scvi.nn.FCLayers`, which takes the conditions c at every layer. What turns
-raw network outputs into scales and concentrations is bounded here and nowhere else.
+All take the conditions c at every hidden layer. What turns raw network outputs into scales and
+concentrations is bounded here and nowhere else.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
-from scvi.nn import FCLayers
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -78,10 +78,79 @@ class Conditions(NamedTuple):
 
 
 class ConditionSizes(NamedTuple):
-    """Sizes of the conditions, as :class:`scvi.nn.FCLayers` wants them."""
+    """Sizes of the conditions."""
 
     n_cat_list: tuple[int, ...] = ()
+    """Categories of each categorical condition; one that has a single category tells nothing."""
+
     n_cont: int = 0
+    """Number of continuous conditions."""
+
+
+class ConditionedLinear(nn.Module):
+    r"""Affine map of an input and c, with the weights of every category kept by themselves.
+
+    .. math:: W x + b + \sum_i E_i[c_i] + V c_\mathrm{cont}
+
+    That is :class:`torch.nn.Linear` on x and all one-hots side by side. Kept apart, the input is
+    never copied, and a category that is added later (:meth:`extend`) leaves the result for all
+    others what it was to the last bit.
+
+    Parameters
+    ----------
+    n_in, n_out
+        Sizes of input and output; without an input (0) c alone counts.
+    sizes
+        Sizes of the conditions.
+    """
+
+    def __init__(self, n_in: int, n_out: int, sizes: ConditionSizes):
+        super().__init__()
+        self.takes_categories = bool(sizes.n_cat_list)
+        n_categories = [n for n in sizes.n_cat_list if n > 1]
+        bound = 1 / math.sqrt(max(1, n_in + sum(n_categories) + sizes.n_cont))
+
+        def uniform(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+        self.weight = uniform(n_out, n_in) if n_in else None
+        self.bias = uniform(n_out)
+        self.offsets = nn.ParameterDict(
+            {str(i): uniform(n, n_out) for i, n in enumerate(sizes.n_cat_list) if n > 1}
+        )
+        self.slopes = uniform(n_out, sizes.n_cont) if sizes.n_cont else None
+
+    def forward(self, inputs: Tensor, c: Conditions) -> Tensor:
+        """``(..., n, n_in)`` to ``(..., n, n_out)``."""
+        if self.weight is None:
+            out = self.bias.expand(*inputs.shape[:-1], -1)
+        else:
+            out = nn.functional.linear(inputs, self.weight, self.bias)
+        for i, offsets in self.offsets.items():
+            out = out + c.one_hots[int(i)] @ offsets
+        if self.slopes is not None:
+            out = out + c.continuous @ self.slopes.T
+        return out
+
+    @torch.no_grad()
+    def extend(self, n_cat_list: tuple[int, ...], known: tuple[int, ...]) -> None:
+        """Add categories, each of which starts as the mean of the known ones.
+
+        Parameters
+        ----------
+        n_cat_list
+            Categories of each condition from now on.
+        known
+            Categories that each has had so far.
+        """
+        for i, (n, n_known) in enumerate(zip(n_cat_list, known, strict=True)):
+            if n == n_known:
+                continue
+            old = self.bias.new_zeros(n_known, len(self.bias))
+            if n_known > 1:
+                old = self.offsets[str(i)].detach()
+            added = old.mean(0).expand(n - n_known, -1)
+            self.offsets[str(i)] = nn.Parameter(torch.cat([old, added]))
 
 
 class _Trunk(nn.Module):
@@ -97,19 +166,24 @@ class _Trunk(nn.Module):
         use_batch_norm: bool = True,
     ):
         super().__init__()
-        self.layers = FCLayers(
-            n_in,
-            n_hidden,
-            n_cat_list=sizes.n_cat_list,
-            n_cont=sizes.n_cont,
-            n_layers=n_layers,
-            n_hidden=n_hidden,
-            dropout_rate=dropout_rate,
-            use_batch_norm=use_batch_norm,
+        widths = [n_in] + [n_hidden] * n_layers
+        self.linears = nn.ModuleList(ConditionedLinear(n, n_hidden, sizes) for n in widths[:-1])
+        # momentum and eps as in scvi-tools
+        self.norms = nn.ModuleList(
+            nn.BatchNorm1d(n_hidden, momentum=0.01, eps=1e-3) if use_batch_norm else nn.Identity()
+            for _ in self.linears
         )
+        self.dropout = nn.Dropout(dropout_rate)
 
     def forward(self, inputs: Tensor, c: Conditions) -> Tensor:
-        return self.layers(inputs, *c.one_hots, cont=c.continuous)
+        """``(..., n, n_in)`` to ``(..., n, n_hidden)``."""
+        hidden = inputs
+        for linear, norm in zip(self.linears, self.norms, strict=True):
+            out = linear(hidden, c)
+            # batch normalisation takes two dimensions, and samples (S, n, ·) have three
+            out = norm(out.flatten(0, -2)).view_as(out)
+            hidden = self.dropout(torch.relu(out))
+        return hidden
 
 
 class Encoder(nn.Module):
@@ -158,9 +232,9 @@ class Encoder(nn.Module):
         """q(z|x,c), parameters ``(n, L)``."""
         return _normal(self.z_loc(hidden), self.z_scale(hidden))
 
-    def q_w(self, hidden: Tensor) -> Normal:
-        """q(w|x,c), parameters ``(n, W)``."""
-        return _normal(self.w_loc(hidden), self.w_scale(hidden))
+    def q_w(self, hidden: Tensor, center: Tensor | float = 0.0) -> Normal:
+        """q(w|x,c), parameters ``(n, W)``, as a deviation from the mean of p(w|c)."""
+        return _normal(center + self.w_loc(hidden), self.w_scale(hidden))
 
 
 class Classifier(nn.Module):
@@ -247,7 +321,10 @@ class ComponentPrior(nn.Module):
 
 
 class ConditionPrior(nn.Module):
-    """p(w|c), learned: a Gaussian for each set of conditions.
+    """p(w|c) = N(m(c), I), learned: a mean for each set of conditions.
+
+    q(w|x,c) is given as a deviation from m(c). Encoded freely, w has noise in proportion to the
+    distance of the means, and the KL divergence drives the conditions to one place.
 
     Parameters
     ----------
@@ -261,15 +338,14 @@ class ConditionPrior(nn.Module):
 
     def __init__(self, n_latent_w: int, sizes: ConditionSizes, n_hidden: int):
         super().__init__()
-        # The trunk reads c alone: its own input has no columns.
         self.trunk = _Trunk(0, sizes, n_hidden, n_layers=1, use_batch_norm=False)
         self.loc = nn.Linear(n_hidden, n_latent_w)
-        self.raw_scale = nn.Linear(n_hidden, n_latent_w)
+        # about one standard deviation between two conditions in every dimension
+        nn.init.normal_(self.loc.weight, std=0.3)
 
-    def forward(self, w: Tensor, c: Conditions) -> Normal:
-        """p(w|c), parameters ``(..., n, W)``; of w only the shape is used."""
-        hidden = self.trunk(w[..., :0], c)
-        return _normal(self.loc(hidden), self.raw_scale(hidden))
+    def forward(self, c: Conditions) -> Tensor:
+        """m(c), ``(n, W)``."""
+        return self.loc(self.trunk(c.one_hots[0][:, :0], c))
 
 
 class Decoder(nn.Module):

@@ -20,8 +20,8 @@ import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.mixture import GaussianMixture
 
@@ -32,9 +32,9 @@ __all__ = [
     "initial_partition",
     "leiden",
     "log_normalized_pcs",
-    "match_labels",
     "merge_groups",
     "nearest_mean",
+    "partition_by_labels",
     "neighbor_graph",
     "split_groups",
 ]
@@ -136,17 +136,27 @@ def nearest_mean(x: NDArray[np.floating], codes: Codes) -> Codes:
     return pairwise_distances_argmin(x, means).astype(np.int64)
 
 
-def match_labels(codes: Codes, labels: Codes, n_labels: int, n_components: int | None) -> Codes:
+def partition_by_labels(
+    x: NDArray[np.floating],
+    codes: Codes,
+    labels: Codes,
+    n_labels: int,
+    n_components: int | None,
+) -> Codes:
     """Components of the cells where the first components stand for labels.
 
-    Each label takes the group that most of its cells are in (one to one), and every further group
-    in which its cells are the majority. A group without a labelled cell takes a component that no
-    label has, while there are some. Labelled cells take their label's component.
+    A group without any labelled cell is a type that no label names: it takes a component that no
+    label has, while there are some, the largest group first. Labelled cells take their label's
+    component, and every other cell that of the label which a linear discriminant analysis, fitted
+    to the labelled cells, gives it. The covariance is shrunk as Ledoit and Wolf have it, because
+    there may be fewer labelled cells than dimensions.
 
     Parameters
     ----------
+    x
+        Representation of the cells, ``(n, D)``.
     codes
-        Groups of the cells, ``(n,)``, from 0 on.
+        Groups of the cells, ``(n,)``, from 0 on, the largest first.
     labels
         Labels ``(n,)`` from 0 on, −1 where there is none.
     n_labels
@@ -159,16 +169,18 @@ def match_labels(codes: Codes, labels: Codes, n_labels: int, n_components: int |
     Components ``(n,)``; −1 where none is left for a group.
     """
     is_labelled = labels >= 0
-    counts = np.zeros((n_labels, codes.max() + 1))
-    np.add.at(counts, (labels[is_labelled], codes[is_labelled]), 1)
-    component = np.where(counts.any(0), counts.argmax(0), -1)
-    for label, group in zip(*linear_sum_assignment(-counts), strict=True):
-        if counts[label, group]:
-            component[group] = label
-    free = np.flatnonzero(component < 0)
-    n_free = len(free) if n_components is None else min(len(free), n_components - n_labels)
-    component[free[:n_free]] = n_labels + np.arange(n_free)
-    return np.where(is_labelled, labels, component[codes]).astype(np.int64)
+    if not is_labelled.any():  # all labelled cells are held out
+        return codes if n_components is None else np.where(codes < n_components, codes, -1)
+    known = np.unique(labels[is_labelled])
+    component = np.full(len(labels), known[0])
+    if len(known) > 1:
+        analysis = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        component = analysis.fit(x[is_labelled], labels[is_labelled]).predict(x)
+    unnamed = np.setdiff1d(np.arange(codes.max() + 1), codes[is_labelled])
+    for rank, group in enumerate(unnamed):
+        is_left = n_components is None or n_labels + rank < n_components
+        component[codes == group] = n_labels + rank if is_left else -1
+    return np.where(is_labelled, labels, component).astype(np.int64)
 
 
 def by_size(codes: NDArray[np.integer]) -> Codes:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from scgmvae.genes import OBSERVED_KEY
+
 if TYPE_CHECKING:
     from scgmvae.module import CGMVAE
 
@@ -106,7 +108,10 @@ def _fit_classifier(
     optimizer = torch.optim.Adam(module.classifier.parameters(), lr=5e-3)
     for _ in range(n_steps):
         rows = grouped[torch.randint(len(grouped), (min(batch_size, len(grouped)),))]
-        batch = {name: values[rows].to(z.device) for name, values in tensors.items()}
+        batch = {
+            name: (values if name == OBSERVED_KEY else values[rows]).to(z.device)
+            for name, values in tensors.items()
+        }
         logits = module.classify(z[rows], batch)
         optimizer.zero_grad()
         cross_entropy(logits, partition[rows]).backward()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS, settings
+from scvi.data import _constants as scvi_constants
 from torch import Tensor
 
 from scgmvae import checks
@@ -24,7 +25,7 @@ from scgmvae.partition import (
     check_start,
     initial_partition,
     log_normalized_pcs,
-    match_labels,
+    partition_by_labels,
 )
 from scgmvae.plan import MixtureStart, StagedTrainingPlan, StagedTrainRunner
 from scgmvae.start import start_decoder, start_mixture
@@ -42,6 +43,8 @@ class StagedTrainingMixin:
         *,
         start: Start = "leiden",
         guide_key: str | None = None,
+        guide_weight: float = 10.0,
+        balance_key: str | None = None,
         seed: int | None = None,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
@@ -74,7 +77,14 @@ class StagedTrainingMixin:
             by principal components of their log-normalised values; all else by the pretrained z,
             from which differences between conditions are gone.
         guide_key
-            obs column to start from in place of a partition that is found.
+            obs column to start from in place of a partition that is found, for example one of
+            Leiden groups.
+        guide_weight
+            Weight of the cross-entropy to the starting partition at the start of the joint stage,
+            in nats per nat; it falls to 0 over the first two thirds of the stage.
+        balance_key
+            obs column whose groups come up equally often in training, however rare they are. Cells
+            without a label come up as often as without balancing where it is the column of labels.
         seed
             Of everything random: first weights (drawn anew by the first call), order of the cells,
             dropout, samples, start. Any other random state stays as it is. ``None`` takes
@@ -93,25 +103,36 @@ class StagedTrainingMixin:
         datasplitter_kwargs
             Further arguments of :class:`~scgmvae.loading.SeededDataSplitter`.
         plan_kwargs
-            Further arguments of :class:`~scgmvae.plan.StagedTrainingPlan`, for example
-            ``lr`` or ``guide_weight``.
+            Further arguments of :class:`~scgmvae.plan.StagedTrainingPlan`, for example ``lr``, or
+            ``classification_weight``, that of the cross-entropy of labelled cells (default 1).
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`.
 
         Raises
         ------
         KeyError
-            If ``guide_key`` is no obs column.
+            If ``guide_key`` or ``balance_key`` is no obs column.
         ValueError
-            If an argument is out of range.
+            If an argument is out of range, a column has missing values, or a query has nothing to
+            train.
+
+        Notes
+        -----
+        Where fewer than a tenth of the cells have labels, they come up so often that a tenth of
+        every minibatch has.
         """
         if self.adata is None:
             raise RuntimeError("The model has no data to train on: load it with adata=...")
+        if not any(parameter.requires_grad for parameter in self.module.parameters()):
+            raise ValueError(
+                "A query trains the weights of its new batches or other new categories, but this "
+                "one has none that the reference does not know. Read its results without training."
+            )
         is_first = not self.is_trained_
-        checks.check_columns(self.adata, guide_key=guide_key)
+        checks.check_columns(self.adata, guide_key=guide_key, balance_key=balance_key)
         checks.check_guide(self.adata, guide_key, self.n_components_)
         checks.check_at_least(1, max_epochs=max_epochs, batch_size=batch_size)
-        checks.check_at_least(0, pretrain_epochs=pretrain_epochs)
+        checks.check_at_least(0, pretrain_epochs=pretrain_epochs, guide_weight=guide_weight)
         goes_on = self.is_trained_ and self.module.mixture_started
         if guide_key is None and not goes_on and self.module.prior != "normal":
             check_start(start, self.n_components_)
@@ -140,6 +161,7 @@ class StagedTrainingMixin:
             validation_size=validation_size,
             shuffle_set_split=shuffle_set_split,
             batch_size=batch_size,
+            copies=self._copies(balance_key),
             **(datasplitter_kwargs or {}),
         )
         with torch.random.fork_rng(range(torch.cuda.device_count())):
@@ -149,12 +171,15 @@ class StagedTrainingMixin:
                 x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
                 rows = np.sort(splitter.external_indexing[0])
                 start_decoder(self.module, np.asarray(x[rows].mean(axis=0)).ravel())
-            plan = StagedTrainingPlan(
-                self.module,
-                pretrain_epochs=pretrain_epochs,
-                joint_epochs=max_epochs,
-                **(plan_kwargs or {}) | ({"guide_weight": 0.0} if goes_on else {}),
-            )
+            settings_of_plan = {
+                "pretrain_epochs": pretrain_epochs,
+                "joint_epochs": max_epochs,
+                "guide_weight": 0.0 if goes_on else guide_weight,
+                **(plan_kwargs or {}),
+            }
+            if self.reference_categories_ is not None:
+                settings_of_plan["weight_decay"] = 0.0  # it would move what is frozen
+            plan = StagedTrainingPlan(self.module, **settings_of_plan)
 
             def start_from_data() -> NDArray[np.integer]:
                 return self._start_mixture(np.sort(splitter.train_idx), start, guide_key, seed)
@@ -176,7 +201,35 @@ class StagedTrainingMixin:
             runner()
         self.mixture_started_ = self.module.mixture_started
         self._model_summary_string = self._summary()
+        if self.module.mixture_started and self.reference_categories_ is None:
+            self._remember_distances(self._posteriors(indices=splitter.train_idx))
         self.annotate()
+
+    def _copies(self, balance_key: str | None) -> NDArray[np.floating] | None:
+        """How often each cell comes up in an epoch, (n,); ``None`` is once each."""
+        n_obs, labels = self.adata.n_obs, self._label_codes()
+        copies = np.ones(n_obs)
+        is_labelled = labels >= 0
+        if balance_key is not None:
+            groups = self.adata.obs[balance_key].astype("category").cat.codes.to_numpy()
+            balanced = np.ones(n_obs, dtype=bool)
+            if balance_key == self.registry_[scvi_constants._SETUP_ARGS_KEY]["labels_key"]:
+                balanced = is_labelled
+            _, group, sizes = np.unique(groups[balanced], return_inverse=True, return_counts=True)
+            copies[balanced] = balanced.sum() / (len(sizes) * sizes[group])
+        if 0 < is_labelled.sum() < LABELLED_SHARE * n_obs:
+            wanted = LABELLED_SHARE / (1 - LABELLED_SHARE) * copies[~is_labelled].sum()
+            copies[is_labelled] *= max(1.0, wanted / copies[is_labelled].sum())
+        return None if (copies == 1).all() else copies
+
+    def _label_codes(self) -> NDArray[np.int64]:
+        """Label of each cell as the number of its component, −1 where it has none, (n,)."""
+        n_labels = len(self._label_names)
+        if not n_labels:
+            return np.full(self.adata.n_obs, -1)
+        codes = self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)
+        codes = codes.ravel().astype(np.int64)
+        return np.where(codes == n_labels, -1, codes)  # the unlabelled category is the last code
 
     def _start_mixture(
         self, rows: NDArray[np.integer], start: Start, guide_key: str | None, seed: int
@@ -206,7 +259,9 @@ class StagedTrainingMixin:
         n_columns = None if self.module.classifier_input == "zx" else 0
         loader = self._make_data_loader(self.adata, rows, batch_size=1024)
         parts = [part | {x_key: part[x_key][:, :n_columns].clone()} for part in loader]
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        of_cells = [key for key in parts[0] if key not in loader.of_all_cells]
+        tensors = {key: torch.cat([part[key] for part in parts]) for key in of_cells}
+        return tensors | loader.of_all_cells
 
     def _partition(
         self,
@@ -217,23 +272,28 @@ class StagedTrainingMixin:
         seed: int,
     ) -> NDArray[np.int64]:
         """Starting components of the training cells, (n,), with labels in their places."""
+        representation = z
+        if self.module.is_count and not self.module.has_conditions:
+            counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+            representation = log_normalized_pcs(counts[rows], seed=seed)
         if guide_key is not None:
             column = self.adata.obs[guide_key].iloc[rows].astype("category")
             partition = by_size(column.cat.codes.to_numpy())
         else:
-            representation = z
-            if self.module.is_count and not self.module.has_conditions:
-                counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-                representation = log_normalized_pcs(counts[rows], seed=seed)
             partition = initial_partition(representation, self.n_components_, start, seed)
-        n_labels = self.module.n_labels
-        if n_labels:
-            labels = self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)
-            labels = labels.ravel()[rows].astype(np.int64)
-            labels[labels == n_labels] = -1  # the unlabelled category is the last code
-            partition = match_labels(partition, labels, n_labels, self.n_components_)
+        if self.module.n_labels:
+            partition = partition_by_labels(
+                representation,
+                partition,
+                self._label_codes()[rows],
+                self.module.n_labels,
+                self.n_components_,
+            )
         return partition
 
+
+LABELLED_SHARE = 0.1
+"""Share of labelled cells in a minibatch, unless there are more."""
 
 PRETRAIN_STEPS, JOINT_STEPS = 320, 1500
 """Minibatches of 128 in the stages, where the bounds on the epochs allow. Longer pretraining ends

@@ -111,6 +111,93 @@ def test_sparse_and_dense_data_give_the_same_minibatches(manager):
             assert torch.equal(one[name], other[name])
 
 
+# ----------------------------------------------------------------- cells that come up often
+
+
+def copies_of(loader, n_passes=1):
+    """How often each cell comes up in each pass, (n_passes, N)."""
+    passes = [np.concatenate(rows_of(loader)) for _ in range(n_passes)]
+    return np.stack([np.bincount(rows, minlength=N) for rows in passes])
+
+
+@pytest.fixture
+def seeded():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def make_copies(kind):
+    """Expected numbers of copies that sum to a whole number, or do not."""
+    copies = np.random.default_rng(0).uniform(0.1, 3.5, size=N)
+    total = {"whole_total": 180.0, "total_with_a_fraction": 180.4}[kind]
+    return copies * total / copies.sum()
+
+
+@pytest.mark.parametrize("kind", ["whole_total", "total_with_a_fraction"])
+def test_copies_are_expected_exactly_and_rounded_up_or_down(manager, seeded, kind):
+    copies = make_copies(kind)
+    loader = MinibatchLoader(manager, batch_size=1000, shuffle=True, copies=copies)
+    found = copies_of(loader, 600)
+    # every pass has the whole number nearest to the total, shared out in proportion
+    assert (found.sum(1) == 180).all()
+    expected = copies * 180 / copies.sum()
+    assert (np.abs(found - expected) < 1).all()
+    # the mean of 600 numbers that are rounded up or down, which vary by a quarter at most
+    np.testing.assert_allclose(found.mean(0), expected, atol=5 * 0.5 / np.sqrt(600))
+
+
+def test_a_whole_number_of_copies_comes_up_in_every_pass(manager, seeded):
+    copies = np.where(np.arange(N) < 3, 5.0, 1.0)
+    loader = MinibatchLoader(manager, batch_size=20, shuffle=True, copies=copies)
+    assert len(loader) == 6  # 115 cells
+    assert loader.n_obs_per_pass == 115
+    np.testing.assert_array_equal(copies_of(loader, 3), np.tile(copies, (3, 1)))
+
+
+def test_copies_of_one_each_are_a_plain_pass(manager, seeded):
+    loader = MinibatchLoader(manager, batch_size=50, shuffle=True, copies=np.ones(N))
+    np.testing.assert_array_equal(copies_of(loader), np.ones((1, N)))
+
+
+def test_copies_follow_the_rows_that_are_read(manager, seeded):
+    copies = np.arange(N, dtype=float)
+    loader = MinibatchLoader(manager, [2, 50, 3], batch_size=1000, shuffle=True, copies=copies)
+    found = copies_of(loader)[0]
+    assert found[[2, 3, 50]].tolist() == [2, 3, 50]
+    assert found.sum() == 55
+
+
+def test_copies_come_in_a_new_order_every_pass(manager, seeded):
+    loader = MinibatchLoader(manager, batch_size=1000, shuffle=True, copies=np.full(N, 2.0))
+    first, second = (rows_of(loader)[0] for _ in range(2))
+    assert len(first) == 2 * N
+    assert not np.array_equal(first, second)
+    # copies of a cell are not side by side
+    assert (first[1:] == first[:-1]).mean() < 0.1
+
+
+def test_cells_that_are_read_in_order_have_no_copies(manager):
+    loader = MinibatchLoader(manager, batch_size=1000, copies=np.full(N, 2.0))
+    np.testing.assert_array_equal(rows_of(loader)[0], np.arange(N))
+
+
+def test_a_rare_group_comes_up_as_often_as_a_common_one(manager, seeded):
+    group = np.repeat([0, 1], [98, 5])
+    copies = N / 2 / np.bincount(group)[group]
+    splitter = split(manager, train_size=1.0, batch_size=10, copies=copies)
+    loader = splitter.train_dataloader()
+    passes = copies_of(loader, 40)
+    of_groups = np.stack([passes[:, group == k].sum(1) for k in (0, 1)])
+    assert (of_groups.sum(0) == N).all()
+    # the rounding of five rare cells, which lie among the others
+    assert (np.abs(of_groups - N / 2) <= 2.5).all()
+    np.testing.assert_allclose(of_groups.mean(1), N / 2, atol=1)
+    # every rare cell alike, about ten times a pass
+    assert passes[:, group == 1].min() == 10
+    assert passes[:, group == 1].max() == 11
+
+
 # ---------------------------------------------------------------------- SeededDataSplitter
 
 

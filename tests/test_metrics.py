@@ -1,12 +1,19 @@
 """Tests of scgmvae.metrics: values worked out by hand, invariances, messages."""
 
+import sys
 from itertools import permutations
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from scgmvae.metrics import clustering_accuracy, clustering_scores, purity
+from scgmvae.metrics import (
+    calibration_error,
+    clustering_accuracy,
+    clustering_scores,
+    mixing_scores,
+    purity,
+)
 
 FUNCTIONS = [clustering_accuracy, purity, clustering_scores]
 
@@ -142,3 +149,121 @@ def test_errors(function, labels, clusters, message):
     """Every function refuses bad input and says what it received."""
     with pytest.raises(ValueError, match=message):
         function(labels, clusters)
+
+
+# ------------------------------------------------------------------------------- calibration
+
+
+def frame(of_a):
+    """Probabilities of the labels A and B."""
+    return pd.DataFrame({"A": of_a, "B": 1 - np.asarray(of_a)})
+
+
+@pytest.mark.parametrize(
+    ("labels", "of_a", "n_bins", "expected"),
+    [
+        pytest.param("AABB", [1, 1, 0, 0], 15, 0, id="sure_and_right"),
+        pytest.param("BBAA", [1, 1, 0, 0], 15, 1, id="sure_and_wrong"),
+        pytest.param("AAAA", [0.6] * 4, 15, 0.4, id="too_unsure"),
+        pytest.param("AAAB", [0.75] * 4, 15, 0, id="as_often_right_as_it_says"),
+        pytest.param("AAAB", [0.25] * 4, 15, 0.5, id="of_the_label_that_wins"),
+        # two bins: 0.9 with two of two right, 0.6 with none of two
+        pytest.param("AABB", [0.9, 0.9, 0.6, 0.6], 10, (0.2 + 1.2) / 4, id="two_bins"),
+        # one bin: 1.5 right of two, and two are, so that errors of either sign cancel
+        pytest.param("AABB", [0.9, 0.9, 0.6, 0.6], 1, abs(3.0 - 2) / 4, id="one_bin"),
+        # 0.55 of A and 0.55 of B fall into one bin, of which one is right
+        pytest.param("AA", [0.55, 0.45], 10, 0.05, id="labels_share_a_bin"),
+    ],
+)
+def test_calibration_error_by_hand(labels, of_a, n_bins, expected):
+    found = calibration_error(list(labels), frame(of_a), n_bins)
+    assert type(found) is float
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_draws_from_the_probabilities_are_calibrated():
+    rng = np.random.default_rng(0)
+    of_a = rng.uniform(size=20_000)
+    labels = np.where(rng.uniform(size=20_000) < of_a, "A", "B")
+    assert calibration_error(labels, frame(of_a)) < 0.02
+    # the same labels with everything said with more confidence
+    sharper = of_a**3 / (of_a**3 + (1 - of_a) ** 3)
+    assert calibration_error(labels, frame(sharper)) > 0.1
+
+
+def test_calibration_error_ignores_index_and_type_of_the_labels():
+    proba = frame([0.9, 0.8, 0.3]).set_axis(["x", "y", "z"])
+    expected = (0.1 + 0.2 + 0.7) / 3
+    for labels in (list("AAA"), pd.Categorical(list("AAA")), pd.Series(list("AAA"), [7, 8, 9])):
+        assert calibration_error(labels, proba) == pytest.approx(expected)
+
+
+def test_calibration_error_wants_a_label_per_row():
+    with pytest.raises(ValueError, match="2 labels and 3 rows"):
+        calibration_error(["A", "B"], frame([0.1, 0.2, 0.3]))
+
+
+# ------------------------------------------------------------------------------------ mixing
+
+
+@pytest.fixture(scope="module")
+def scib_metrics():
+    return pytest.importorskip("scib_metrics")
+
+
+def embedding(batch_shift, n=150):
+    """Two labels far apart, the batches of each as far as is said; batches and labels."""
+    rng = np.random.default_rng(0)
+    labels, batches = np.arange(n) % 2, np.arange(n) // 2 % 2
+    x = rng.normal(size=(n, 4))
+    x[:, 0] += 20 * labels
+    x[:, 1] += batch_shift * batches
+    return x, np.array(["b0", "b1"])[batches], np.array(["A", "B"])[labels]
+
+
+@pytest.mark.slow  # jax and numba compile
+def test_mixing_scores_tell_mixed_from_separated_batches(scib_metrics):
+    mixed, separated = (mixing_scores(*embedding(shift), n_neighbors=30) for shift in (0, 20))
+    assert list(mixed) == ["silhouette_label", "silhouette_batch", "iLISI", "cLISI"]
+    assert all(type(score) is float for score in mixed.values())
+    assert mixed["iLISI"] > 0.7
+    assert separated["iLISI"] < 0.05
+    assert mixed["silhouette_batch"] > 0.9
+    assert separated["silhouette_batch"] < 0.3
+    # labels are apart in both
+    assert mixed["cLISI"] == pytest.approx(1, abs=1e-3)
+    assert separated["cLISI"] == pytest.approx(1, abs=1e-3)
+    assert mixed["silhouette_label"] > 0.85
+
+
+@pytest.mark.slow  # jax and numba compile
+def test_mixing_scores_tell_labels_apart_from_labels_in_one_heap(scib_metrics):
+    x, batches, labels = embedding(0)
+    heap = mixing_scores(x[:, 1:], batches, labels, n_neighbors=30)
+    assert heap["cLISI"] < 0.3
+    assert heap["silhouette_label"] == pytest.approx(0.5, abs=0.05)
+    assert heap["iLISI"] > 0.7
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param(lambda x, b, t: (x, b[:-1], t), "150, 149 and 150", id="batches"),
+        pytest.param(lambda x, b, t: (x, b, t[:-2]), "150, 150 and 148", id="labels"),
+        pytest.param(lambda x, b, t: (x[:-3], b, t), "147, 150 and 150", id="embedding"),
+        pytest.param(
+            lambda x, b, t: (x, [None, *b[1:]], t), "batches must not hold missing", id="missing"
+        ),
+    ],
+)
+def test_mixing_scores_want_a_batch_and_a_label_per_cell(scib_metrics, change, words):
+    with pytest.raises(ValueError, match=words):
+        mixing_scores(*change(*embedding(0)))
+
+
+def test_mixing_scores_name_the_extra_that_they_need(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scib_metrics", None)
+    with pytest.raises(
+        ImportError, match=r"needs scib-metrics: pip install 'scgmvae\[benchmark\]'"
+    ):
+        mixing_scores(*embedding(0))

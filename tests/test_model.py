@@ -149,7 +149,7 @@ def test_hard_and_soft_predictions_agree(trained):
     hard = trained.predict()
     np.testing.assert_array_equal(hard, soft.columns[soft.to_numpy().argmax(1)])
     np.testing.assert_array_equal(hard, trained.adata.obs["scgmvae"].astype(str))
-    np.testing.assert_array_equal(soft, trained.adata.obsm["scgmvae_proba"])
+    np.testing.assert_allclose(soft, trained.adata.obsm["scgmvae_proba"], rtol=1e-5)
 
 
 def test_the_component_table_counts_cells(trained):
@@ -375,7 +375,7 @@ def test_new_data_can_be_annotated_under_another_name(trained, counts, change):
     )
     assert set(new.obsm) == {"X_other", "X_other_w", "other_proba"}
     added = {name for name in new.obs.columns.difference(columns) if not name.startswith("_scvi")}
-    assert added == {"other", "other_confidence"}
+    assert added == {"other", "other_confidence", "other_novelty"}
     assert "scgmvae" not in new.uns
 
 
@@ -408,8 +408,13 @@ def test_annotate_writes_these_keys_and_types(trained):
     assert all(values.dtype == np.float32 for values in adata.obsm.values())
     assert isinstance(adata.obs["scgmvae"].dtype, pd.CategoricalDtype)
     assert adata.obs["scgmvae"].cat.categories.tolist() == ["0", "1", "2"]
-    confidence = adata.obs["scgmvae_confidence"]
-    np.testing.assert_array_equal(confidence, adata.obsm["scgmvae_proba"].max(1))
+    confidence, novelty = adata.obs["scgmvae_confidence"], adata.obs["scgmvae_novelty"]
+    inside = (novelty < 0.99).to_numpy()
+    assert 290 < inside.sum() < 300
+    largest = adata.obsm["scgmvae_proba"].max(1)
+    np.testing.assert_allclose(confidence[inside], largest[inside], rtol=1e-5)
+    assert (confidence[~inside] < largest[~inside]).all()
+    np.testing.assert_array_equal(novelty, trained.get_novelty())
     settings = adata.uns["scgmvae"]
     assert settings["n_components"] == 3
     assert settings["components"].tolist() == ["0", "1", "2"]

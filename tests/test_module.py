@@ -194,16 +194,18 @@ def test_one_component_equals_a_vae_with_a_learned_prior_written_by_hand(prior):
     weights = {name: array(value) for name, value in module.state_dict().items()}
     x = tensors[KEYS.X_KEY].double().numpy()
     batch = np.eye(2)[tensors[KEYS.BATCH_KEY].numpy()[:, 0]]
-    c = np.concatenate([tensors[KEYS.CONT_COVS_KEY].numpy(), batch], axis=1)
+    covariates = tensors[KEYS.CONT_COVS_KEY].numpy()
 
     def hidden(trunk, inputs):
-        layer = f"{trunk}.layers.fc_layers.Layer 0"
-        value = np.concatenate([inputs, c], 1) @ weights[f"{layer}.0.weight"].T
-        value = value + weights[f"{layer}.0.bias"]
-        if f"{layer}.1.running_mean" in weights:
-            value = value - weights[f"{layer}.1.running_mean"]
-            value = value / np.sqrt(weights[f"{layer}.1.running_var"] + 1e-3)
-            value = value * weights[f"{layer}.1.weight"] + weights[f"{layer}.1.bias"]
+        layer, norm = f"{trunk}.linears.0", f"{trunk}.norms.0"
+        value = inputs @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
+        if trunk != "component_prior.trunk":  # which c does not enter
+            value = value + batch @ weights[f"{layer}.offsets.0"]
+            value = value + covariates @ weights[f"{layer}.slopes"].T
+        if f"{norm}.running_mean" in weights:
+            value = value - weights[f"{norm}.running_mean"]
+            value = value / np.sqrt(weights[f"{norm}.running_var"] + 1e-3)
+            value = value * weights[f"{norm}.weight"] + weights[f"{norm}.bias"]
         return np.maximum(value, 0)
 
     def linear(name, inputs):
@@ -699,10 +701,10 @@ SIGMA = 1.0
 
 def make_linear(trunk, inputs_weight):
     """Make the trunk's layer h = relu(±A inputs), of which a head forms any linear function."""
-    linear, norm = (trunk.layers.fc_layers[0][i] for i in range(2))
+    linear, norm = trunk.linears[0], trunk.norms[0]
     linear.weight.copy_(torch.cat([inputs_weight, -inputs_weight]))
     linear.bias.zero_()
-    if norm is not None:
+    if isinstance(norm, torch.nn.BatchNorm1d):
         norm.weight.fill_(1)
         norm.bias.zero_()
         norm.running_mean.zero_()

@@ -10,6 +10,7 @@ from scgmvae.networks import (
     LOG_SCALE_BOUND,
     Classifier,
     ComponentPrior,
+    ConditionedLinear,
     ConditionPrior,
     Conditions,
     ConditionSizes,
@@ -70,6 +71,77 @@ def test_bounded_exp_has_a_gradient_everywhere():
     expected = value.detach().numpy() / np.cosh(raw.detach().double().numpy() / 5) ** 2
     assert raw.grad.min() > 0
     np.testing.assert_allclose(raw.grad, expected, rtol=5e-3)
+
+
+# ------------------------------------------------------------------------- ConditionedLinear
+
+
+def weights_side_by_side(layer):
+    """The weight that :class:`torch.nn.Linear` would have on inputs, one-hots and covariates."""
+    parts = [] if layer.weight is None else [layer.weight]
+    parts += [offsets.T for offsets in layer.offsets.values()]
+    parts += [] if layer.slopes is None else [layer.slopes]
+    return torch.cat(parts, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("n_in", "sizes"),
+    [
+        pytest.param(G, SIZES, id="all"),
+        pytest.param(G, ConditionSizes((2, 3)), id="categorical"),
+        pytest.param(G, ConditionSizes((2, 1), 2), id="one_of_a_single_category"),
+        pytest.param(G, ConditionSizes((1,)), id="no_condition"),
+        pytest.param(0, SIZES, id="conditions_alone"),
+    ],
+)
+@pytest.mark.parametrize("shape", [(N,), (S, N)], ids=["cells", "samples"])
+def test_conditioned_linear_equals_linear_on_everything_side_by_side(n_in, sizes, shape):
+    layer = ConditionedLinear(n_in, 5, sizes)
+    c = Conditions(
+        tuple(torch.eye(n)[torch.randint(n, (N,))] for n in sizes.n_cat_list),
+        torch.randn(N, sizes.n_cont) if sizes.n_cont else None,
+    )
+    x = torch.randn(*shape, n_in)
+    beside = [one_hot for one_hot in c.one_hots if one_hot.shape[1] > 1]
+    beside += [] if c.continuous is None else [c.continuous]
+    everything = torch.cat([x, *(part.expand(*shape, -1) for part in beside)], dim=-1)
+    expected = nn.functional.linear(everything, weights_side_by_side(layer), layer.bias)
+    assert layer(x, c).shape == (*shape, 5)
+    torch.testing.assert_close(layer(x, c), expected)
+    # and starts as nn.Linear does, uniform up to one over the root of the number of inputs
+    bound = 1 / np.sqrt(max(1, everything.shape[-1]))
+    largest = max(p.abs().max().item() for p in layer.parameters())
+    assert 0.5 * bound < largest <= bound
+
+
+def test_categories_that_are_added_leave_the_others_to_the_bit():
+    layer = ConditionedLinear(G, 5, SIZES)
+    x, c = torch.randn(N, G), conditions()
+    before = layer(x, c).detach()
+    means = [layer.offsets[key].detach().mean(0) for key in ("0", "1")]
+    layer.extend((2, 5), (2, 3))
+    assert layer.offsets["0"].shape == (2, 5)
+    assert layer.offsets["1"].shape == (5, 5)
+    first, second = c.one_hots
+    wider = Conditions((first, nn.functional.pad(second, (0, 2))), c.continuous)
+    assert torch.equal(layer(x, wider), before)
+    # a new one starts as the mean of the known ones
+    assert torch.equal(layer.offsets["1"][3:], means[1].expand(2, -1))
+    layer.extend((4, 5), (2, 5))
+    assert torch.equal(layer.offsets["0"][2:], means[0].expand(2, -1))
+    assert all(offsets.requires_grad for offsets in layer.offsets.values())
+
+
+def test_a_condition_of_a_single_category_is_extended_from_zero():
+    layer = ConditionedLinear(G, 5, ConditionSizes((1,)))
+    x, one_hot = torch.randn(N, G), torch.ones(N, 1)
+    before = layer(x, Conditions((one_hot,))).detach()
+    assert list(layer.offsets) == []
+    layer.extend((3,), (1,))
+    assert torch.equal(layer.offsets["0"], torch.zeros(3, 5))
+    for k in range(3):
+        c = Conditions((torch.eye(3)[[k]].expand(N, -1),))
+        assert torch.equal(layer(x, c), before)
 
 
 # ---------------------------------------------------------------------------- ComponentPrior
@@ -137,7 +209,7 @@ NETWORKS = {
     "classifier": (lambda sizes: Classifier(L, sizes, K, N_HIDDEN), L, (K,)),
     "dirichlet": (lambda sizes: DirichletNetwork(L, sizes, K, N_HIDDEN), L, (K,)),
     "component_prior": (lambda sizes: ComponentPrior(L, W, sizes, K, N_HIDDEN), W, (K, 2 * L)),
-    "condition_prior": (lambda sizes: ConditionPrior(W, sizes, N_HIDDEN), W, (2 * W,)),
+    "condition_prior": (lambda sizes: ConditionPrior(W, sizes, N_HIDDEN), W, (W,)),
     "decoder": (lambda sizes: Decoder(L, sizes, G, 2, N_HIDDEN, 2), L, (2 * G,)),
 }
 NAMES = pytest.mark.parametrize("name", NETWORKS)
@@ -146,6 +218,8 @@ NAMES = pytest.mark.parametrize("name", NETWORKS)
 def outputs(name, network, inputs, c):
     """All that a network says of its inputs, concatenated along the last axis."""
     with torch.no_grad():
+        if name == "condition_prior":  # which has no input but c
+            return network(c).expand(*inputs.shape[:-1], -1)
         value = network(inputs, c)
         if name.startswith("encoder"):
             value = network.q_z(value) if name == "encoder_z" else network.q_w(value)
@@ -201,17 +275,16 @@ def test_a_condition_of_one_value_takes_no_weights(name):
     assert n_weights(2) == n_weights() + n_layers * 2 * N_HIDDEN
 
 
-@pytest.mark.parametrize("name", ["condition_prior"])
-def test_condition_prior_reads_conditions_alone(evaluate):
-    c = conditions()
-    one, other = (evaluate(torch.randn(N, W), c) for _ in range(2))
-    assert torch.equal(one, other)
-    # two cells under the same conditions have the same prior
+def test_cells_under_the_same_conditions_have_the_same_prior_of_w():
+    network, c = ConditionPrior(W, SIZES, N_HIDDEN), conditions()
     alike = Conditions(
         tuple(codes[:1].expand(N, -1) for codes in c.one_hots), c.continuous[:1].expand(N, -1)
     )
-    value = evaluate(torch.randn(N, W), alike)
-    np.testing.assert_allclose(value, value[:1].expand_as(value), rtol=1e-6)
+    with torch.no_grad():
+        value, others = network(alike), network(c)
+    assert torch.equal(value, value[:1].expand_as(value))
+    torch.testing.assert_close(value[0], others[0])
+    assert (others - others[0]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("name", ["dirichlet"])

@@ -112,8 +112,13 @@ def test_the_kl_weight_rises_over_a_fraction_of_pretraining(
 def test_the_guide_weight_falls_to_zero_over_a_fraction_of_the_joint_stage(
     adata, make_model, train
 ):
-    plan = {"guide_weight": 8.0, "guide_fraction": 0.5}
-    model = train(make_model(adata), max_epochs=4, pretrain_epochs=2, plan_kwargs=plan)
+    model = train(
+        make_model(adata),
+        max_epochs=4,
+        pretrain_epochs=2,
+        guide_weight=8.0,
+        plan_kwargs={"guide_fraction": 0.5},
+    )
     # at the ends of the epochs; pretraining has no guide, so what it logs says nothing
     np.testing.assert_allclose(column(model, "guide_weight")[2:], [4, 0, 0, 0], atol=1e-6)
 

@@ -1,0 +1,102 @@
+"""Genes of new data, brought to those of a model: the same order, absent ones marked as such."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scgmvae.checks import listed
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["OBSERVED_KEY", "match_genes", "observed_genes"]
+
+OBSERVED_KEY = "_scgmvae_observed"
+"""var column, and key of a minibatch: whether a gene was measured, (G,)."""
+
+SMALLEST_SHARE = 0.8
+"""Share of a model's genes that data must have to be mapped."""
+
+
+def match_genes(adata: AnnData, var_names: Sequence[str]) -> AnnData:
+    """The data with the model's genes in the model's order: ``adata`` itself where it has them so.
+
+    Genes that the data lacks get columns of zeros and ``False`` in the var column
+    ``"_scgmvae_observed"``, by which the model takes them as unobserved: the encoder treats them
+    as it treats genes that dropout hides, and the likelihood leaves them out.
+
+    Raises
+    ------
+    ValueError
+        If less than 80 % of the genes are there, or one of them occurs more than once.
+
+    Warns
+    -----
+    UserWarning
+        If genes are missing.
+    """
+    if np.array_equal(adata.var_names.astype(str), var_names):
+        return adata
+    wanted = pd.Index(var_names)
+    duplicated = adata.var_names[adata.var_names.duplicated()].intersection(wanted)
+    if len(duplicated):
+        raise ValueError(
+            f"Genes of the model occur more than once in the data: {listed(duplicated)}. Call "
+            "adata.var_names_make_unique() first."
+        )
+    observed = wanted.isin(adata.var_names)
+    if observed.all():
+        logger.info("Genes of the new data are put into the order of the model's.")
+        return adata[:, adata.var_names.get_indexer_for(wanted)].copy()
+    missing = wanted[~observed]
+    state = (
+        f"of the {len(wanted)} genes of the model the data lacks {len(missing)} "
+        f"({len(missing) / len(wanted):.1%}): {listed(missing)}"
+    )
+    if observed.mean() < SMALLEST_SHARE:
+        raise ValueError(
+            f"The data must have at least {SMALLEST_SHARE:.0%} of the model's genes, but {state}. "
+            "Are the genes named alike (symbols or Ensembl IDs)?"
+        )
+    warnings.warn(
+        f"Some genes are treated as unobserved: {state}. Results are less certain than with all.",
+        UserWarning,
+        stacklevel=3,
+    )
+    return _padded(adata, wanted, observed)
+
+
+def _padded(adata: AnnData, wanted: pd.Index, observed: NDArray[np.bool_]) -> AnnData:
+    """A copy with the wanted genes, zeros for those that are not observed."""
+    present = adata[:, adata.var_names.get_indexer_for(wanted[observed])]
+    columns = np.flatnonzero(observed)
+    ones = np.ones(len(columns), dtype=np.float32)
+    place = sparse.csr_matrix(
+        (ones, (np.arange(len(columns)), columns)), shape=(len(columns), len(wanted))
+    )
+
+    def pad(matrix):
+        padded = matrix @ place
+        return padded.tocsr() if sparse.issparse(padded) else np.asarray(padded)
+
+    return AnnData(
+        X=None if present.X is None else pad(present.X),
+        layers={name: pad(layer) for name, layer in present.layers.items()},
+        obs=adata.obs.copy(),
+        obsm=dict(adata.obsm),
+        var=present.var.reindex(wanted).assign(**{OBSERVED_KEY: observed}),
+        uns=dict(adata.uns),
+    )
+
+
+def observed_genes(adata: AnnData) -> NDArray[np.bool_] | None:
+    """Which genes were measured, (G,); ``None`` where all were."""
+    column = adata.var.get(OBSERVED_KEY)
+    return None if column is None else column.to_numpy(dtype=bool)

@@ -1,0 +1,390 @@
+"""Results read out of a model: embedding, components, labels, terms of the bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy.special import softmax
+from torch import Tensor
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+    StudentT,
+)
+from torch.quasirandom import SobolEngine
+
+__all__ = ["ResultsMixin"]
+
+READ_BATCH_SIZE = 1024
+"""Cells per minibatch where posteriors are read out: no gradients, so larger than in training."""
+
+N_POINTS = 16
+"""Points of q(z|x,c) that probabilities of components are averaged over."""
+
+N_QUANTILES = 1001
+"""Quantiles of the training cells' distances that a model keeps."""
+
+OUTERMOST = 0.01
+"""Share of the training cells, those furthest out, whose confidence is lowered."""
+
+
+class ResultsMixin:
+    """What a trained model says of cells."""
+
+    @property
+    def component_names(self) -> NDArray[np.str_]:
+        """Names of the K components: label names where they carry labels, else numbers.
+
+        Numbers that are themselves labels are left out.
+        """
+        labels = self._label_names
+        numbers = (str(k) for k in count(len(labels)) if str(k) not in labels)
+        n_free = max(0, (self.n_components_ or 0) - len(labels))
+        return np.array([*labels, *islice(numbers, n_free)])
+
+    @torch.inference_mode()
+    def _posteriors(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
+    ) -> dict[str, NDArray[np.float32]]:
+        """Parameters of the cells' posteriors, in one pass.
+
+        Returns
+        -------
+        ``z_loc``, ``z_var`` (n, L) and, once the mixture is started, ``w_loc``, ``w_var`` (n, W),
+        ``log_proba`` (n, K) of q(y|z,c) averaged over q(z|x,c), and ``distance`` (n,) of the mean
+        of z to the nearest component, in its standard deviations.
+        """
+        if dataloader is None:
+            adata = self._validate_anndata(adata)
+            dataloader = self._make_data_loader(
+                adata, indices=indices, batch_size=batch_size or READ_BATCH_SIZE
+            )
+        self.module.eval()
+        noise = self._noise()
+        parts: dict[str, list[Tensor]] = {}
+        for tensors in dataloader:
+            outputs = self.module.inference(
+                **self.module._get_inference_input(tensors), sample=False
+            )
+            z, w = outputs["z"], outputs["w"]
+            values = {"z_loc": z, "z_var": outputs["qz"].variance}
+            if self.module.mixture_started:
+                p_z = self.module.component_density(w, tensors)
+                distances = ((z.unsqueeze(-2) - p_z.loc) / p_z.scale).norm(dim=-1)  # (n, K)
+                log_proba = self.module.classify(z + outputs["qz"].scale * noise, tensors)
+                log_proba = torch.logsumexp(log_proba.log_softmax(-1), 0) - math.log(len(noise))
+                values |= {
+                    "w_loc": w,
+                    "w_var": outputs["qw"].variance,
+                    "log_proba": log_proba,
+                    "distance": distances.min(-1).values,
+                }
+            for name, value in values.items():
+                parts.setdefault(name, []).append(value.cpu())
+        if not parts:
+            raise ValueError("indices must select at least one cell, but it selects none.")
+        return {name: torch.cat(values).numpy() for name, values in parts.items()}
+
+    def _noise(self) -> Tensor:
+        """Points that stand for N(0, I) of z, (S, 1, L), the same for every cell."""
+        n_latent = self.module.n_latent
+        uniform = SobolEngine(n_latent, scramble=True, seed=0).draw(N_POINTS)
+        normal = torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6).double())
+        return normal.float().unsqueeze(1).to(self.device)
+
+    def _check_mixture(self) -> None:
+        """Raise ``RuntimeError`` where there are no trained components to speak of."""
+        self._check_if_trained(warn=False)
+        if not self.module.mixture_started:
+            why = (
+                "its prior is 'normal', which has none"
+                if self.module.prior == "normal"
+                else "training ended before they were started; call train() to go on"
+            )
+            raise RuntimeError(f"The model has no components: {why}.")
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        batch_size: int | None = None,
+        return_dist: bool = False,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
+        *,
+        which: Literal["z", "w"] = "z",
+        seed: int = 0,
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Latent representation of the cells.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        indices
+            Rows to use.
+        give_mean
+            Posterior means, or else one draw from the posteriors.
+        batch_size
+            Cells at a time.
+        return_dist
+            Return means and variances.
+        dataloader
+            Minibatches to use in place of ``adata``.
+        which
+            ``"z"``, or ``"w"``, the latent that places the components.
+        seed
+            Of the draw.
+
+        Returns
+        -------
+        Array ``(n, L)`` (``(n, W)`` for w), or the pair of means and variances.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is untrained, or has no w.
+        """
+        self._check_if_trained(warn=False)
+        if which not in ("z", "w"):
+            raise ValueError(f"which must be 'z' or 'w', but it is {which!r}.")
+        if which == "w":
+            self._check_mixture()
+        posteriors = self._posteriors(adata, indices, batch_size, dataloader)
+        loc, variance = posteriors[f"{which}_loc"], posteriors[f"{which}_var"]
+        if return_dist:
+            return loc, variance
+        if give_mean:
+            return loc
+        noise = np.random.default_rng(seed).standard_normal(loc.shape, dtype=np.float32)
+        return loc + np.sqrt(variance) * noise
+
+    def predict(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        soft: bool = False,
+        batch_size: int | None = None,
+        *,
+        components: bool = False,
+    ) -> NDArray[np.str_] | pd.DataFrame:
+        r"""Label of each cell, or its component where there are no labels.
+
+        .. math::
+            p(l|x) = q(l) / \textstyle\sum_{l'} q(l'), \qquad
+            q(k) = \mathbb{E}_{q(z|x,c)}[q(y{=}k|z,c)]
+
+        with the sum over the components that carry labels. The others stand for types that no
+        label names: their cells get the label that comes nearest, and show with
+        ``components=True``.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model, seen in training or not; ``None`` is the model's own.
+        indices
+            Rows to use.
+        soft
+            Return probabilities in place of the most probable name.
+        batch_size
+            Cells at a time.
+        components
+            Predict among all K components. A model without labels does so anyway.
+
+        Returns
+        -------
+        Names ``(n,)``, or a DataFrame ``(n, n_labels)`` or ``(n, K)`` of probabilities, cells ×
+        names.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no trained components.
+
+        Notes
+        -----
+        The expectation over q(z|x,c) is taken at 16 quasi-random points, the same for every cell.
+        The probabilities at the mean of z alone are too sure of themselves.
+        """
+        self._check_mixture()
+        adata = self._validate_anndata(adata)
+        logits = self._posteriors(adata, indices, batch_size)["log_proba"]
+        names = self.component_names
+        if self._label_names and not components:
+            names = names[: len(self._label_names)]
+        logits = logits[:, : len(names)]
+        if not soft:
+            return names[logits.argmax(1)]
+        obs_names = adata.obs_names if indices is None else adata.obs_names[indices]
+        return pd.DataFrame(softmax(logits, axis=1), index=obs_names, columns=names)
+
+    def get_novelty(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+    ) -> NDArray[np.float64]:
+        r"""How far out each cell lies of what the model was trained on.
+
+        .. math::
+            \delta = \min_k \lVert (z - \mu_k(w,c)) / \sigma_k(w,c) \rVert
+
+        at the posterior means of z and w: the density of the nearest component is
+        :math:`e^{-\delta^2/2}` of its peak. The novelty is the share of the training cells that
+        have a smaller distance, so among these themselves it is uniform. Near 1 a cell fits no
+        component.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        indices
+            Rows to use.
+        batch_size
+            Cells at a time.
+
+        Returns
+        -------
+        Array ``(n,)`` of values in [0, 1].
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no trained components.
+
+        Notes
+        -----
+        Cells like those trained on, but not seen in training, lie nearer to the components than
+        the training cells do, because the encoder knows less of them; half of them may have a
+        novelty below 0.25. So compare the novelty of groups of new cells with one another too.
+        """
+        self._check_mixture()
+        return self._novelty(self._posteriors(adata, indices, batch_size)["distance"])
+
+    def _novelty(self, distance: NDArray[np.floating]) -> NDArray[np.float64]:
+        shares = np.linspace(0, 1, N_QUANTILES)
+        return np.interp(distance, self.distance_quantiles_, shares)
+
+    def _remember_distances(self, posteriors: dict[str, NDArray]) -> None:
+        """Keep the training cells' distances, which those of new cells are compared with."""
+        shares = np.linspace(0, 1, N_QUANTILES)
+        self.distance_quantiles_ = np.quantile(posteriors["distance"].astype(float), shares)
+
+    def _confidence(self, proba: NDArray, novelty: NDArray) -> NDArray[np.float32]:
+        """Probability of the chosen component, towards 0 for the outermost cells, (n,)."""
+        return (proba.max(1) * ((1 - novelty) / OUTERMOST).clip(max=1)).astype(np.float32)
+
+    @torch.inference_mode()
+    def get_elbo_terms(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        """Terms of the negative ELBO of each cell.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        indices
+            Rows to use.
+        batch_size
+            Cells at a time.
+
+        Returns
+        -------
+        DataFrame, cells × terms, in nats; the ELBO of a cell is minus the sum of its row. The
+        terms are estimated with one sample of z and w.
+        """
+        self._check_if_trained(warn=False)
+        adata = self._validate_anndata(adata)
+        parts = []
+        for tensors in self._make_data_loader(adata, indices=indices, batch_size=batch_size):
+            _, _, output = self.module(tensors)
+            terms = output.reconstruction_loss | output.kl_local
+            parts.append(pd.DataFrame({name: term.cpu() for name, term in terms.items()}))
+        table = pd.concat(parts, ignore_index=True)
+        table.index = adata.obs_names if indices is None else adata.obs_names[indices]
+        return table
+
+    def component_table(self, adata: AnnData | None = None) -> pd.DataFrame:
+        r"""How the components are used.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+
+        Returns
+        -------
+        DataFrame with a row per component: ``n_cells`` assigned, their ``share``, the model's
+        ``weight`` π, ``mean_confidence`` (probability of the component in its cells),
+        ``entropy`` −s log s of the share in nats, whose sum is the entropy of use (log K where
+        all are used alike), and ``is_empty``.
+        """
+        self._check_mixture()
+        proba = np.exp(self._posteriors(adata)["log_proba"])
+        component = proba.argmax(1)
+        n_cells = np.bincount(component, minlength=proba.shape[1])
+        share = n_cells / len(proba)
+        confidence = pd.Series(proba.max(1)).groupby(component).mean()
+        return pd.DataFrame(
+            {
+                "n_cells": n_cells,
+                "share": share,
+                "weight": self.module.log_weights.detach().exp().cpu().numpy(),
+                "mean_confidence": confidence.reindex(range(proba.shape[1])).to_numpy(),
+                "entropy": -share * np.log(np.where(share > 0, share, 1.0)),
+                "is_empty": n_cells == 0,
+            },
+            index=pd.Index(self.component_names, name="component"),
+        )
+
+    @torch.inference_mode()
+    def get_aggregated_posterior(
+        self,
+        adata: AnnData | None = None,
+        indices: NDArray[np.integer] | None = None,
+        batch_size: int | None = None,
+        dof: float | None = 3.0,
+    ) -> Distribution:
+        """Mixture of the cells' posteriors of z.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        indices
+            Rows to use.
+        batch_size
+            Cells at a time.
+        dof
+            Degrees of freedom of Student's t; ``None`` takes Gaussians.
+
+        Notes
+        -----
+        scvi-tools 1.4.2 puts the variance where the scale belongs; this does not.
+        """
+        self._check_if_trained(warn=False)
+        posteriors = self._posteriors(adata, indices, batch_size)
+        loc = torch.as_tensor(posteriors["z_loc"], device=self.device)
+        scale = torch.as_tensor(posteriors["z_var"], device=self.device).sqrt()
+        component = Normal(loc, scale) if dof is None else StudentT(dof, loc, scale)
+        weights = Categorical(logits=torch.zeros(len(loc), device=self.device))
+        return MixtureSameFamily(weights, Independent(component, 1))
