@@ -38,6 +38,9 @@ def summarise(rows: pd.DataFrame, by: Iterable[str], digits: int = 3) -> pd.Data
     """Mean ± sd over seeds of every numeric column, one line per group."""
 
     def mean_sd(values: pd.Series) -> str:
+        values = values.dropna()
+        if values.empty:
+            return ""
         sd = np.std(values, ddof=1) if len(values) > 1 else 0.0
         return f"{np.mean(values):.{digits}f} ± {sd:.{digits}f}"
 
@@ -51,3 +54,20 @@ def write(path: Path, rows: pd.DataFrame, **notes: object) -> None:
     records = json.loads(rows.to_json(orient="records", double_precision=6))
     content = {"machine": machine(), **notes, "rows": records}
     path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def merge(
+    path: Path, rows: Iterable[dict[str, object]], keys: Iterable[str], **notes: object
+) -> pd.DataFrame:
+    """Write rows into a file that may hold others, and return all that it holds then.
+
+    Rows replace those with the same values of ``keys``. Machine and notes are those of the last
+    write.
+    """
+    keys, rows = list(keys), list(rows)
+    old = json.loads(path.read_text())["rows"] if path.exists() else []
+    renewed = {tuple(row[key] for key in keys) for row in rows}
+    kept = [row for row in old if tuple(row[key] for key in keys) not in renewed]
+    merged = pd.DataFrame(kept + rows)
+    write(path, merged, **notes)
+    return merged

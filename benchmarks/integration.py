@@ -1,0 +1,174 @@
+"""Cells of several batches or conditions: mixing, query mapping, learned p(w|c).
+
+    SCGMVAE_DATA_DIR=... python benchmarks/integration.py [--tasks mixing] [--seeds 0 1 2]
+
+*mixing*: sc_mixology, five batches. Cell-line ARI of the clusters, told K or not, and how well the
+embedding mixes batches (iLISI) and keeps lines apart (cLISI). SCVI and SCANVI get k-means, told K;
+SCANVI gets labels of a tenth of the cells.
+*query*: the three CEL-seq2 plates of sc_mixology are the reference, with labels; CEL-seq2 and
+Drop-seq are mapped to it without.
+*conditions*: the conditional toy, unsupervised, with standard and learned p(w|c).
+
+Rows are merged into a JSON per task after every fit; ``--short`` runs few epochs on simulated
+data.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import peers
+from anndata import AnnData
+from common import merge, set_threads, summarise
+from labels import draw_labelled
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.metrics import silhouette_score
+
+import scgmvae
+from scgmvae.metrics import clustering_scores, mixing_scores
+
+TYPE, BATCH, KEY, UNLABELED = "cell_type", "batch", "label", "unknown"
+QUERIES = ["sc_celseq2", "sc_dropseq"]
+SHORT = {"max_epochs": 2, "pretrain_epochs": 2}
+
+
+def load(short: bool) -> AnnData:
+    if not short:
+        return scgmvae.datasets.load("sc_mixology")
+    adata = scgmvae.datasets.synthetic_counts(300, 80, n_components=3, n_batches=3)
+    adata.obs[TYPE] = adata.obs["component"].astype(str)
+    names = ["plate", *QUERIES]
+    adata.obs[BATCH] = [names[code] for code in adata.obs[BATCH].cat.codes]
+    return adata
+
+
+def train(model: scgmvae.SCGMVAE, seed: int, short: bool) -> scgmvae.SCGMVAE:
+    model.train(seed=seed, enable_progress_bar=False, **(SHORT if short else {}))
+    return model
+
+
+# ---------------------------------------------------------------------------------- mixing
+
+
+def mixing(seed: int, short: bool) -> list[dict[str, object]]:
+    adata = load(short)
+    types, batches = adata.obs[TYPE].astype(str), adata.obs[BATCH].astype(str)
+    n_types = types.nunique()
+
+    def row(method: str, latent: NDArray, clusters: NDArray | None = None) -> dict[str, object]:
+        if clusters is None:
+            clusters = KMeans(n_types, n_init=10, random_state=seed).fit_predict(latent)
+        scores = clustering_scores(types, clusters) | mixing_scores(latent, batches, types)
+        return {"method": method, "seed": seed, **scores}
+
+    rows = []
+    for told, n_components in (("given", n_types), ("found", None)):
+        data = adata.copy()
+        scgmvae.SCGMVAE.setup_anndata(data, batch_key=BATCH)
+        model = train(scgmvae.SCGMVAE(data, n_components=n_components), seed, short)
+        name = f"scgmvae, K {told}"
+        rows.append(row(name, model.get_latent_representation(), model.predict()))
+    max_epochs = 2 if short else None
+    model = peers.scvi_latent(adata, seed, BATCH, max_epochs=max_epochs)
+    rows.append(row("SCVI", model.get_latent_representation()))
+    is_labelled = draw_labelled(types, 0.1, seed)
+    adata.obs[KEY] = types.where(is_labelled, UNLABELED)
+    for name, model in peers.scanvi(adata, KEY, UNLABELED, seed, BATCH, 10, max_epochs).items():
+        rows.append(row(name, model.get_latent_representation()))
+    return rows
+
+
+# ----------------------------------------------------------------------------------- query
+
+
+def query(seed: int, short: bool) -> list[dict[str, object]]:
+    adata = load(short)
+    is_query = adata.obs[BATCH].isin(QUERIES)
+    adata.obs = adata.obs[[TYPE, BATCH]].astype(str)
+    reference, new = adata[~is_query].copy(), adata[is_query].copy()
+    truth = new.obs[TYPE].to_numpy()
+    new.obs[TYPE] = UNLABELED
+
+    def row(method: str, predicted: NDArray) -> dict[str, object]:
+        return {"method": method, "seed": seed, "ACC": float((predicted == truth).mean())}
+
+    scgmvae.SCGMVAE.setup_anndata(
+        reference, batch_key=BATCH, labels_key=TYPE, unlabeled_category=UNLABELED
+    )
+    model = train(scgmvae.SCGMVAE(reference), seed, short)
+    before = model.get_latent_representation()
+    mapped = scgmvae.SCGMVAE.load_query_data(new.copy(), model)
+    rows = [row("scgmvae, query not trained", mapped.predict())]
+    mapped.train(seed=seed, enable_progress_bar=False, **({"max_epochs": 2} if short else {}))
+    rows.append(row("scgmvae", mapped.predict()))
+    rows[-1]["reference_moved"] = float(
+        not np.array_equal(before, mapped.get_latent_representation(reference))
+    )
+    both = adata.copy()
+    both.obs[TYPE] = both.obs[TYPE].where(~is_query, UNLABELED)
+    scgmvae.SCGMVAE.setup_anndata(
+        both, batch_key=BATCH, labels_key=TYPE, unlabeled_category=UNLABELED
+    )
+    model = train(scgmvae.SCGMVAE(both), seed, short)
+    rows.append(row("scgmvae, trained on both", model.predict()[is_query.to_numpy()]))
+    max_epochs = 2 if short else None
+    predicted, _ = peers.scanvi_query(reference, new, TYPE, UNLABELED, seed, BATCH, 10, max_epochs)
+    rows.append(row("scANVI with scArches", predicted))
+    return rows
+
+
+# ------------------------------------------------------------------------------ conditions
+
+
+def conditions(seed: int, short: bool) -> list[dict[str, object]]:
+    rows = []
+    for condition_prior in ("standard", "learned"):
+        adata = scgmvae.datasets.blobs(20 if short else 200, seed=seed)
+        scgmvae.SCGMVAE.setup_anndata(adata, categorical_covariate_keys=["condition"])
+        model = scgmvae.SCGMVAE(
+            adata, n_components=5, likelihood="gaussian", condition_prior=condition_prior
+        )
+        train(model, seed, short)
+        by = adata.obs["condition"]
+        rows.append(
+            {
+                "method": f"p(w|c) {condition_prior}",
+                "seed": seed,
+                "ACC": clustering_scores(adata.obs["class"], model.predict())["ACC"],
+                "silhouette_w": float(silhouette_score(adata.obsm["X_scgmvae_w"], by)),
+                "silhouette_z": float(silhouette_score(adata.obsm["X_scgmvae"], by)),
+            }
+        )
+    return rows
+
+
+TASKS = {"mixing": mixing, "query": query, "conditions": conditions}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--short", action="store_true")
+    args = parser.parse_args()
+    set_threads(args.threads)
+    if args.short:
+        args.seeds = [0]
+    for task in args.tasks:
+        path = args.out / f"integration-{task}.json"
+        for seed in args.seeds:
+            rows = TASKS[task](seed, args.short)
+            keys = ["method", "seed"]
+            table = merge(path, rows, keys, script="integration.py", short=args.short)
+            print(pd.DataFrame(rows).round(3).to_string(index=False), flush=True)
+        print(summarise(table, ["method"]).to_string())
+
+
+if __name__ == "__main__":
+    main()
