@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from numpy.typing import NDArray
 from scipy import sparse
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,6 @@ __all__ = [
     "check_continuous",
     "check_counts",
     "check_finite",
-    "check_known_value",
     "check_guide",
     "check_key_added",
     "check_labels",
@@ -32,11 +32,12 @@ __all__ = [
     "check_size_factors",
     "check_unit_interval",
     "check_whole",
+    "code_of",
     "default_layer",
-    "known_labels_only",
+    "finite_number",
     "listed",
+    "rows_of",
     "unchanged_on_error",
-    "used_categories_only",
 ]
 
 CHUNK = 10_000
@@ -72,46 +73,6 @@ def unchanged_on_error(adata: AnnData) -> Iterator[None]:
                 if mapping.get(key) is not value:
                     mapping[key] = value
         raise
-
-
-@contextmanager
-def known_labels_only(
-    adata: AnnData, labels_key: str | None, known: Sequence[str], unlabeled_category: str
-) -> Iterator[None]:
-    """Within the block, cells whose label is missing or unknown to the model are unlabelled.
-
-    Reading results out of new data needs no labels. The column is as before after the block.
-    """
-    if labels_key is None:
-        yield
-        return
-    before = adata.obs.get(labels_key)
-    labels = pd.Series(unlabeled_category, index=adata.obs_names, dtype=object)
-    if before is not None:
-        names = before.astype(str)
-        labels = names.where(names.isin([str(name) for name in known]), unlabeled_category)
-    adata.obs[labels_key] = labels.astype(object)
-    try:
-        yield
-    finally:
-        if before is None:
-            adata.obs.drop(columns=labels_key, inplace=True, errors="ignore")
-        else:
-            adata.obs[labels_key] = before
-
-
-@contextmanager
-def used_categories_only(adata: AnnData, labels_key: str | None) -> Iterator[None]:
-    """Within the block, the column has no category without cells: it would be a label of none."""
-    before = None if labels_key is None else adata.obs[labels_key]
-    if not isinstance(getattr(before, "dtype", None), pd.CategoricalDtype):
-        yield
-        return
-    adata.obs[labels_key] = before.cat.remove_unused_categories()
-    try:
-        yield
-    finally:
-        adata.obs[labels_key] = before
 
 
 def check_not_view(adata: AnnData) -> None:
@@ -201,7 +162,7 @@ def check_layer(adata: AnnData, layer: str | None) -> None:
 
 def check_labels(adata: AnnData, labels_key: str, unlabeled_category: str) -> None:
     """Raise ``ValueError`` where no cell has a label."""
-    if (adata.obs[labels_key] == unlabeled_category).all():
+    if (adata.obs[labels_key].astype(str) == str(unlabeled_category)).all():
         raise ValueError(
             f"At least one cell needs a label, but all in the obs column {labels_key!r} are "
             f"{unlabeled_category!r}. Leave labels_key out to train without labels."
@@ -360,17 +321,57 @@ def check_categories(adata: AnnData, column: str, known: Sequence[object]) -> No
     if unseen:
         raise ValueError(
             f"The obs column {column!r} of the new data holds categories that the model was not "
-            f"trained on: {listed(unseen)}. Known are: {listed(list(known))}."
+            f"trained on: {listed(unseen)}. Known are: {listed(list(known))}. To map them to the "
+            "model, make a model of the new data with SCGMVAE.load_query_data(adata, model)."
         )
 
 
-def check_known_value(column: str, value: object, known: Sequence[object]) -> None:
-    """Raise ``ValueError`` where a value of a categorical condition is not known to the model."""
-    if str(value) not in {str(name) for name in known}:
+def code_of(column: str, value: object, categories: Sequence[object]) -> int:
+    """Number of a category of a condition; ``ValueError`` where the model does not know it."""
+    names = [str(name) for name in categories]
+    if str(value) not in names:
         raise ValueError(
             f"{value!r} is no value of the condition {column!r} that the model was trained on. "
-            f"Known are: {listed(list(known))}."
+            f"Known are: {listed(names)}."
         )
+    return names.index(str(value))
+
+
+def finite_number(column: str, value: object) -> float:
+    """Value of a continuous condition; ``ValueError`` where it is no finite number."""
+    number = pd.to_numeric(value, errors="coerce") if np.ndim(value) == 0 else np.nan
+    if not np.isfinite(number):
+        raise ValueError(
+            f"{column!r} is a continuous condition, so its value must be a finite number, but it "
+            f"is {value!r}."
+        )
+    return float(number)
+
+
+def rows_of(adata: AnnData, indices: Sequence[int] | Sequence[bool] | None) -> NDArray[np.int64]:
+    """Row numbers that ``indices`` select: numbers, or a mask of all cells; ``None`` is all.
+
+    Raises
+    ------
+    ValueError
+        If they select no cell, or one that is not there.
+    """
+    if indices is None:
+        return np.arange(adata.n_obs)
+    indices = np.asarray(indices)
+    if indices.dtype == bool and len(indices) == adata.n_obs:
+        indices = np.flatnonzero(indices)
+    is_number = np.issubdtype(indices.dtype, np.integer) and indices.ndim == 1
+    if (
+        not len(indices)
+        or not is_number
+        or not np.isin(indices, np.arange(-adata.n_obs, adata.n_obs)).all()
+    ):
+        raise ValueError(
+            "indices must select at least one cell, by numbers below the number of cells "
+            f"({adata.n_obs}) or by a mask of that length, but they are {indices!r:.100}."
+        )
+    return indices.astype(np.int64) % adata.n_obs
 
 
 def default_layer(adata: AnnData) -> str | None:

@@ -14,7 +14,6 @@ from scvi.data._utils import _assign_adata_uuid, _check_if_view
 from scvi.data.fields import (
     CategoricalJointObsField,
     CategoricalObsField,
-    LabelsWithUnlabeledObsField,
     LayerField,
     NumericalJointObsField,
     NumericalObsField,
@@ -22,6 +21,7 @@ from scvi.data.fields import (
 
 from scgmvae import checks
 from scgmvae.genes import match_genes
+from scgmvae.label_field import LabelsField
 from scgmvae.likelihoods import COUNT_LIKELIHOODS, Likelihood
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ __all__ = ["FieldsMixin"]
 
 class FieldsMixin:
     """``setup_anndata``, ``load`` and the checks of new data."""
+
+    _matched: AnnData | None = None
 
     @classmethod
     def setup_anndata(
@@ -61,9 +63,10 @@ class FieldsMixin:
         labels_key
             obs column of labels; the first components stand for them.
         unlabeled_category
-            Value in that column of cells without a label.
+            Value in that column of cells without a label. Names are compared as strings.
         size_factor_key
-            obs column of positive size factors, used in place of the observed library size.
+            obs column of positive size factors, used in place of the observed library size. Their
+            unit does not matter.
         categorical_covariate_keys, continuous_covariate_keys
             obs columns of further conditions.
         **kwargs
@@ -97,9 +100,7 @@ class FieldsMixin:
         else:
             if source is None:
                 checks.check_labels(adata, labels_key, unlabeled_category)
-            labels = LabelsWithUnlabeledObsField(
-                REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category
-            )
+            labels = LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category)
         fields = [
             # What suits as data depends on the likelihood, which the constructor knows.
             LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
@@ -110,12 +111,7 @@ class FieldsMixin:
             NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
         ]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        if source is None:
-            known = checks.used_categories_only(adata, labels_key)
-        else:
-            names = cls._labels_of(source)
-            known = checks.known_labels_only(adata, labels_key, names, unlabeled_category)
-        with checks.unchanged_on_error(adata), known:
+        with checks.unchanged_on_error(adata):
             if cls._original_of(adata) is not None:
                 _assign_adata_uuid(adata, overwrite=True)
             manager.register_fields(adata, **kwargs)
@@ -133,7 +129,7 @@ class FieldsMixin:
         """Names of the labels in the order of their components; none without labels."""
         fields = registry[scvi_constants._FIELD_REGISTRIES_KEY]
         state = fields[REGISTRY_KEYS.LABELS_KEY][scvi_constants._STATE_REGISTRY_KEY]
-        if LabelsWithUnlabeledObsField.UNLABELED_CATEGORY not in state:
+        if LabelsField.UNLABELED_CATEGORY not in state:
             return []
         return [str(name) for name in state["categorical_mapping"][:-1]]
 
@@ -165,9 +161,12 @@ class FieldsMixin:
         self, adata: AnnData | None = None, copy_if_view: bool = True
     ) -> AnnData:
         """Register new data with the model after checking it; reorder its genes if need be."""
+        if adata is None and self.adata is None:
+            raise RuntimeError("The model was loaded without data: pass the data to read.")
         if adata is None or adata is self.adata or self._knows(adata):
             return super()._validate_anndata(adata, copy_if_view)
-        adata = match_genes(adata, self.get_var_names())
+        given = adata
+        adata = match_genes(given, self.get_var_names())
         _check_if_view(adata, copy_if_view=copy_if_view)
         checks.check_obs_names(adata)
         setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
@@ -185,17 +184,27 @@ class FieldsMixin:
             checks.check_categories(adata, column, known)
         if self._is_copy(adata):
             _assign_adata_uuid(adata, overwrite=True)
-        known = checks.known_labels_only(
-            adata, setup["labels_key"], self._label_names, setup["unlabeled_category"]
-        )
-        with checks.unchanged_on_error(adata), known:
+        with checks.unchanged_on_error(adata):
             if self.adata_manager is not None:
                 manager = self.adata_manager.transfer_fields(adata)
                 self._register_manager_for_instance(manager)
             adata = super()._validate_anndata(adata, copy_if_view)
             manager = self.get_anndata_manager(adata, required=True)
             self._check_data(manager, self._module_kwargs["likelihood"])
+        if adata is not given:
+            self._forget_matched()
+            self._matched = adata
         return adata
+
+    def _forget_matched(self) -> None:
+        """Let go of the last copy that was made to match genes, unless it is the model's data."""
+        of_model = self._per_instance_manager_store.get(self.id, {})
+        for store in (of_model, self._setup_adata_manager_store):
+            for uuid in [
+                uuid for uuid, manager in store.items() if manager.adata is self._matched
+            ]:
+                if self._matched is not self.adata:
+                    del store[uuid]
 
     def _is_copy(self, adata: AnnData) -> bool:
         """Whether the data carries the identity of other data that is registered."""

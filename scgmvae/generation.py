@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,11 +18,37 @@ from torch import Tensor
 
 from scgmvae import checks
 from scgmvae.genes import OBSERVED_KEY
+from scgmvae.loading import MinibatchLoader
+from scgmvae.module import of_component
 
 __all__ = ["GenerationMixin"]
 
-Place = Callable[[dict[str, Tensor], dict[str, Tensor], dict[str, object]], Tensor]
-"""Where z comes from: minibatch, minibatch under the new conditions, inference outputs → z."""
+COMPONENT_KEY = "component"
+"""Key of a minibatch's given components, (n,)."""
+
+Place = Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, object]]
+"""Inference outputs whose z is to be decoded, of a minibatch as it is and under new conditions."""
+
+
+class Condition(NamedTuple):
+    """A registered condition and the value that it is set to."""
+
+    column: str
+    key: str
+    """Key of the field in a minibatch."""
+    position: int
+    """Column of the field."""
+    code: float
+    """What stands for the value in the field: the code of a category, or the value itself."""
+    categories: Sequence[object] | None
+    """All categories; ``None`` for a continuous condition."""
+
+    def values(self, index: pd.Index) -> pd.Series:
+        """Column for obs."""
+        if self.categories is None:
+            return pd.Series(self.code, index=index)
+        codes = np.full(len(index), self.code)
+        return pd.Series(pd.Categorical.from_codes(codes, self.categories), index=index)
 
 
 class GenerationMixin:
@@ -45,6 +71,8 @@ class GenerationMixin:
             \text{via z:}\quad z \sim q(z|x,c), \quad x' \sim p(x|z,c') \qquad
             \text{via w:}\quad w \sim q(w|x,c), \quad z = \mu_y(w,c'), \quad x' \sim p(x|z,c')
 
+        With the default ``condition_prior="standard"`` :math:`\mu_y` is a function of w alone.
+
         Parameters
         ----------
         adata
@@ -60,6 +88,7 @@ class GenerationMixin:
             mean under the new conditions place z.
         n_samples
             S, draws from the posterior of each cell, over which the expected counts are averaged.
+            The counts are drawn at the first.
         batch_size
             Cells at a time.
         seed
@@ -94,16 +123,24 @@ class GenerationMixin:
                 "conditions must name a registered condition and its new value, for example "
                 f"{{'condition': 'stimulated'}}. {self._registered_conditions()}"
             )
-        self._check_conditions(conditions)
+        resolved = self._resolve(conditions)
         adata = self._validate_anndata(adata)
-        rows = np.arange(adata.n_obs)[slice(None) if indices is None else indices]
-        place = self._place_by_component if via == "w" else _keep_z
-        generated = self._generate(adata, rows, conditions, place, n_samples, batch_size, seed)
+        rows = checks.rows_of(adata, indices)
+        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)
+
+        def place(tensors: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, object]:
+            outputs = self.module.inference(**self.module._get_inference_input(tensors))
+            if via == "w":
+                component = self.module.component_of(outputs["qz"].loc, tensors)
+                p_z = self.module.component_density(outputs["w"], new)
+                outputs["z"] = of_component(p_z.loc, component)
+            return outputs
+
+        generated = self._generate(loader, resolved, place, n_samples, seed, adata.var)
         obs = adata.obs.iloc[rows]
-        is_internal = obs.columns.str.startswith("_scvi")
-        obs = obs.loc[:, ~is_internal]
+        obs = obs.loc[:, ~obs.columns.str.startswith("_scvi")]
         former = {f"{column}_from": obs[column] for column in conditions}
-        generated.obs = obs.assign(**self._condition_columns(conditions, obs.index), **former)
+        generated.obs = obs.assign(**_columns(resolved, obs.index), **former)
         return generated
 
     def sample(
@@ -129,8 +166,8 @@ class GenerationMixin:
         n
             Number of cells.
         component
-            Label or name of a component (:attr:`component_names`), or its number; ``None`` draws
-            each cell's.
+            Label or name of a component (:attr:`component_names`), or its number, counted from 0
+            in the order of these names; ``None`` draws each cell's.
         conditions
             obs column of a registered condition → its value; ``None`` draws each cell's.
         batch_size
@@ -153,100 +190,88 @@ class GenerationMixin:
         """
         self._check_if_trained(warn=False)
         checks.check_whole(1, n=n)
-        conditions = conditions or {}
-        self._check_conditions(conditions)
-        has_components = self.module.mixture_started
-        components = None
+        if self.adata is None:
+            raise RuntimeError(
+                "The model has no data to draw library sizes from: load it with some."
+            )
+        resolved = self._resolve(conditions or {})
+        components = np.zeros(self.adata.n_obs, dtype=np.int64)
         wanted = np.ones(self.adata.n_obs, dtype=bool)
         if component is not None:
             self._check_mixture()
-        if has_components:
+        if self.module.mixture_started:
             components = self._components_of_cells()
         if component is not None:
             wanted = components == self._component_number(component, components)
-        for column in conditions.keys() & self._known_categories().keys():
-            has_value = self.adata.obs[column].astype(str) == str(conditions[column])
-            if (wanted & has_value).any():
-                wanted &= has_value.to_numpy()
+        for condition in resolved:
+            if condition.categories is not None:
+                has_value = self.adata.obs[condition.column].astype(str).to_numpy()
+                has_value = has_value == str(condition.categories[int(condition.code)])
+                if (wanted & has_value).any():
+                    wanted &= has_value
         rows = np.random.default_rng(seed).choice(np.flatnonzero(wanted), size=n)
-        own = None if components is None else torch.from_numpy(components[rows])
-        place = self._place_by_prior(own)
-        generated = self._generate(self.adata, rows, conditions, place, 1, batch_size, seed)
+        loader = self._make_data_loader(self.adata, indices=rows, batch_size=batch_size)
+        loader.extra[COMPONENT_KEY] = torch.from_numpy(components)
+
+        def place(tensors: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, object]:
+            outputs = self.module.inference(**self.module._get_inference_input(tensors))
+            if self.module.mixture_started:
+                outputs["z"] = self.module.sample_prior(tensors[COMPONENT_KEY], new)
+            else:
+                outputs["z"] = torch.randn_like(outputs["z"])
+            return outputs
+
+        generated = self._generate(loader, resolved, place, 1, seed, self.adata.var)
         index = pd.Index([f"generated_{i}" for i in range(n)])
-        obs = {} if own is None else {"component": self._categorical_components(components[rows])}
+        obs = {}
+        if self.module.mixture_started:
+            names = list(self.component_names)
+            obs["component"] = pd.Categorical.from_codes(components[rows], names)
         for column in self._condition_names():
             obs[column] = self.adata.obs[column].iloc[rows].set_axis(index)
-        obs |= self._condition_columns(conditions, index)
-        generated.obs = pd.DataFrame(obs, index=index)
+        generated.obs = pd.DataFrame(obs | _columns(resolved, index), index=index)
         return generated
-
-    # ---------------------------------------------------------------------- where z comes from
-
-    def _place_by_component(
-        self, tensors: dict[str, Tensor], new: dict[str, Tensor], outputs: dict[str, object]
-    ) -> Tensor:
-        """The component's mean under the new conditions at each cell's own w, (..., n, L)."""
-        y_logits = self.module.classify(outputs["qz"].loc, tensors)
-        q_y, _, _ = self.module._observe_labels(tensors, y_logits, None)
-        p_z = self.module.component_density(outputs["w"], new)
-        return _of_component(p_z.loc, q_y.argmax(-1))
-
-    def _place_by_prior(self, components: Tensor | None) -> Place:
-        """Draws from p(w|c) p(z|w,y,c) for the given components of successive cells, (n,)."""
-        n_done = 0
-
-        def place(tensors, new, outputs):
-            nonlocal n_done
-            if components is None:
-                return torch.randn_like(outputs["z"])
-            p_w = self.module.generative(**self.module._get_generative_input(new, outputs))["pw"]
-            p_z = self.module.component_density(p_w.sample(), new)
-            n = len(outputs["z"])
-            k = components[n_done : n_done + n].to(p_z.loc.device)
-            n_done += n
-            return torch.normal(_of_component(p_z.loc, k), _of_component(p_z.scale, k))
-
-        return place
 
     # ------------------------------------------------------------------------- z, c → cells
 
     @torch.inference_mode()
     def _generate(
         self,
-        adata: AnnData,
-        rows: NDArray[np.integer],
-        conditions: Mapping[str, object],
+        loader: MinibatchLoader,
+        conditions: Sequence[Condition],
         place: Place,
         n_samples: int,
-        batch_size: int,
         seed: int,
+        var: pd.DataFrame,
     ) -> AnnData:
-        """Cells decoded under conditions from where ``place`` puts them; obs is left empty."""
-        if not len(rows):
-            raise ValueError("indices must select at least one cell, but it selects none.")
+        """Cells decoded under conditions from where ``place`` puts them; obs is left empty.
+
+        The counts are drawn at the first of the S placements, which is a draw from the predictive
+        distribution, and the rate is the mean over all.
+        """
         self.module.eval()
         drawn, rates = [], []
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(seed)
-            for tensors in self._make_data_loader(adata, indices=rows, batch_size=batch_size):
+            for tensors in loader:
                 tensors = {key: values.to(self.device) for key, values in tensors.items()}
-                new = self._under_conditions(tensors, conditions)
-                inputs = self.module._get_inference_input(tensors)
-                outputs = self.module.inference(**inputs, n_samples=n_samples)
-                outputs["z"] = place(tensors, new, outputs)
-                inputs = self.module._get_generative_input(new, outputs)
-                p_x = self.module.generative(**inputs)["px"]
-                x, rate = p_x.sample(), p_x.mean
-                if n_samples > 1:
-                    x, rate = x[0], rate.mean(0)
-                x = x.float().cpu().numpy()
+                new = dict(tensors)
+                for condition in conditions:
+                    new[condition.key] = new[condition.key].clone()
+                    new[condition.key][:, condition.position] = condition.code
+                rate, first = 0.0, None
+                for _ in range(n_samples):
+                    inputs = self.module._get_generative_input(new, place(tensors, new))
+                    p_x = self.module.generative(**inputs)["px"]
+                    rate, first = rate + p_x.mean / n_samples, first or p_x
+                x = first.sample().float().cpu().numpy()
                 drawn.append(sparse.csr_matrix(x) if self.module.is_count else x)
                 rates.append(rate.float().cpu().numpy())
         stack = partial(sparse.vstack, format="csr") if self.module.is_count else np.concatenate
         return AnnData(
             X=stack(drawn),
             layers={"rate": np.concatenate(rates)},
-            var=adata.var.drop(columns=OBSERVED_KEY, errors="ignore"),
+            var=var.drop(columns=OBSERVED_KEY, errors="ignore"),
         )
 
     # --------------------------------------------------------------------------- conditions
@@ -260,58 +285,42 @@ class GenerationMixin:
         names = self._condition_names()
         return f"Registered are: {checks.listed(names)}." if names else "None is registered."
 
-    def _check_conditions(self, conditions: Mapping[str, object]) -> None:
-        known = self._known_categories()
+    def _resolve(self, conditions: Mapping[str, object]) -> list[Condition]:
+        """Where each condition stands in a minibatch, and what stands for its value there.
+
+        Raises
+        ------
+        ValueError
+            If a column is no registered condition, or a value is none that the model knows.
+        """
+        if not isinstance(conditions, Mapping):
+            raise ValueError(
+                "conditions must map columns to values, as {'condition': 'stimulated'} does, but "
+                f"it is {conditions!r}."
+            )
+        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
+        known, resolved = self._known_categories(), []
+        fields = {
+            REGISTRY_KEYS.BATCH_KEY: [setup["batch_key"]],
+            REGISTRY_KEYS.CAT_COVS_KEY: setup["categorical_covariate_keys"] or [],
+            REGISTRY_KEYS.CONT_COVS_KEY: setup["continuous_covariate_keys"] or [],
+        }
         for column, value in conditions.items():
             if column not in self._condition_names():
                 raise ValueError(
                     f"{column!r} is no condition that the model was set up with. "
                     f"{self._registered_conditions()}"
                 )
-            if column in known:
-                checks.check_known_value(column, value, known[column])
-            elif not np.isfinite(pd.to_numeric(value, errors="coerce")):
-                raise ValueError(
-                    f"{column!r} is a continuous condition, so its value must be a finite number, "
-                    f"but it is {value!r}."
-                )
-
-    def _under_conditions(
-        self, tensors: dict[str, Tensor], conditions: Mapping[str, object]
-    ) -> dict[str, Tensor]:
-        """The minibatch with the codes of the given conditions in place of its own."""
-        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
-        places = [(setup["batch_key"], REGISTRY_KEYS.BATCH_KEY, 0)]
-        for key, columns in (
-            (REGISTRY_KEYS.CAT_COVS_KEY, setup["categorical_covariate_keys"]),
-            (REGISTRY_KEYS.CONT_COVS_KEY, setup["continuous_covariate_keys"]),
-        ):
-            places += [(column, key, i) for i, column in enumerate(columns or ())]
-        known = self._known_categories()
-        new = dict(tensors)
-        for column, key, i in places:
-            if column in conditions:
-                value = conditions[column]
-                if key != REGISTRY_KEYS.CONT_COVS_KEY:
-                    value = [str(name) for name in known[column]].index(str(value))
-                new[key] = new[key].clone()
-                new[key][:, i] = value
-        return new
-
-    def _condition_columns(
-        self, conditions: Mapping[str, object], index: pd.Index
-    ) -> dict[str, pd.Series]:
-        """Columns for obs that hold the given conditions."""
-        known = self._known_categories()
-        columns = {}
-        for column, value in conditions.items():
-            values = pd.Series([value] * len(index), index=index)
-            if column in known:
-                names = [str(name) for name in known[column]]
-                codes = [names.index(str(value))] * len(index)
-                values = pd.Series(pd.Categorical.from_codes(codes, known[column]), index=index)
-            columns[column] = values
-        return columns
+            for key, columns in fields.items():
+                if column not in columns:
+                    continue
+                categories = None if key == REGISTRY_KEYS.CONT_COVS_KEY else known[column]
+                if categories is None:
+                    code = checks.finite_number(column, value)
+                else:
+                    code = checks.code_of(column, value, categories)
+                resolved.append(Condition(column, key, columns.index(column), code, categories))
+        return resolved
 
     # --------------------------------------------------------------------------- components
 
@@ -342,15 +351,7 @@ class GenerationMixin:
             )
         return number
 
-    def _categorical_components(self, components: NDArray[np.int64]) -> pd.Categorical:
-        return pd.Categorical.from_codes(components, list(self.component_names))
 
-
-def _keep_z(tensors, new, outputs) -> Tensor:
-    return outputs["z"]
-
-
-def _of_component(values: Tensor, component: Tensor) -> Tensor:
-    """Rows of the given components, (..., n, K, L) and (n,) → (..., n, L)."""
-    index = component.view(-1, 1, 1).expand(*values.shape[:-2], 1, values.shape[-1])
-    return values.gather(-2, index).squeeze(-2)
+def _columns(conditions: Sequence[Condition], index: pd.Index) -> dict[str, pd.Series]:
+    """Columns for obs that hold the conditions."""
+    return {condition.column: condition.values(index) for condition in conditions}

@@ -66,7 +66,7 @@ class SCGMVAE(
     **module_kwargs
         Further settings of :class:`~scgmvae.CGMVAE`: ``dispersion``, ``gaussian_scale``,
         ``component_weights``, ``concentration``, ``dirichlet_posterior``, ``classifier_input``,
-        ``condition_prior``.
+        ``condition_prior``, ``input_dropout_rate``.
 
     Raises
     ------
@@ -124,7 +124,9 @@ class SCGMVAE(
             self.n_components_ = n_components
             self.mixture_started_ = False
             self.distance_quantiles_: NDArray[np.float64] | None = None
+            self.used_components_: NDArray[np.int64] | None = None
             self.reference_categories_: tuple[int, ...] | None = None
+            self.reference_has_condition_prior_ = True
             self.seed_ = 0
             if adata is not None:
                 checks.check_n_components(n_components, adata.n_obs, len(self._label_names))
@@ -242,11 +244,15 @@ class SCGMVAE(
         target = self.adata if adata is None else adata
         checks.check_not_view(target)
         checks.check_key_added(key_added, self.registry_[scvi_constants._SETUP_ARGS_KEY])
-        posteriors = self._posteriors(adata)
+        self._write(target, self._posteriors(adata), key_added)
+
+    def _write(
+        self, target: AnnData, posteriors: dict[str, NDArray], key_added: str = "scgmvae"
+    ) -> None:
         target.obsm[f"X_{key_added}"] = posteriors["z_loc"]
         if self.module.mixture_started:
             proba = np.exp(posteriors["log_proba"])
-            novelty = self._novelty(posteriors["distance"])
+            novelty = self._novelty(posteriors)
             target.obsm[f"X_{key_added}_w"] = posteriors["w_loc"]
             target.obsm[f"{key_added}_proba"] = proba
             clusters = pd.Categorical.from_codes(proba.argmax(1), list(self.component_names))

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
     from scgmvae.model import SCGMVAE
 
-__all__ = ["CGMVAE", "GUIDE_KEY", "Prior"]
+__all__ = ["CGMVAE", "GUIDE_KEY", "Prior", "of_component"]
 
 Prior = Literal["dirichlet", "mixture", "normal"]
 
@@ -188,6 +188,8 @@ class CGMVAE(BaseModuleClass):
         self.dirichlet_posterior = dirichlet_posterior
         self.classifier_input = classifier_input
         self.use_size_factor = use_size_factor
+        # counts per unit of size factor: factors of scanpy or scran have a mean of 1
+        self.register_buffer("size_scale", torch.ones(()))
         self.mixture_started = False
         self.n_known_categories: tuple[int, ...] | None = None
 
@@ -257,7 +259,7 @@ class CGMVAE(BaseModuleClass):
     def on_load(self, model: SCGMVAE, **kwargs) -> None:
         """Give the module the shape that the saved model had, before its weights are read."""
         reference = model.reference_categories_
-        if reference is not None and max(reference) == 1 and self.sizes.n_cont == 0:
+        if not model.reference_has_condition_prior_:
             self.condition_prior = None  # the reference had no condition to learn it from
         if self.prior != "normal" and model.n_components_ is not None:
             self.set_components(model.n_components_)
@@ -289,7 +291,8 @@ class CGMVAE(BaseModuleClass):
         if self.dispersion == "gene-batch" and self.raw_dispersion is not None:
             old = self.raw_dispersion.detach()
             added = old.mean(0).expand(n_categories[0] - known[0], -1)
-            self.raw_dispersion = nn.Parameter(torch.cat([old, added]))
+            is_learned = self.raw_dispersion.requires_grad
+            self.raw_dispersion = nn.Parameter(torch.cat([old, added]), requires_grad=is_learned)
         self.freeze_known(known)
 
     def freeze_known(self, n_known: tuple[int, ...]) -> None:
@@ -298,6 +301,8 @@ class CGMVAE(BaseModuleClass):
         Batch normalisation keeps its statistics as well, see :meth:`train`.
         """
         self.n_known_categories = n_known
+        by_batch = self.dispersion == "gene-batch" and self.raw_dispersion is not None
+        learns_dispersion = by_batch and self.raw_dispersion.requires_grad
         self.requires_grad_(False)
         is_new = [n > known for n, known in zip(self.n_categories, n_known, strict=True)]
         by_category = [
@@ -305,7 +310,7 @@ class CGMVAE(BaseModuleClass):
             for layer in self._conditioned_layers()
             for i in np.flatnonzero(is_new)
         ]
-        if self.dispersion == "gene-batch" and self.raw_dispersion is not None and is_new[0]:
+        if learns_dispersion and is_new[0]:
             by_category.append((self.raw_dispersion, n_known[0]))
         for parameter, n_frozen in by_category:
             parameter.requires_grad_(True)
@@ -416,7 +421,9 @@ class CGMVAE(BaseModuleClass):
         q_z = self.encoder.q_z(hidden)
         shape = (n_samples,) if n_samples > 1 else ()
         z = q_z.rsample(shape) if sample else q_z.loc
-        size = size_factor if self.use_size_factor else x.sum(-1, keepdim=True)
+        size = x.sum(-1, keepdim=True)
+        if self.use_size_factor:
+            size = size_factor * self.size_scale
         outputs = {
             "qz": q_z,
             "z": z,
@@ -524,6 +531,22 @@ class CGMVAE(BaseModuleClass):
     def _w_center(self, c: Conditions) -> Tensor | float:
         """Mean of p(w|c), (n, W), or 0."""
         return 0.0 if self.condition_prior is None else self.condition_prior(c)
+
+    @auto_move_data
+    def component_of(self, z: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        """Component of each cell of a minibatch, (n,): its label's, or the most probable at z."""
+        q_y, _, _ = self._observe_labels(tensors, self.classify(z, tensors), None)
+        return q_y.argmax(-1)
+
+    @auto_move_data
+    def sample_prior(self, component: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        """Draws from p(w|c) p(z|w,y,c), (n, L), for given components (n,) of a minibatch."""
+        inputs = self._get_inference_input(tensors)
+        c = self._conditions(inputs["batch_index"], inputs["cat_covs"], inputs["cont_covs"])
+        noise = torch.randn(len(component), self.n_latent_w, device=component.device)
+        p_z = self.component_density(self._w_center(c) + noise, tensors)
+        loc, scale = of_component(p_z.loc, component), of_component(p_z.scale, component)
+        return torch.normal(loc, scale)
 
     @auto_move_data
     def component_density(self, w: Tensor, tensors: dict[str, Tensor]) -> Normal:
@@ -696,6 +719,11 @@ class CGMVAE(BaseModuleClass):
             log_ratios.append(log_ratio.reshape(n_samples, -1))
         value = torch.logsumexp(torch.cat(log_ratios), dim=0) - math.log(n_mc_samples)
         return value.mean().item() if return_mean else value.cpu()
+
+
+def of_component(values: Tensor, component: Tensor) -> Tensor:
+    """Rows of the given components, (n, K, L) and (n,) → (n, L)."""
+    return values[torch.arange(len(component), device=values.device), component]
 
 
 def _without_rows(gradient: Tensor, n_rows: int) -> Tensor:

@@ -24,6 +24,8 @@ from torch.distributions import (
 )
 from torch.quasirandom import SobolEngine
 
+from scgmvae import checks
+
 __all__ = ["ResultsMixin"]
 
 READ_BATCH_SIZE = 1024
@@ -66,13 +68,14 @@ class ResultsMixin:
         Returns
         -------
         ``z_loc``, ``z_var`` (n, L) and, once the mixture is started, ``w_loc``, ``w_var`` (n, W),
-        ``log_proba`` (n, K) of q(y|z,c) averaged over q(z|x,c), and ``distance`` (n,) of the mean
-        of z to the nearest component, in its standard deviations.
+        ``log_proba`` (n, K) of q(y|z,c) averaged over q(z|x,c), and ``distances`` (n, K) of the
+        mean of z to the components, in their standard deviations.
         """
         if dataloader is None:
             adata = self._validate_anndata(adata)
+            rows = checks.rows_of(adata, indices)
             dataloader = self._make_data_loader(
-                adata, indices=indices, batch_size=batch_size or READ_BATCH_SIZE
+                adata, indices=rows, batch_size=batch_size or READ_BATCH_SIZE
             )
         self.module.eval()
         noise = self._noise()
@@ -85,19 +88,17 @@ class ResultsMixin:
             values = {"z_loc": z, "z_var": outputs["qz"].variance}
             if self.module.mixture_started:
                 p_z = self.module.component_density(w, tensors)
-                distances = ((z.unsqueeze(-2) - p_z.loc) / p_z.scale).norm(dim=-1)  # (n, K)
+                distances = ((z.unsqueeze(-2) - p_z.loc) / p_z.scale).norm(dim=-1)
                 log_proba = self.module.classify(z + outputs["qz"].scale * noise, tensors)
                 log_proba = torch.logsumexp(log_proba.log_softmax(-1), 0) - math.log(len(noise))
                 values |= {
                     "w_loc": w,
                     "w_var": outputs["qw"].variance,
                     "log_proba": log_proba,
-                    "distance": distances.min(-1).values,
+                    "distances": distances,
                 }
             for name, value in values.items():
                 parts.setdefault(name, []).append(value.cpu())
-        if not parts:
-            raise ValueError("indices must select at least one cell, but it selects none.")
         return {name: torch.cat(values).numpy() for name, values in parts.items()}
 
     def _noise(self) -> Tensor:
@@ -223,15 +224,16 @@ class ResultsMixin:
         """
         self._check_mixture()
         adata = self._validate_anndata(adata)
-        logits = self._posteriors(adata, indices, batch_size)["log_proba"]
+        rows = checks.rows_of(adata, indices)
+        logits = self._posteriors(adata, rows, batch_size)["log_proba"]
         names = self.component_names
         if self._label_names and not components:
             names = names[: len(self._label_names)]
         logits = logits[:, : len(names)]
         if not soft:
             return names[logits.argmax(1)]
-        obs_names = adata.obs_names if indices is None else adata.obs_names[indices]
-        return pd.DataFrame(softmax(logits, axis=1), index=obs_names, columns=names)
+        proba = softmax(logits, axis=1)
+        return pd.DataFrame(proba, index=adata.obs_names[rows], columns=names)
 
     def get_novelty(
         self,
@@ -244,7 +246,8 @@ class ResultsMixin:
         .. math::
             \delta = \min_k \lVert (z - \mu_k(w,c)) / \sigma_k(w,c) \rVert
 
-        at the posterior means of z and w: the density of the nearest component is
+        at the posterior means of z and w, over the components that training cells are in: the
+        density of the nearest component is
         :math:`e^{-\delta^2/2}` of its peak. The novelty is the share of the training cells that
         have a smaller distance, so among these themselves it is uniform. Near 1 a cell fits no
         component.
@@ -274,16 +277,21 @@ class ResultsMixin:
         novelty below 0.25. So compare the novelty of groups of new cells with one another too.
         """
         self._check_mixture()
-        return self._novelty(self._posteriors(adata, indices, batch_size)["distance"])
+        return self._novelty(self._posteriors(adata, indices, batch_size))
 
-    def _novelty(self, distance: NDArray[np.floating]) -> NDArray[np.float64]:
+    def _novelty(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
         shares = np.linspace(0, 1, N_QUANTILES)
-        return np.interp(distance, self.distance_quantiles_, shares)
+        return np.interp(self._distance(posteriors), self.distance_quantiles_, shares)
 
-    def _remember_distances(self, posteriors: dict[str, NDArray]) -> None:
-        """Keep the training cells' distances, which those of new cells are compared with."""
+    def _distance(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
+        """Distance to the nearest of the components that training cells are in, (n,)."""
+        return posteriors["distances"][:, self.used_components_].min(1).astype(float)
+
+    def _remember_training_cells(self, posteriors: dict[str, NDArray]) -> None:
+        """Keep what the novelty of other cells is measured by."""
+        self.used_components_ = np.unique(posteriors["log_proba"].argmax(1))
         shares = np.linspace(0, 1, N_QUANTILES)
-        self.distance_quantiles_ = np.quantile(posteriors["distance"].astype(float), shares)
+        self.distance_quantiles_ = np.quantile(self._distance(posteriors), shares)
 
     def _confidence(self, proba: NDArray, novelty: NDArray) -> NDArray[np.float32]:
         """Probability of the chosen component, towards 0 for the outermost cells, (n,)."""
@@ -314,13 +322,14 @@ class ResultsMixin:
         """
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
+        rows = checks.rows_of(adata, indices)
         parts = []
-        for tensors in self._make_data_loader(adata, indices=indices, batch_size=batch_size):
+        for tensors in self._make_data_loader(adata, indices=rows, batch_size=batch_size):
             _, _, output = self.module(tensors)
             terms = output.reconstruction_loss | output.kl_local
             parts.append(pd.DataFrame({name: term.cpu() for name, term in terms.items()}))
         table = pd.concat(parts, ignore_index=True)
-        table.index = adata.obs_names if indices is None else adata.obs_names[indices]
+        table.index = adata.obs_names[rows]
         return table
 
     def component_table(self, adata: AnnData | None = None) -> pd.DataFrame:

@@ -78,7 +78,8 @@ class StagedTrainingMixin:
             from which differences between conditions are gone.
         guide_key
             obs column to start from in place of a partition that is found, for example one of
-            Leiden groups.
+            Leiden groups. Where there are labels as well, groups with labelled cells start by
+            their labels.
         guide_weight
             Weight of the cross-entropy to the starting partition at the start of the joint stage,
             in nats per nat; it falls to 0 over the first two thirds of the stage.
@@ -130,7 +131,6 @@ class StagedTrainingMixin:
             )
         is_first = not self.is_trained_
         checks.check_columns(self.adata, guide_key=guide_key, balance_key=balance_key)
-        checks.check_guide(self.adata, guide_key, self.n_components_)
         checks.check_at_least(1, max_epochs=max_epochs, batch_size=batch_size)
         checks.check_at_least(0, pretrain_epochs=pretrain_epochs, guide_weight=guide_weight)
         goes_on = self.is_trained_ and self.module.mixture_started
@@ -143,6 +143,7 @@ class StagedTrainingMixin:
             )
         if not goes_on:  # what an interrupted start has found does not bind the next
             self.n_components_ = self.init_params_["non_kwargs"]["n_components"]
+        checks.check_guide(self.adata, guide_key, self.n_components_)
         if max_epochs is None:
             max_epochs = default_epochs(self.adata.n_obs, JOINT_STEPS, shortest=20, longest=100)
         if goes_on or (not is_first and self.module.prior == "normal"):
@@ -170,7 +171,11 @@ class StagedTrainingMixin:
                 self.module = self._make_module()
                 x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
                 rows = np.sort(splitter.external_indexing[0])
-                start_decoder(self.module, np.asarray(x[rows].mean(axis=0)).ravel())
+                mean = np.asarray(x[rows].mean(axis=0)).ravel()
+                start_decoder(self.module, mean)
+                if self.module.use_size_factor:
+                    factors = self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+                    self.module.size_scale.fill_(mean.sum() / factors[rows].mean())
             settings_of_plan = {
                 "pretrain_epochs": pretrain_epochs,
                 "joint_epochs": max_epochs,
@@ -201,9 +206,11 @@ class StagedTrainingMixin:
             runner()
         self.mixture_started_ = self.module.mixture_started
         self._model_summary_string = self._summary()
+        posteriors = self._posteriors()
         if self.module.mixture_started and self.reference_categories_ is None:
-            self._remember_distances(self._posteriors(indices=splitter.train_idx))
-        self.annotate()
+            trained = {name: values[splitter.train_idx] for name, values in posteriors.items()}
+            self._remember_training_cells(trained)
+        self._write(self.adata, posteriors)
 
     def _copies(self, balance_key: str | None) -> NDArray[np.floating] | None:
         """How often each cell comes up in an epoch, (n,); ``None`` is once each."""

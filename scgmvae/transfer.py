@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["QueryMixin"]
 
+KEPT = (
+    "n_components_",
+    "mixture_started_",
+    "distance_quantiles_",
+    "used_components_",
+    "seed_",
+)
+"""What a model of a query has from its reference, beside the module."""
+
 
 class QueryMixin:
     """``load_query_data``, in the way of scArches."""
@@ -50,7 +59,7 @@ class QueryMixin:
         KeyError
             If a column is missing.
         RuntimeError
-            If the reference is untrained.
+            If the reference is untrained, or its training ended before there were components.
         ValueError
             If the data does not suit the reference. ``adata`` is then as it was before.
 
@@ -62,7 +71,14 @@ class QueryMixin:
         reference = reference_model
         if isinstance(reference, str | Path):
             reference = cls.load(str(reference), adata=False)
+        if not isinstance(adata, AnnData):
+            raise ValueError(
+                f"adata must be the AnnData of the query, but it is a {type(adata).__name__}. The "
+                "reference comes second."
+            )
         reference._check_if_trained(warn=False)
+        if reference.module.prior != "normal":
+            reference._check_mixture()
         setup = reference.registry_[scvi_constants._SETUP_ARGS_KEY]
         checks.check_not_view(adata)
         adata = match_genes(adata, reference.get_var_names())
@@ -75,10 +91,11 @@ class QueryMixin:
             for of_kwargs in params["kwargs"].values():
                 settings |= of_kwargs
             model = cls(**settings)
-        for name in ("n_components_", "mixture_started_", "distance_quantiles_", "seed_"):
+        for name in KEPT:
             setattr(model, name, getattr(reference, name))
         n_categories = model.module.n_categories
         model.reference_categories_ = reference.module.n_categories
+        model.reference_has_condition_prior_ = reference.module.condition_prior is not None
         model.module = copy.deepcopy(reference.module)
         model.module.extend_categories(n_categories)
         model.module.eval()

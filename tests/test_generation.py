@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy import sparse
 
+from scgmvae import SCGMVAE
 from scgmvae.datasets import blobs, synthetic_counts
 from scgmvae.networks import Conditions
 
@@ -85,7 +86,10 @@ def posterior_draws(model, adata, rows, seed, n_samples=1):
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         inputs = model.module._get_inference_input(minibatch(model, adata, rows))
-        return model.module.inference(**inputs, n_samples=n_samples)
+        draws = [model.module.inference(**inputs) for _ in range(n_samples)]
+    if n_samples == 1:
+        return draws[0]
+    return {name: torch.stack([draw[name] for draw in draws]) for name in ("z", "w")}
 
 
 def totals_of(adata):
@@ -580,3 +584,71 @@ def test_an_untrained_model_generates_nothing(counts, make_model, ask):
     model = make_model(counts.copy(), {"batch_key": "batch"})
     with pytest.raises(RuntimeError, match="train"):
         ask(model)
+
+
+def test_size_factors_of_any_unit_give_counts_of_the_cells_own_size(counts, make_model, train):
+    adata = counts.copy()
+    totals = np.asarray(adata.X.sum(1)).ravel()
+    adata.obs["factor"] = totals / totals.mean()
+    model = make_model(adata, {"size_factor_key": "factor", "batch_key": "batch"})
+    train(model, max_epochs=5, pretrain_epochs=5)
+    found = model.predict_counterfactual(conditions={"batch": "batch_1"})
+    np.testing.assert_allclose(found.layers["rate"].sum(1), totals, rtol=1e-3)
+    generated = model.sample(200)
+    assert abs(np.asarray(generated.X.sum(1)).mean() / totals.mean() - 1) < 0.1
+
+
+def test_conditions_that_no_cell_combines_are_drawn_in_the_order_given(make_model, train):
+    adata = synthetic_counts(200, 30, n_components=2, n_batches=2, n_conditions=2, seed=0)
+    for column in ("batch", "condition"):  # every cell of batch_1 is of condition_0
+        adata.obs[column] = adata.obs[column].astype(str)
+    adata.obs.loc[adata.obs["batch"] == "batch_1", "condition"] = "condition_0"
+    adata.obs["age"] = np.where(adata.obs["batch"] == "batch_1", 1.0, 2.0)
+    model = make_model(
+        adata,
+        {
+            "batch_key": "batch",
+            "categorical_covariate_keys": ["condition"],
+            "continuous_covariate_keys": ["age"],
+        },
+    )
+    train(model)
+    pairs = [("batch", "batch_1"), ("condition", "condition_1")]
+    ages = [
+        set(model.sample(50, conditions=dict(order)).obs["age"]) for order in (pairs, pairs[::-1])
+    ]
+    assert ages == [{1.0}, {2.0}]  # those of the cells that have the first
+
+
+def test_a_model_without_data_asks_for_it(model, tmp_path):
+    model.save(str(tmp_path / "model"))
+    loaded = SCGMVAE.load(str(tmp_path / "model"), adata=False)
+    with pytest.raises(RuntimeError, match="load it with some"):
+        loaded.sample(3)
+    with pytest.raises(RuntimeError, match="loaded without data"):
+        loaded.predict()
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [
+        pytest.param([], id="none"),
+        pytest.param([True, False], id="short_mask"),
+        pytest.param([10_000], id="too_large"),
+        pytest.param(["cell_1"], id="names"),
+    ],
+)
+def test_rows_that_are_not_there_are_refused(model, indices):
+    for read in (
+        lambda: model.predict(indices=indices),
+        lambda: model.get_elbo_terms(indices=indices),
+        lambda: model.predict_counterfactual(None, {"age": 1}, indices=indices),
+    ):
+        with pytest.raises(ValueError, match="indices must select at least one cell"):
+            read()
+
+
+def test_conditions_must_be_a_mapping(model):
+    for read in (model.predict_counterfactual, model.sample):
+        with pytest.raises(ValueError, match="must map columns to values.*'stimulated'"):
+            read(3 if read == model.sample else None, conditions="stimulated")

@@ -320,3 +320,13 @@ def test_training_on_data_with_unobserved_genes(counts, make_model, train):
     # a share of the decoder that no data spoke for is still a share
     shares = model.get_normalized_expression(return_numpy=True)
     np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-4)
+
+
+def test_copies_that_match_genes_are_not_kept(trained, counts):
+    reordered = counts[:20, ::-1].copy()
+    stores = trained._per_instance_manager_store[trained.id]
+    trained.predict(reordered)
+    n_known = len(stores)
+    for _ in range(3):
+        np.testing.assert_array_equal(trained.predict(reordered), trained.predict()[:20])
+    assert len(stores) == n_known

@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import Callback
 from scvi import REGISTRY_KEYS as KEYS
 
 import scgmvae
+from scgmvae import SCGMVAE
 from scgmvae.partition import partition_by_labels
 
 # ------------------------------------------------------------------ partition_by_labels
@@ -411,3 +412,40 @@ def test_bad_settings_of_labels_and_guide_are_refused(
 ):
     with pytest.raises(error, match=words):
         train(make_model(counts.copy()), **settings)
+
+
+def labels_of_type(kind, names):
+    """The same partly known labels in columns of several types, with their unlabelled value."""
+    codes = names.cat.codes.to_numpy()
+    is_known = np.arange(len(names)) % 3 == 0
+    if kind == "strings":
+        return np.where(is_known, names.astype(str), "unknown"), "unknown"
+    values = np.where(is_known, codes * 5, -1)  # 0, 5, 10: as strings they have another order
+    if kind == "floats":
+        return values.astype(float), -1.0
+    if kind == "categorical":
+        return pd.Categorical(values, categories=[10, 7, 5, -1, 0]), -1
+    return values, -1
+
+
+@pytest.mark.parametrize("kind", ["strings", "integers", "floats", "categorical"])
+def test_labels_of_any_type_survive_saving_new_data_and_another_set_up(
+    counts, make_model, train, tmp_path, kind
+):
+    adata = counts.copy()
+    adata.obs["label"], unlabeled = labels_of_type(kind, adata.obs["component"])
+    setup = {"labels_key": "label", "unlabeled_category": unlabeled, "batch_key": "batch"}
+    model = train(make_model(adata, setup))
+    names, predicted = model.component_names.tolist(), model.predict()
+    if kind == "integers":
+        assert names == ["0", "5", "10"]
+    model.save(str(tmp_path / "model"))
+    SCGMVAE.setup_anndata(adata, batch_key="batch")  # for another model
+    loaded = SCGMVAE.load(str(tmp_path / "model"), counts.copy())
+    new = counts.copy()
+    mapped = SCGMVAE.load_query_data(counts.copy(), model)
+    for one, data in ((model, None), (loaded, None), (model, new), (mapped, None), (model, new)):
+        assert one.component_names.tolist() == names
+        np.testing.assert_array_equal(one.predict(data), predicted)
+        assert one.predict(data, soft=True).columns.tolist() == names
+    assert "label" not in new.obs

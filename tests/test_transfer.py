@@ -449,3 +449,52 @@ def test_a_query_without_anything_new_is_read_but_not_trained(simulated, make_mo
     np.testing.assert_array_equal(query.predict(), model.predict()[:50])
     with pytest.raises(ValueError, match="none that the reference does not know"):
         query.train(1)
+
+
+def test_a_query_of_a_query_can_be_saved(simulated, make_model, train, tmp_path):
+    batches = [simulated[simulated.obs["batch"] == f"batch_{i}"].copy() for i in range(3)]
+    model = make_model(batches[0], {"batch_key": "batch"}, condition_prior="learned")
+    train(model, max_epochs=1, pretrain_epochs=1)
+    before = model.get_latent_representation()
+    for new in batches[1:]:
+        model = train(SCGMVAE.load_query_data(new, model), max_epochs=1, batch_size=64)
+    model.save(str(tmp_path / "query"))
+    loaded = SCGMVAE.load(str(tmp_path / "query"), batches[2].copy())
+    np.testing.assert_array_equal(
+        loaded.get_latent_representation(), model.get_latent_representation()
+    )
+    np.testing.assert_array_equal(loaded.get_latent_representation(batches[0].copy()), before)
+
+
+def test_a_fixed_scale_of_the_gaussian_likelihood_stays_in_a_query(simulated, make_model, train):
+    settings = {"likelihood": "gaussian", "gaussian_scale": 0.5, "dispersion": "gene-batch"}
+    known = simulated[simulated.obs["batch"] == "batch_0"].copy()
+    model = train(make_model(known, {"batch_key": "batch"}, **settings), max_epochs=1)
+    new = simulated[simulated.obs["batch"] == "batch_1"].copy()
+    query = train(SCGMVAE.load_query_data(new, model), max_epochs=1, batch_size=64)
+    rows = query.module.raw_dispersion.detach().numpy()
+    assert rows.shape[0] == 2
+    np.testing.assert_array_equal(rows[1], rows[0])
+
+
+def test_components_without_cells_are_near_to_nothing(make_model, train):
+    adata = synthetic_counts(300, 60, n_components=3, component_scale=3.0, seed=1)
+    model = train(make_model(adata, n_components=8), max_epochs=5, pretrain_epochs=5)
+    used = model.component_table()["n_cells"].to_numpy() > 0
+    assert not used.all()
+    posteriors = model._posteriors()
+    np.testing.assert_array_equal(
+        model._distance(posteriors), posteriors["distances"][:, used].min(1)
+    )
+
+
+@pytest.mark.parametrize("arguments", [("model", "data"), ("data", "untrained")])
+def test_what_cannot_be_mapped_is_refused(simulated, make_model, reference, arguments):
+    things = {
+        "model": reference,
+        "data": simulated[:20].copy(),
+        "untrained": make_model(simulated[:100].copy(), {"batch_key": "batch"}),
+    }
+    adata, model = (things[name] for name in arguments)
+    with pytest.raises((ValueError, RuntimeError), match="reference comes second|train"):
+        SCGMVAE.load_query_data(adata, model)

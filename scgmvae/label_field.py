@@ -1,0 +1,70 @@
+"""The field of labels: names for some cells, none for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scvi.data.fields import CategoricalObsField
+
+__all__ = ["LabelsField"]
+
+
+class LabelsField(CategoricalObsField):
+    """Labels of cells as codes, of which the last one means that there is none.
+
+    Names are compared as strings, so the column can be of any type. Only names that some cell has
+    count: a category without cells is no label. In data that is registered with the names of a
+    model, cells with another name, or without the column, are unlabelled. The column itself is
+    never changed.
+
+    scvi-tools' ``LabelsWithUnlabeledObsField`` counts categories without cells, and refuses names
+    that a model does not know.
+
+    Parameters
+    ----------
+    registry_key
+        Key to register the field under.
+    obs_key
+        Column of obs.
+    unlabeled_category
+        Its value for cells without a label.
+    """
+
+    UNLABELED_CATEGORY = "unlabeled_category"
+
+    def __init__(self, registry_key: str, obs_key: str, unlabeled_category: object):
+        super().__init__(registry_key, obs_key)
+        self._unlabeled_category = unlabeled_category
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Data without the column is valid: all its cells are unlabelled."""
+
+    def register_field(self, adata: AnnData) -> dict:
+        """Write the codes of the labels that occur, in their order."""
+        values = adata.obs[self._original_attr_key].astype(object)
+        values = values[values.astype(str) != str(self._unlabeled_category)]
+        try:
+            names = sorted(values.unique())
+        except TypeError:  # of several types
+            names = sorted(values.unique(), key=str)
+        return self._register(adata, [str(name) for name in names])
+
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
+        """Write the codes of the labels that a model knows."""
+        return self._register(adata_target, state_registry[self.CATEGORICAL_MAPPING_KEY][:-1])
+
+    def _register(self, adata: AnnData, names: Sequence[str]) -> dict:
+        names = list(dict.fromkeys(names))
+        column = adata.obs.get(self._original_attr_key)
+        codes = np.full(adata.n_obs, -1)
+        if column is not None:
+            codes = pd.Index(names).get_indexer(column.astype(str))
+        adata.obs[self.attr_key] = np.where(codes < 0, len(names), codes).astype(np.int64)
+        return {
+            self.CATEGORICAL_MAPPING_KEY: np.array([*names, str(self._unlabeled_category)]),
+            self.ORIGINAL_ATTR_KEY: self._original_attr_key,
+            self.UNLABELED_CATEGORY: self._unlabeled_category,
+        }
