@@ -243,7 +243,7 @@ class CGMVAE(BaseModuleClass):
         n_in = self.n_latent + (n_genes if self.classifier_input == "zx" else 0)
         self.classifier = Classifier(n_in, self.sizes, n_components, self.n_hidden)
         # Where the prior knows c, z need not forget it, and then z decoded under another condition
-        # still carries its own: counterfactuals on real data are much worse (benchmarks/kang.py).
+        # still carries its own.
         sizes = ConditionSizes() if self.condition_prior is None else self.sizes
         self.component_prior = ComponentPrior(
             self.n_latent, self.n_latent_w, sizes, n_components, self.n_hidden
@@ -421,9 +421,10 @@ class CGMVAE(BaseModuleClass):
         q_z = self.encoder.q_z(hidden)
         shape = (n_samples,) if n_samples > 1 else ()
         z = q_z.rsample(shape) if sample else q_z.loc
-        size = x.sum(-1, keepdim=True)
         if self.use_size_factor:
             size = size_factor * self.size_scale
+        else:
+            size = x.sum(-1, keepdim=True)
         outputs = {
             "qz": q_z,
             "z": z,

@@ -220,7 +220,7 @@ class ResultsMixin:
         Notes
         -----
         The expectation over q(z|x,c) is taken at 16 quasi-random points, the same for every cell.
-        The probabilities at the mean of z alone are too sure of themselves.
+        It makes the probabilities less sure than they are at the mean of z alone.
         """
         self._check_mixture()
         adata = self._validate_anndata(adata)
