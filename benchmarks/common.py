@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -71,3 +72,33 @@ def merge(
     merged = pd.DataFrame(kept + rows)
     write(path, merged, **notes)
     return merged
+
+
+Run = Callable[[int, bool], list[dict[str, object]]]
+"""Seed, and whether the short form is asked for → rows."""
+
+
+def run_tasks(script: str, description: str, tasks: dict[str, tuple[Run, list[str]]]) -> None:
+    """The command line of a script of several tasks, each of which has a JSON of its own.
+
+    Rows are merged into it after every seed. A task comes with the columns that, beside the seed,
+    tell its rows apart.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--tasks", nargs="+", default=list(tasks))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--short", action="store_true")
+    args = parser.parse_args()
+    set_threads(args.threads)
+    for task in args.tasks:
+        run, by = tasks[task]
+        path = args.out / f"{script}-{task}.json"
+        for seed in [0] if args.short else args.seeds:
+            rows = run(seed, args.short)
+            table = merge(path, rows, [*by, "seed"], script=f"{script}.py", short=args.short)
+            print(pd.DataFrame(rows).round(3).to_string(index=False), flush=True)
+        print(summarise(table, by).to_string())
+        if len(by) > 1:
+            print(summarise(table, by[:1]).to_string())

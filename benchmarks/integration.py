@@ -15,14 +15,10 @@ data.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import peers
 from anndata import AnnData
-from common import merge, set_threads, summarise
+from common import run_tasks
 from labels import draw_labelled
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
@@ -146,29 +142,12 @@ def conditions(seed: int, short: bool) -> list[dict[str, object]]:
     return rows
 
 
-TASKS = {"mixing": mixing, "query": query, "conditions": conditions}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--short", action="store_true")
-    args = parser.parse_args()
-    set_threads(args.threads)
-    if args.short:
-        args.seeds = [0]
-    for task in args.tasks:
-        path = args.out / f"integration-{task}.json"
-        for seed in args.seeds:
-            rows = TASKS[task](seed, args.short)
-            keys = ["method", "seed"]
-            table = merge(path, rows, keys, script="integration.py", short=args.short)
-            print(pd.DataFrame(rows).round(3).to_string(index=False), flush=True)
-        print(summarise(table, ["method"]).to_string())
+TASKS = {
+    "mixing": (mixing, ["method"]),
+    "query": (query, ["method"]),
+    "conditions": (conditions, ["method"]),
+}
 
 
 if __name__ == "__main__":
-    main()
+    run_tasks("integration", __doc__.split("\n")[0], TASKS)

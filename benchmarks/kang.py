@@ -19,15 +19,11 @@ data.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import peers
 import scanpy as sc
 from anndata import AnnData, concat
-from common import merge, set_threads, summarise
+from common import run_tasks
 from scipy import sparse
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -230,28 +226,5 @@ TASKS = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--short", action="store_true")
-    args = parser.parse_args()
-    set_threads(args.threads)
-    if args.short:
-        args.seeds = [0]
-    for task in args.tasks:
-        run, by = TASKS[task]
-        path = args.out / f"kang-{task}.json"
-        for seed in args.seeds:
-            rows = run(seed, args.short)
-            table = merge(path, rows, [*by, "seed"], script="kang.py", short=args.short)
-            print(pd.DataFrame(rows).round(3).to_string(index=False), flush=True)
-        print(summarise(table, by).to_string())
-        if task == "counterfactual":
-            print(summarise(table, ["method"]).to_string())
-
-
 if __name__ == "__main__":
-    main()
+    run_tasks("kang", __doc__.split("\n")[0], TASKS)
