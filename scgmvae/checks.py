@@ -257,6 +257,16 @@ def check_counts(x, name: str, obs_names: pd.Index, likelihood: str) -> None:
         )
 
 
+def check_no_counts(name: str, likelihood: str) -> None:
+    """Raise ``ValueError`` where images have a likelihood of counts."""
+    if likelihood in ("nb", "zinb", "poisson"):
+        raise ValueError(
+            f"{name} holds bytes of images, which are no counts, but the likelihood is "
+            f"{likelihood!r}. Use 'bernoulli' or 'gaussian', or remove adata.uns['image_shape'] "
+            "if the rows are no images."
+        )
+
+
 def check_unit_interval(x, name: str) -> None:
     """Raise ``ValueError`` where a value lies outside [0, 1]."""
     for _, values, _ in _chunks(x):
@@ -264,7 +274,7 @@ def check_unit_interval(x, name: str) -> None:
             raise ValueError(
                 "The likelihood 'bernoulli' wants values in [0, 1], but those of "
                 f"{name} reach from {values.min():.4g} to {values.max():.4g}. Scale them, for "
-                "example by their maximum, or use likelihood='gaussian'."
+                "example by adata.X = adata.X / adata.X.max(), or use likelihood='gaussian'."
             )
 
 

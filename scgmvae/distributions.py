@@ -26,13 +26,16 @@ __all__ = [
 ]
 
 
-def normal_kl(q: Normal, p: Normal) -> Tensor:
+def normal_kl(q: Normal, p: Normal, z: Tensor | None = None) -> Tensor:
     """KL divergence of two diagonal Gaussians, summed over the last axis.
 
     Parameters
     ----------
     q, p
         Gaussians whose parameters broadcast to ``(..., L)``.
+    z
+        Samples of q, ``(..., L)``: the divergence is estimated at each by log q(z) − log p(z).
+        ``None`` has the closed form.
 
     Returns
     -------
@@ -43,10 +46,12 @@ def normal_kl(q: Normal, p: Normal) -> Tensor:
     >>> normal_kl(Normal(torch.ones(3), torch.ones(3)), Normal(torch.zeros(3), torch.ones(3)))
     tensor(1.5000)
     """
+    if z is not None:
+        return (q.log_prob(z) - p.log_prob(z)).sum(-1)
     return kl_divergence(q, p).sum(-1)
 
 
-def mixture_kl(q_z: Normal, p_z: Normal, q_y: Tensor) -> Tensor:
+def mixture_kl(q_z: Normal, p_z: Normal, q_y: Tensor, z: Tensor | None = None) -> Tensor:
     r"""Expected KL of q(z|x) to the component that the cell belongs to.
 
     .. math:: \sum_k q(y=k)\, \mathrm{KL}(q(z|x) \,\|\, p(z|w, y=k))
@@ -61,10 +66,13 @@ def mixture_kl(q_z: Normal, p_z: Normal, q_y: Tensor) -> Tensor:
         Component densities, parameters of shape ``(n, K, L)``.
     q_y
         Component probabilities, ``(n, K)``.
+    z
+        Samples of q(z|x), ``(..., n, L)``, to estimate the divergences at; ``None`` has their
+        closed form.
 
     Returns
     -------
-    Tensor ``(n,)``, in nats.
+    Tensor ``(n,)``, or ``(..., n)`` with samples, in nats.
 
     References
     ----------
@@ -72,7 +80,8 @@ def mixture_kl(q_z: Normal, p_z: Normal, q_y: Tensor) -> Tensor:
     autoencoders", conditional prior term of eq. 3.
     """
     posterior = Normal(q_z.loc.unsqueeze(-2), q_z.scale.unsqueeze(-2), validate_args=False)
-    return (q_y * normal_kl(posterior, p_z)).sum(-1)
+    z = None if z is None else z.unsqueeze(-2)
+    return (q_y * normal_kl(posterior, p_z, z)).sum(-1)
 
 
 def mixture_log_prob(z: Tensor, p_z: Normal, log_weights: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from scvi.data.fields import (
 
 from scgmvae import checks
 from scgmvae.genes import match_genes
+from scgmvae.images import check_same_shape, pixel_scale
 from scgmvae.label_field import LabelsField
 from scgmvae.likelihoods import COUNT_LIKELIHOODS, Likelihood
 
@@ -134,13 +135,18 @@ class FieldsMixin:
         return [str(name) for name in state["categorical_mapping"][:-1]]
 
     @staticmethod
-    def _check_data(manager: AnnDataManager, likelihood: Likelihood) -> None:
-        """Raise unless the registered matrix suits the likelihood."""
+    def _check_data(
+        manager: AnnDataManager, likelihood: Likelihood, image_shape: tuple[int, ...] | None
+    ) -> None:
+        """Raise unless the registered matrix suits the likelihood and the shape of the images."""
+        check_same_shape(manager.adata, image_shape)
         x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         where = manager.data_registry[REGISTRY_KEYS.X_KEY]
         name = "adata.X" if where.attr_name == "X" else f"adata.layers[{where.attr_key!r}]"
         checks.check_finite(x, name)
-        if likelihood in COUNT_LIKELIHOODS:
+        if pixel_scale(manager) != 1:
+            checks.check_no_counts(name, likelihood)
+        elif likelihood in COUNT_LIKELIHOODS:
             checks.check_counts(x, name, manager.adata.obs_names, likelihood)
         elif likelihood == "bernoulli":
             checks.check_unit_interval(x, name)
@@ -190,7 +196,10 @@ class FieldsMixin:
                 self._register_manager_for_instance(manager)
             adata = super()._validate_anndata(adata, copy_if_view)
             manager = self.get_anndata_manager(adata, required=True)
-            self._check_data(manager, self._module_kwargs["likelihood"])
+            likelihood, image_shape = (
+                self._module_kwargs[name] for name in ("likelihood", "image_shape")
+            )
+            self._check_data(manager, likelihood, image_shape)
         if adata is not given:
             self._forget_matched()
             self._matched = adata

@@ -190,6 +190,11 @@ class GenerationMixin:
         """
         self._check_if_trained(warn=False)
         checks.check_whole(1, n=n)
+        if self.module.prior == "none":
+            raise NotImplementedError(
+                "An autoencoder (prior='none') has no density of z to draw from. Use "
+                "prior='normal' for a VAE."
+            )
         if self.adata is None:
             raise RuntimeError(
                 "The model has no data to draw library sizes from: load it with some."
@@ -215,10 +220,7 @@ class GenerationMixin:
 
         def place(tensors: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, object]:
             outputs = self.module.inference(**self.module._get_inference_input(tensors))
-            if self.module.mixture_started:
-                outputs["z"] = self.module.sample_prior(tensors[COMPONENT_KEY], new)
-            else:
-                outputs["z"] = torch.randn_like(outputs["z"])
+            outputs["z"] = self.module.sample_prior(tensors[COMPONENT_KEY], new)
             return outputs
 
         generated = self._generate(loader, resolved, place, 1, seed, self.adata.var)

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scvi import settings
+from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 from scvi.dataloaders._data_splitting import validate_data_split
 from torch import Tensor
 
 from scgmvae.genes import OBSERVED_KEY, observed_genes
+from scgmvae.images import pixel_scale
 
 __all__ = ["MinibatchLoader", "SeededDataSplitter"]
 
@@ -63,6 +64,7 @@ class MinibatchLoader:
         self.dataset = adata_manager.create_torch_dataset()
         indices = np.arange(len(self.dataset)) if indices is None else np.asarray(indices)
         self.indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(int)
+        self.pixel_scale = pixel_scale(adata_manager)
         self.batch_size = batch_size or settings.batch_size
         self.shuffle = shuffle
         self.copies = None
@@ -85,6 +87,8 @@ class MinibatchLoader:
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for rows in np.array_split(self._order(), len(self)) if len(self) else ():
             tensors = {k: torch.from_numpy(v) for k, v in self.dataset[rows].items()}
+            if self.pixel_scale != 1:
+                tensors[REGISTRY_KEYS.X_KEY] *= self.pixel_scale
             tensors |= {key: values[rows] for key, values in self.extra.items()}
             yield tensors | self.of_all_cells
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 
@@ -18,14 +19,18 @@ import scgmvae
 from scgmvae import checks
 from scgmvae.fields import FieldsMixin
 from scgmvae.generation import GenerationMixin
+from scgmvae.images import image_shape_of
 from scgmvae.likelihoods import Likelihood
 from scgmvae.loading import MinibatchLoader
-from scgmvae.module import CGMVAE, Prior
+from scgmvae.module import CGMVAE, Prior, Widths
 from scgmvae.results import ResultsMixin
 from scgmvae.training import StagedTrainingMixin
 from scgmvae.transfer import QueryMixin
 
 __all__ = ["SCGMVAE"]
+
+IMAGE_WIDTHS = (512, 256, 128)
+"""Hidden layers for images; one layer of the width for genes blurs them."""
 
 
 class SCGMVAE(
@@ -55,18 +60,24 @@ class SCGMVAE(
     n_latent, n_latent_w
         L and W, dimensions of z and w.
     n_hidden, n_layers
-        Width and number of the hidden layers of encoder and decoder.
+        Width (default 128) and number of the hidden layers of the encoder, mirrored in the
+        decoder; or in ``n_hidden`` the width of each, (512, 256, 128) for images.
     dropout_rate
         Dropout in the encoder.
     likelihood
         p(x|z,c): ``"nb"``, ``"zinb"`` or ``"poisson"`` for counts, ``"bernoulli"`` for values in
-        [0, 1], ``"gaussian"`` for any.
+        [0, 1], ``"gaussian"`` for any. ``None`` is ``"nb"``, and ``"bernoulli"`` for images.
     prior
-        ``"dirichlet"`` (c*GMVAE), ``"mixture"`` (GMVAE) or ``"normal"`` (VAE, no components).
+        ``"dirichlet"`` (c*GMVAE), ``"mixture"`` (GMVAE), ``"normal"`` (VAE, no components) or
+        ``"none"`` (autoencoder).
+    image_shape
+        Used by :meth:`load`; of data it is read from ``uns["image_shape"]``: height, width and, if
+        any, channels of the images that are the rows of ``X``. Bytes (uint8) of images stand for
+        0/255 to 255/255.
     **module_kwargs
-        Further settings of :class:`~scgmvae.CGMVAE`: ``dispersion``, ``gaussian_scale``,
-        ``component_weights``, ``concentration``, ``dirichlet_posterior``, ``classifier_input``,
-        ``condition_prior``, ``input_dropout_rate``.
+        Further settings of :class:`~scgmvae.CGMVAE`: ``encoder``, ``dispersion``,
+        ``gaussian_scale``, ``component_weights``, ``concentration``, ``dirichlet_posterior``,
+        ``classifier_input``, ``condition_prior``, ``input_dropout_rate``.
 
     Raises
     ------
@@ -100,13 +111,21 @@ class SCGMVAE(
         n_components: int | None = None,
         n_latent: int = 10,
         n_latent_w: int = 10,
-        n_hidden: int = 128,
+        n_hidden: Widths | None = None,
         n_layers: int = 1,
         dropout_rate: float = 0.1,
-        likelihood: Likelihood = "nb",
+        likelihood: Likelihood | None = None,
         prior: Prior = "dirichlet",
+        image_shape: Sequence[int] | None = None,
         **module_kwargs: object,
     ):
+        if adata is not None:
+            image_shape = image_shape_of(adata) or image_shape
+        if likelihood is None:
+            likelihood = "nb" if image_shape is None else "bernoulli"
+        if n_hidden is None:
+            wide = image_shape is not None and n_layers == 1
+            n_hidden = IMAGE_WIDTHS if wide else 128
         self._module_kwargs = {
             "n_latent": n_latent,
             "n_latent_w": n_latent_w,
@@ -115,6 +134,7 @@ class SCGMVAE(
             "dropout_rate": dropout_rate,
             "likelihood": likelihood,
             "prior": prior,
+            "image_shape": image_shape,
             **module_kwargs,
         }
         with checks.unchanged_on_error(adata) if adata is not None else nullcontext():
@@ -134,7 +154,7 @@ class SCGMVAE(
                 torch.manual_seed(0)
                 self.module = self._make_module()
             if adata is not None:
-                self._check_data(self.adata_manager, likelihood)
+                self._check_data(self.adata_manager, likelihood, image_shape)
         self._model_summary_string = self._summary()
         self.init_params_ = self._get_init_params(locals())
 

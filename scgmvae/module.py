@@ -17,11 +17,26 @@ Generative model: p(w|c) p(d) p(y|d) p(z|w,y,c) p(x|z,c), where p(w|c) p(z|w,y,c
 by default. Inference: q(z|x,c) q(w|x,c) q(y|z,c) q(d|z,c). Until the mixture is started
 (pretraining), and for good with ``prior="normal"``, the module is the VAE p(z) = N(0, I), p(x|z,c)
 and computes nothing else.
+
+The relatives are settings of this module:
+
+=====================================  ====================================================
+system                                 setting
+=====================================  ====================================================
+autoencoder                            ``prior="none"``: z is a point, no divergence
+linear autoencoder                     the same with ``n_layers=0``
+factorised Gaussian VAE                ``prior="normal"``
+CVAE                                   the same with conditions; p(z) is fixed, or learned
+                                       as p(z|c) with ``condition_prior="learned"``
+GMVAE                                  ``prior="mixture", component_weights="uniform"``
+c*GMVAE                                ``prior="dirichlet"``, the default
+=====================================  ====================================================
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -34,7 +49,8 @@ from torch.distributions import Normal
 from torch.nn.functional import cross_entropy, one_hot
 
 from scgmvae import distributions as dist
-from scgmvae.checks import check_at_least, check_choices
+from scgmvae.checks import check_at_least, check_choices, check_whole
+from scgmvae.convolutions import ConvolutionalDecoder, ConvolutionalTrunk, check_image_shape
 from scgmvae.genes import OBSERVED_KEY
 from scgmvae.likelihoods import (
     COUNT_LIKELIHOODS,
@@ -54,18 +70,20 @@ from scgmvae.networks import (
     Decoder,
     DirichletNetwork,
     Encoder,
+    Trunk,
     bounded,
     inverse_bounded_exp,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from scgmvae.model import SCGMVAE
 
-__all__ = ["CGMVAE", "GUIDE_KEY", "Prior", "of_component"]
+__all__ = ["CGMVAE", "GUIDE_KEY", "MIXTURE_PRIORS", "Prior", "Widths", "of_component"]
 
-Prior = Literal["dirichlet", "mixture", "normal"]
+Prior = Literal["dirichlet", "mixture", "normal", "none"]
+MIXTURE_PRIORS = ("dirichlet", "mixture")
+
+Widths = int | Sequence[int]
 
 LOG_WEIGHT_BOUND = 7.0
 """Logits of π stay within ±7: where α of an unused component reaches 0, log Γ is infinite."""
@@ -97,8 +115,17 @@ class CGMVAE(BaseModuleClass):
         K.
     n_latent, n_latent_w
         L and W.
-    n_hidden, n_layers, dropout_rate, input_dropout_rate
-        Shape of encoder and decoder; dropout acts in the encoder, on hidden units and on genes.
+    n_hidden, n_layers
+        Width and number of the hidden layers of the encoder, mirrored in the decoder; or in
+        ``n_hidden`` the width of each, from x to z. ``n_layers=0`` makes both linear.
+    dropout_rate, input_dropout_rate
+        Dropout in the encoder, on hidden units and on genes.
+    encoder
+        ``"mlp"``, or ``"conv"``: three convolutions, and as many transposed ones in the decoder,
+        in place of the hidden layers. The last of ``n_hidden`` is then the width of the other
+        networks alone.
+    image_shape
+        Height, width and, if any, channels, where x are images.
     likelihood
         p(x|z,c).
     dispersion
@@ -108,7 +135,7 @@ class CGMVAE(BaseModuleClass):
         Fixed standard deviation of the Gaussian likelihood; ``None`` learns it.
     prior
         ``"dirichlet"``: c*GMVAE. ``"mixture"``: GMVAE, y has Cat(π) and there is no d.
-        ``"normal"``: VAE, no w, y, d.
+        ``"normal"``: VAE, no w, y, d. ``"none"``: autoencoder, z has no noise either.
     component_weights
         π ``"learned"``, or ``"uniform"`` over the components.
     concentration
@@ -119,7 +146,8 @@ class CGMVAE(BaseModuleClass):
         q(y|z,c) or q(y|z,x,c).
     condition_prior
         ``"standard"``: the prior of the latents, p(w) = N(0, I) and p(z|w,y), knows nothing of c,
-        so that conditions mix in w and z. ``"learned"``: p(w|c) and p(z|w,y,c) are learned.
+        so that conditions mix in w and z. ``"learned"``: p(w|c) and p(z|w,y,c) are learned, or
+        p(z|c) of a VAE.
     use_size_factor
         Whether minibatches bring a size factor, used in place of the observed library size.
 
@@ -147,8 +175,10 @@ class CGMVAE(BaseModuleClass):
         n_components: int = 10,
         n_latent: int = 10,
         n_latent_w: int = 10,
-        n_hidden: int = 128,
+        n_hidden: Widths = 128,
         n_layers: int = 1,
+        encoder: Literal["mlp", "conv"] = "mlp",
+        image_shape: Sequence[int] | None = None,
         dropout_rate: float = 0.1,
         input_dropout_rate: float = 0.3,
         likelihood: Likelihood = "nb",
@@ -166,20 +196,22 @@ class CGMVAE(BaseModuleClass):
         check_choices(
             likelihood=(likelihood, LIKELIHOODS),
             prior=(prior, get_args(Prior)),
+            encoder=(encoder, ("mlp", "conv")),
             dispersion=(dispersion, ("gene", "gene-batch")),
             component_weights=(component_weights, ("learned", "uniform")),
             dirichlet_posterior=(dirichlet_posterior, ("conjugate", "network")),
             classifier_input=(classifier_input, ("z", "zx")),
             condition_prior=(condition_prior, ("standard", "learned")),
         )
-        check_at_least(
-            1, n_latent=n_latent, n_latent_w=n_latent_w, n_hidden=n_hidden, n_layers=n_layers
-        )
+        widths = hidden_widths(n_hidden, n_layers)
+        check_whole(1, n_latent=n_latent, n_latent_w=n_latent_w)
         check_at_least(1e-3, concentration=concentration, gaussian_scale=gaussian_scale)
         self.n_labels = n_labels
         self.n_latent = n_latent
         self.n_latent_w = n_latent_w
-        self.n_hidden = n_hidden
+        self.n_hidden = widths[-1] if widths else n_hidden  # of the smaller networks
+        self.n_input = n_input
+        self.image_shape = None if image_shape is None else tuple(image_shape)
         self.gene_likelihood = likelihood  # the name that scvi-tools' RNASeqMixin reads
         self.dispersion = dispersion
         self.prior = prior
@@ -195,29 +227,44 @@ class CGMVAE(BaseModuleClass):
 
         self.n_categories = (n_batch, *n_cats_per_cov)
         self.sizes = ConditionSizes(self.n_categories, n_continuous_cov)
+        if encoder == "conv":
+            check_image_shape(self.image_shape)
+            if self.is_count:
+                raise ValueError(
+                    "encoder='conv' goes with likelihood 'bernoulli' or 'gaussian', but the "
+                    f"likelihood is {likelihood!r}."
+                )
+            trunk = ConvolutionalTrunk(self.image_shape)
+            self.decoder = ConvolutionalDecoder(n_latent, self.sizes, self.image_shape)
+        else:
+            trunk = Trunk(n_input, self.sizes, widths, dropout_rate)
+            n_heads = 2 if likelihood == "zinb" else 1
+            self.decoder = Decoder(n_latent, self.sizes, n_input, n_heads, widths[::-1])
         self.encoder = Encoder(
-            n_input,
+            trunk,
             self.sizes,
             n_latent,
-            0 if prior == "normal" else n_latent_w,
-            n_hidden,
-            n_layers,
-            dropout_rate,
+            n_latent_w if self.has_mixture else 0,
             input_dropout_rate,
+            noise=prior != "none",
         )
-        n_heads = 2 if likelihood == "zinb" else 1
-        self.decoder = Decoder(n_latent, self.sizes, n_input, n_heads, n_hidden, n_layers)
         self.raw_dispersion = self._make_dispersion(n_input, n_batch, gaussian_scale)
         self.condition_prior = None
-        if condition_prior == "learned" and prior != "normal" and self.has_conditions:
-            self.condition_prior = ConditionPrior(n_latent_w, self.sizes, n_hidden)
-        if prior != "normal":
+        if condition_prior == "learned" and prior != "none" and self.has_conditions:
+            n_placed = n_latent_w if self.has_mixture else n_latent
+            self.condition_prior = ConditionPrior(n_placed, self.sizes, self.n_hidden)
+        if self.has_mixture:
             self.set_components(n_components)
 
     @property
     def has_conditions(self) -> bool:
         """Whether c tells anything."""
         return self.sizes.n_cont > 0 or max(self.n_categories) > 1
+
+    @property
+    def has_mixture(self) -> bool:
+        """Whether z has a mixture as its prior, once it is started."""
+        return self.prior in MIXTURE_PRIORS
 
     @property
     def is_count(self) -> bool:
@@ -239,8 +286,7 @@ class CGMVAE(BaseModuleClass):
     def set_components(self, n_components: int) -> None:
         """Make everything whose shape depends on K anew, with random weights."""
         self.n_components = n_components
-        n_genes = self.decoder.heads[0].out_features
-        n_in = self.n_latent + (n_genes if self.classifier_input == "zx" else 0)
+        n_in = self.n_latent + (self.n_input if self.classifier_input == "zx" else 0)
         self.classifier = Classifier(n_in, self.sizes, n_components, self.n_hidden)
         # Where the prior knows c, z need not forget it, and then z decoded under another condition
         # still carries its own.
@@ -261,7 +307,7 @@ class CGMVAE(BaseModuleClass):
         reference = model.reference_categories_
         if not model.reference_has_condition_prior_:
             self.condition_prior = None  # the reference had no condition to learn it from
-        if self.prior != "normal" and model.n_components_ is not None:
+        if self.has_mixture and model.n_components_ is not None:
             self.set_components(model.n_components_)
         self.mixture_started = model.mixture_started_
         if reference is not None:
@@ -325,7 +371,7 @@ class CGMVAE(BaseModuleClass):
         super().train(mode)
         if self.n_known_categories is not None:
             for layer in self.modules():
-                if isinstance(layer, nn.BatchNorm1d):
+                if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
                     layer.eval()
         return self
 
@@ -418,7 +464,7 @@ class CGMVAE(BaseModuleClass):
         c = self._conditions(batch_index, cat_covs, cont_covs)
         encoder_input = self._encoder_input(x, observed)
         hidden = self.encoder(encoder_input, c)
-        q_z = self.encoder.q_z(hidden)
+        q_z = self.encoder.q_z(hidden, c, 0.0 if self.has_mixture else self._center(c))
         shape = (n_samples,) if n_samples > 1 else ()
         z = q_z.rsample(shape) if sample else q_z.loc
         if self.use_size_factor:
@@ -437,7 +483,7 @@ class CGMVAE(BaseModuleClass):
             "ql": None,
         }
         if self.mixture_started:
-            q_w = self.encoder.q_w(hidden, self._w_center(c))
+            q_w = self.encoder.q_w(hidden, c, self._center(c))
             y_logits = self._classify(z, encoder_input, c)
             outputs |= {
                 "qw": q_w,
@@ -523,14 +569,13 @@ class CGMVAE(BaseModuleClass):
             self.gene_likelihood, self.decoder(z, c), library, raw_dispersion, observed
         )
         if not self.mixture_started:
-            p_z = Normal(torch.zeros_like(z), torch.ones_like(z), validate_args=False)
-            return {"px": p_x, "pz": p_z, "pw": None}
-        scale = torch.ones_like(w)
-        p_w = Normal(self._w_center(c) * scale, scale, validate_args=False)
+            center = 0.0 if self.has_mixture else self._center(c)
+            return {"px": p_x, "pz": _unit_normal(z, center), "pw": None}
+        p_w = _unit_normal(w, self._center(c))
         return {"px": p_x, "pz": self.component_prior(w, c), "pw": p_w}
 
-    def _w_center(self, c: Conditions) -> Tensor | float:
-        """Mean of p(w|c), (n, W), or 0."""
+    def _center(self, c: Conditions) -> Tensor | float:
+        """Mean of p(w|c), (n, W), or of p(z|c) of a VAE, (n, L); 0 where it is fixed."""
         return 0.0 if self.condition_prior is None else self.condition_prior(c)
 
     @auto_move_data
@@ -541,11 +586,17 @@ class CGMVAE(BaseModuleClass):
 
     @auto_move_data
     def sample_prior(self, component: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-        """Draws from p(w|c) p(z|w,y,c), (n, L), for given components (n,) of a minibatch."""
+        """Draws of z, (n, L), for given components (n,) of a minibatch.
+
+        They come from p(w|c) p(z|w,y,c), or from p(z) or p(z|c) where there is no mixture.
+        """
         inputs = self._get_inference_input(tensors)
         c = self._conditions(inputs["batch_index"], inputs["cat_covs"], inputs["cont_covs"])
+        if not self.mixture_started:
+            z = torch.randn(len(component), self.n_latent, device=component.device)
+            return z if self.has_mixture else z + self._center(c)
         noise = torch.randn(len(component), self.n_latent_w, device=component.device)
-        p_z = self.component_density(self._w_center(c) + noise, tensors)
+        p_z = self.component_density(self._center(c) + noise, tensors)
         loc, scale = of_component(p_z.loc, component), of_component(p_z.scale, component)
         return torch.normal(loc, scale)
 
@@ -566,6 +617,7 @@ class CGMVAE(BaseModuleClass):
         kl_weight: float | Tensor = 1.0,
         classification_weight: float = 1.0,
         guide_weight: float = 0.0,
+        monte_carlo_kl: bool = False,
     ) -> LossOutput:
         r"""Negative evidence lower bound, five terms, each ``(n,)`` and in nats.
 
@@ -590,12 +642,21 @@ class CGMVAE(BaseModuleClass):
             Weight of −log q(y*|z) of labelled cells.
         guide_weight
             Weight of the cross-entropy between the starting partition and q(y|z).
+        monte_carlo_kl
+            Estimate the divergences of z and w at the samples, log q(z|x) − log p(z), in place of
+            their closed forms (the first estimator of Kingma and Welling, eq. 6, in place of the
+            second, eq. 7). Both have the same mean; with S samples the terms are averaged.
 
         Notes
         -----
         q(y|z) is evaluated at one sample of z while the KL of z is a closed form over all of
         q(z|x). This is the bound of a q in which y depends on x through an independent draw of z;
-        it never exceeds the log likelihood.
+        it never exceeds the log likelihood. An autoencoder has the reconstruction alone, and no
+        bound.
+
+        References
+        ----------
+        Kingma and Welling 2014, "Auto-encoding variational Bayes".
         """
         x = tensors[REGISTRY_KEYS.X_KEY]
         q_z, p_z = inference_outputs["qz"], generative_outputs["pz"]
@@ -603,25 +664,28 @@ class CGMVAE(BaseModuleClass):
         reconstruction = -log_likelihood(generative_outputs["px"], x, observed)
         reconstruction = _mean_over_samples(reconstruction)
         extra: dict[str, Tensor] = {}
-        if not self.mixture_started:
-            kl = {"kl_z": _mean_over_samples(dist.normal_kl(q_z, p_z))}
+        z, w = (inference_outputs[name] if monte_carlo_kl else None for name in ("z", "w"))
+        if self.prior == "none":
+            kl = {"kl_z": torch.zeros_like(reconstruction)}
+        elif not self.mixture_started:
+            kl = {"kl_z": dist.normal_kl(q_z, p_z, z)}
         else:
             y_logits = inference_outputs["y_logits"]
             q_y, concentration, label = self._observe_labels(
                 tensors, y_logits, inference_outputs["d_concentration"]
             )
-            kl_w = dist.normal_kl(inference_outputs["qw"], generative_outputs["pw"])
-            kl = {"kl_z": dist.mixture_kl(q_z, p_z, q_y), "kl_w": kl_w}
+            kl_w = dist.normal_kl(inference_outputs["qw"], generative_outputs["pw"], w)
+            kl = {"kl_z": dist.mixture_kl(q_z, p_z, q_y, z), "kl_w": kl_w}
             if self.prior == "dirichlet":
                 kl["kl_y"] = dist.categorical_dirichlet_kl(q_y, concentration)
                 kl["kl_d"] = dist.dirichlet_kl(concentration, self.alpha)
             else:
                 kl["kl_y"] = dist.categorical_kl(q_y, self.log_weights)
-            kl = {name: _mean_over_samples(value) for name, value in kl.items()}
             if label is not None:
                 extra["classification"] = _masked_cross_entropy(y_logits, label)
             if GUIDE_KEY in tensors:
                 extra["guide"] = _masked_cross_entropy(y_logits, tensors[GUIDE_KEY])
+        kl = {name: _mean_over_samples(value) for name, value in kl.items()}
         loss = (reconstruction + kl_weight * sum(kl.values())).mean()
         if "classification" in extra:
             loss = loss + classification_weight * extra["classification"]
@@ -703,6 +767,11 @@ class CGMVAE(BaseModuleClass):
         -------
         Tensor ``(n,)`` in nats, on the CPU, or its mean.
         """
+        if self.prior == "none":
+            raise NotImplementedError(
+                "An autoencoder (prior='none') has no density of z, so there is no likelihood of "
+                "x. Use prior='normal' for a VAE."
+            )
         x, observed = tensors[REGISTRY_KEYS.X_KEY], tensors.get(OBSERVED_KEY)
         log_ratios = []
         for first in range(0, n_mc_samples, n_mc_samples_per_pass):
@@ -720,6 +789,36 @@ class CGMVAE(BaseModuleClass):
             log_ratios.append(log_ratio.reshape(n_samples, -1))
         value = torch.logsumexp(torch.cat(log_ratios), dim=0) - math.log(n_mc_samples)
         return value.mean().item() if return_mean else value.cpu()
+
+
+def hidden_widths(n_hidden: Widths, n_layers: int) -> tuple[int, ...]:
+    """Units of each hidden layer of the encoder.
+
+    Examples
+    --------
+    >>> hidden_widths(128, 2), hidden_widths((512, 256), 1), hidden_widths(128, 0)
+    ((128, 128), (512, 256), ())
+    """
+    if isinstance(n_hidden, Sequence):
+        if not n_hidden:
+            raise ValueError("n_hidden must name at least one width; n_layers=0 makes none.")
+        for width in n_hidden:
+            check_whole(1, n_hidden=width)
+        if n_layers != 1:
+            raise ValueError(
+                f"n_hidden={tuple(n_hidden)} says how many hidden layers there are; leave out "
+                f"n_layers={n_layers}."
+            )
+        return tuple(n_hidden)
+    check_whole(1, n_hidden=n_hidden)
+    check_whole(0, n_layers=n_layers)
+    return (n_hidden,) * n_layers
+
+
+def _unit_normal(like: Tensor, center: Tensor | float) -> Normal:
+    """N(center, I) over the shape of ``like``."""
+    scale = torch.ones_like(like)
+    return Normal(center * scale, scale, validate_args=False)
 
 
 def of_component(values: Tensor, component: Tensor) -> Tensor:

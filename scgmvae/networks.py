@@ -7,6 +7,8 @@ concentrations is bounded here and nowhere else.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -22,6 +24,7 @@ __all__ = [
     "Decoder",
     "DirichletNetwork",
     "Encoder",
+    "Trunk",
     "bounded",
     "bounded_exp",
     "inverse_bounded_exp",
@@ -153,30 +156,49 @@ class ConditionedLinear(nn.Module):
             self.offsets[str(i)] = nn.Parameter(torch.cat([old, added]))
 
 
-class _Trunk(nn.Module):
-    """Hidden layers on an input and c; the base of every network here."""
+class Trunk(nn.Module):
+    """Hidden layers on an input and c; the base of every network here.
+
+    Parameters
+    ----------
+    n_in
+        Size of the input.
+    sizes
+        Sizes of the conditions.
+    widths
+        Units of each hidden layer. Without any the input comes out as it is.
+    dropout_rate
+        Dropout after every layer.
+    use_batch_norm
+        Whether every layer is batch-normalised.
+    """
 
     def __init__(
         self,
         n_in: int,
         sizes: ConditionSizes,
-        n_hidden: int,
-        n_layers: int,
+        widths: Sequence[int],
         dropout_rate: float = 0.0,
         use_batch_norm: bool = True,
     ):
         super().__init__()
-        widths = [n_in] + [n_hidden] * n_layers
-        self.linears = nn.ModuleList(ConditionedLinear(n, n_hidden, sizes) for n in widths[:-1])
+        widths = (n_in, *widths)
+        self.n_out = widths[-1]
+        self.linears = nn.ModuleList(ConditionedLinear(*pair, sizes) for pair in pairwise(widths))
         # momentum and eps as in scvi-tools
         self.norms = nn.ModuleList(
-            nn.BatchNorm1d(n_hidden, momentum=0.01, eps=1e-3) if use_batch_norm else nn.Identity()
-            for _ in self.linears
+            nn.BatchNorm1d(n, momentum=0.01, eps=1e-3) if use_batch_norm else nn.Identity()
+            for n in widths[1:]
         )
         self.dropout = nn.Dropout(dropout_rate)
 
+    @property
+    def takes_conditions(self) -> bool:
+        """Whether c enters here; where it does not, what follows has to take it."""
+        return len(self.linears) > 0
+
     def forward(self, inputs: Tensor, c: Conditions) -> Tensor:
-        """``(..., n, n_in)`` to ``(..., n, n_hidden)``."""
+        """``(..., n, n_in)`` to ``(..., n, n_out)``."""
         hidden = inputs
         for linear, norm in zip(self.linears, self.norms, strict=True):
             out = linear(hidden, c)
@@ -191,50 +213,52 @@ class Encoder(nn.Module):
 
     Parameters
     ----------
-    n_input
-        G, number of genes.
+    trunk
+        Hidden layers: a :class:`Trunk`, or one of convolutions.
     sizes
-        Sizes of the conditions.
+        Sizes of the conditions. They enter at the heads where the trunk does not take them.
     n_latent, n_latent_w
-        L and W.
-    n_hidden, n_layers, dropout_rate
-        Shape of the trunk.
+        L and W; no head for w where W is 0.
     input_dropout_rate
         Share of the genes that are hidden from the encoder in training, drawn anew for every cell
         and step.
+    noise
+        Whether q(z|x,c) has a spread; else it is a point, the code of an autoencoder.
     """
 
     def __init__(
         self,
-        n_input: int,
+        trunk: nn.Module,
         sizes: ConditionSizes,
         n_latent: int,
         n_latent_w: int,
-        n_hidden: int,
-        n_layers: int,
-        dropout_rate: float,
         input_dropout_rate: float,
+        noise: bool = True,
     ):
         super().__init__()
         self.input_dropout = nn.Dropout(input_dropout_rate)
-        self.trunk = _Trunk(n_input, sizes, n_hidden, n_layers, dropout_rate)
-        self.z_loc = nn.Linear(n_hidden, n_latent)
-        self.z_scale = nn.Linear(n_hidden, n_latent)
+        self.trunk = trunk
+        sizes = ConditionSizes() if trunk.takes_conditions else sizes
+        self.z_loc = ConditionedLinear(trunk.n_out, n_latent, sizes)
+        self.z_scale = ConditionedLinear(trunk.n_out, n_latent, sizes) if noise else None
         if n_latent_w:
-            self.w_loc = nn.Linear(n_hidden, n_latent_w)
-            self.w_scale = nn.Linear(n_hidden, n_latent_w)
+            self.w_loc = ConditionedLinear(trunk.n_out, n_latent_w, sizes)
+            self.w_scale = ConditionedLinear(trunk.n_out, n_latent_w, sizes)
 
     def forward(self, x: Tensor, c: Conditions) -> Tensor:
         """Hidden representation of the cells, ``(n, n_hidden)``, that both heads read."""
         return self.trunk(self.input_dropout(x), c)
 
-    def q_z(self, hidden: Tensor) -> Normal:
-        """q(z|x,c), parameters ``(n, L)``."""
-        return _normal(self.z_loc(hidden), self.z_scale(hidden))
+    def q_z(self, hidden: Tensor, c: Conditions, center: Tensor | float = 0.0) -> Normal:
+        """q(z|x,c), parameters ``(n, L)``, as a deviation from the mean of p(z|c)."""
+        loc = center + self.z_loc(hidden, c)
+        if self.z_scale is None:
+            return Normal(loc, torch.zeros_like(loc), validate_args=False)
+        return _normal(loc, self.z_scale(hidden, c))
 
-    def q_w(self, hidden: Tensor, center: Tensor | float = 0.0) -> Normal:
+    def q_w(self, hidden: Tensor, c: Conditions, center: Tensor | float = 0.0) -> Normal:
         """q(w|x,c), parameters ``(n, W)``, as a deviation from the mean of p(w|c)."""
-        return _normal(center + self.w_loc(hidden), self.w_scale(hidden))
+        return _normal(center + self.w_loc(hidden, c), self.w_scale(hidden, c))
 
 
 class Classifier(nn.Module):
@@ -256,7 +280,7 @@ class Classifier(nn.Module):
         super().__init__()
         # Without batch normalisation: the logits of a cell must not depend on its minibatch, and
         # the classifier is fitted to the starting partition outside of the training loop.
-        self.trunk = _Trunk(n_in, sizes, n_hidden, n_layers=1, use_batch_norm=False)
+        self.trunk = Trunk(n_in, sizes, (n_hidden,), use_batch_norm=False)
         self.logits = nn.Linear(n_hidden, n_components)
 
     def forward(self, inputs: Tensor, c: Conditions) -> Tensor:
@@ -303,7 +327,7 @@ class ComponentPrior(nn.Module):
         self.shape = (n_components, n_latent)
         self.loc = nn.Parameter(torch.randn(self.shape))
         self.raw_scale = nn.Parameter(torch.zeros(self.shape))
-        self.trunk = _Trunk(n_latent_w, sizes, n_hidden, n_layers=1, use_batch_norm=False)
+        self.trunk = Trunk(n_latent_w, sizes, (n_hidden,), use_batch_norm=False)
         self.shift = nn.Linear(n_hidden, 2 * n_components * n_latent, bias=False)
         nn.init.normal_(self.shift.weight, std=1e-2)
 
@@ -321,30 +345,30 @@ class ComponentPrior(nn.Module):
 
 
 class ConditionPrior(nn.Module):
-    """p(w|c) = N(m(c), I), learned: a mean for each set of conditions.
+    """p(w|c) = N(m(c), I), or p(z|c) of a VAE, learned: a mean for each set of conditions.
 
-    q(w|x,c) is given as a deviation from m(c). Encoded freely, w has noise in proportion to the
-    distance of the means, and the KL divergence drives the conditions to one place.
+    The posterior is given as a deviation from m(c). Encoded freely, it has noise in proportion to
+    the distance of the means, and the KL divergence drives the conditions to one place.
 
     Parameters
     ----------
-    n_latent_w
-        W.
+    n_latent
+        W, or L.
     sizes
         Sizes of the conditions.
     n_hidden
         Width of the hidden layer.
     """
 
-    def __init__(self, n_latent_w: int, sizes: ConditionSizes, n_hidden: int):
+    def __init__(self, n_latent: int, sizes: ConditionSizes, n_hidden: int):
         super().__init__()
-        self.trunk = _Trunk(0, sizes, n_hidden, n_layers=1, use_batch_norm=False)
-        self.loc = nn.Linear(n_hidden, n_latent_w)
+        self.trunk = Trunk(0, sizes, (n_hidden,), use_batch_norm=False)
+        self.loc = nn.Linear(n_hidden, n_latent)
         # about one standard deviation between two conditions in every dimension
         nn.init.normal_(self.loc.weight, std=0.3)
 
     def forward(self, c: Conditions) -> Tensor:
-        """m(c), ``(n, W)``."""
+        """m(c), ``(n, W)`` or ``(n, L)``."""
         return self.loc(self.trunk(c.one_hots[0][:, :0], c))
 
 
@@ -361,8 +385,8 @@ class Decoder(nn.Module):
         G, number of genes.
     n_heads
         Outputs per gene: 1, or 2 where there is zero inflation.
-    n_hidden, n_layers
-        Shape of the trunk.
+    widths
+        Units of each hidden layer; without any the decoder is linear.
     """
 
     def __init__(
@@ -371,14 +395,21 @@ class Decoder(nn.Module):
         sizes: ConditionSizes,
         n_output: int,
         n_heads: int,
-        n_hidden: int,
-        n_layers: int,
+        widths: Sequence[int],
     ):
         super().__init__()
-        self.trunk = _Trunk(n_latent, sizes, n_hidden, n_layers)
-        self.heads = nn.ModuleList(nn.Linear(n_hidden, n_output) for _ in range(n_heads))
+        self.trunk = Trunk(n_latent, sizes, widths)
+        sizes = ConditionSizes() if self.trunk.takes_conditions else sizes
+        self.heads = nn.ModuleList(
+            ConditionedLinear(self.trunk.n_out, n_output, sizes) for _ in range(n_heads)
+        )
 
     def forward(self, z: Tensor, c: Conditions) -> list[Tensor]:
         """Outputs of each head, ``(..., n, G)``."""
         hidden = self.trunk(z, c)
-        return [head(hidden) for head in self.heads]
+        return [head(hidden, c) for head in self.heads]
+
+    @torch.no_grad()
+    def start_at(self, output: Tensor) -> None:
+        """Let the first head give ``output``, (G,), for a cell with nothing of its own."""
+        self.heads[0].bias.copy_(output)

@@ -24,6 +24,7 @@ from sklearn.cluster import KMeans
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KNeighborsClassifier
 
 __all__ = [
     "Start",
@@ -46,6 +47,11 @@ N_NEIGHBORS = 30
 RESOLUTION = 0.5
 RESOLUTION_FOR_K = 1.0
 MERGE_RESOLUTION = 0.4
+LARGEST_GRAPH = 20_000
+"""Of more cells, as many drawn at random make the graph, and the others follow their neighbours.
+On MNIST's 60,000 images a graph of 40,000 changes the agreement with the labels by less than .002
+(``benchmarks/images.py``)."""
+N_VOTES = 15
 SMALLEST_GRAPH = 5
 """Fewer cells are one group: there is no graph to speak of."""
 SMALLEST_SPLIT = 20
@@ -82,6 +88,7 @@ def initial_partition(
     n_groups: int | None = None,
     method: Start = "leiden",
     seed: int = 0,
+    straighten: bool = True,
 ) -> Codes:
     """Partition of the rows of ``x``.
 
@@ -95,6 +102,8 @@ def initial_partition(
         ``"leiden"``, ``"kmeans"`` or ``"gmm"`` (diagonal Gaussian mixture).
     seed
         Seed of the method.
+    straighten
+        Whether each row of a partition by Leiden goes to its nearest group mean where K is given.
 
     Returns
     -------
@@ -117,11 +126,17 @@ def initial_partition(
         )
         codes = mixture.fit_predict(x)
     else:
-        graph = neighbor_graph(x, seed)
+        rows = np.arange(len(x))
+        if len(x) > LARGEST_GRAPH:
+            rows = np.random.default_rng(seed).choice(len(x), LARGEST_GRAPH, replace=False)
+        graph = neighbor_graph(x[rows], seed)
         codes = leiden(graph, RESOLUTION if n_groups is None else RESOLUTION_FOR_K, seed)
         if n_groups is not None:
             codes = merge_groups(graph, codes, n_groups)
             codes = split_groups(graph, codes, n_groups, seed)
+        if len(rows) < len(x):
+            codes = KNeighborsClassifier(N_VOTES).fit(x[rows], codes).predict(x)
+        if n_groups is not None and straighten:
             codes = nearest_mean(x, codes)
     return by_size(codes)
 

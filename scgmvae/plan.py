@@ -14,9 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scvi import REGISTRY_KEYS
 from scvi.train import TrainingPlan, TrainRunner
 from torch import Tensor
 
+from scgmvae.checks import check_whole
+from scgmvae.images import shifted
 from scgmvae.module import CGMVAE, GUIDE_KEY
 
 if TYPE_CHECKING:
@@ -39,10 +42,21 @@ class StagedTrainingPlan(TrainingPlan):
     kl_warmup
         Fraction of the pretraining steps over which the KL weight rises from 0 to its maximum.
         scvi-tools counts epochs (400 by default), which short trainings never reach.
+    pretrain_kl_weight
+        Weight of the divergence in pretraining, in place of the maximum, which is 1 unless
+        ``max_kl_weight`` says otherwise.
     guide_weight
         Weight of the guide at the start of the joint stage.
     guide_fraction
         Fraction of the joint stage after which the guide's weight is 0.
+    n_samples
+        S, draws of z and w per cell and step, over which the loss is averaged.
+    monte_carlo_kl
+        Estimate divergences at the draws in place of their closed forms, see
+        :meth:`scgmvae.CGMVAE.loss`.
+    max_shift
+        Images are moved by up to this many pixels in height and width, at random, anew in every
+        step.
     lr, weight_decay, eps
         Of Adam.
     **kwargs
@@ -57,8 +71,12 @@ class StagedTrainingPlan(TrainingPlan):
         pretrain_epochs: int,
         joint_epochs: int,
         kl_warmup: float = 0.33,
+        pretrain_kl_weight: float | None = None,
         guide_weight: float = 10.0,
         guide_fraction: float = 0.67,
+        n_samples: int = 1,
+        monte_carlo_kl: bool = False,
+        max_shift: int = 0,
         lr: float = 1e-3,
         weight_decay: float = 1e-6,
         eps: float = 1e-8,
@@ -73,11 +91,21 @@ class StagedTrainingPlan(TrainingPlan):
             n_epochs_kl_warmup=n_epochs_kl_warmup,
             **kwargs,
         )
+        check_whole(1, n_samples=n_samples)
+        check_whole(0, max_shift=max_shift)
+        if max_shift and module.image_shape is None:
+            raise ValueError(
+                "max_shift moves images, but the data are none: adata.uns has no 'image_shape'."
+            )
         self.pretrain_epochs = pretrain_epochs
         self.joint_epochs = joint_epochs
         self.kl_warmup = kl_warmup
+        self.pretrain_kl_weight = pretrain_kl_weight
         self.guide_weight = guide_weight
         self.guide_fraction = guide_fraction
+        self.n_samples = n_samples
+        self.monte_carlo_kl = monte_carlo_kl
+        self.max_shift = max_shift
         self._totals: dict[str, Tensor] = {}
 
     @property
@@ -95,7 +123,10 @@ class StagedTrainingPlan(TrainingPlan):
             return super().kl_weight
         warmup_epochs = self.kl_warmup * self.pretrain_epochs
         done = min(1.0, self.epochs_done / warmup_epochs) if warmup_epochs else 1.0
-        return self.min_kl_weight + done * (self.max_kl_weight - self.min_kl_weight)
+        top = self.max_kl_weight
+        if self.pretrain_kl_weight is not None and self.epochs_done < self.pretrain_epochs:
+            top = self.pretrain_kl_weight
+        return self.min_kl_weight + done * (top - self.min_kl_weight)
 
     @property
     def current_guide_weight(self) -> float:
@@ -114,6 +145,9 @@ class StagedTrainingPlan(TrainingPlan):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a minibatch."""
+        if self.max_shift:
+            x_key = REGISTRY_KEYS.X_KEY
+            batch[x_key] = shifted(batch[x_key], self.module.image_shape, self.max_shift)
         return self._step(batch, self.kl_weight, self.current_guide_weight).loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -121,8 +155,16 @@ class StagedTrainingPlan(TrainingPlan):
         self._step(batch, 1.0, 0.0)
 
     def _step(self, batch, kl_weight, guide_weight) -> LossOutput:
-        weights = {"kl_weight": kl_weight, "guide_weight": guide_weight}
-        _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs | weights)
+        how = {
+            "kl_weight": kl_weight,
+            "guide_weight": guide_weight,
+            "monte_carlo_kl": self.monte_carlo_kl,
+        }
+        _, _, output = self.forward(
+            batch,
+            inference_kwargs={"n_samples": self.n_samples},
+            loss_kwargs=self.loss_kwargs | how,
+        )
         # Lightning's own metrics cost as much per step as the networks do, so terms are summed
         # here and logged once per epoch.
         n = output.n_obs_minibatch
@@ -192,7 +234,7 @@ class MixtureStart(pl.Callback):
         """
         module = pl_module.module
         is_due = trainer.current_epoch >= pl_module.pretrain_epochs
-        if module.mixture_started or module.prior == "normal" or not is_due:
+        if module.mixture_started or not module.has_mixture or not is_due:
             return
         partition = self.start()
         trainer.train_dataloader.extra[GUIDE_KEY] = torch.from_numpy(partition)

@@ -113,8 +113,8 @@ class ResultsMixin:
         self._check_if_trained(warn=False)
         if not self.module.mixture_started:
             why = (
-                "its prior is 'normal', which has none"
-                if self.module.prior == "normal"
+                f"its prior is {self.module.prior!r}, which has none"
+                if not self.module.has_mixture
                 else "training ended before they were started; call train() to go on"
             )
             raise RuntimeError(f"The model has no components: {why}.")

@@ -37,7 +37,7 @@ def start_decoder(module: CGMVAE, mean: NDArray[np.floating]) -> None:
         bias = torch.logit(mean.clamp(1e-3, 1 - 1e-3))
     else:
         bias = mean
-    module.decoder.heads[0].bias.copy_(bias)
+    module.decoder.start_at(bias)
 
 
 def start_mixture(
@@ -63,7 +63,7 @@ def start_mixture(
     n_components
         K; a component without cells starts at a random place of the cells' spread.
     """
-    device = module.encoder.z_loc.weight.device
+    device = module.device
     z = torch.from_numpy(posteriors["z_loc"]).to(device)
     z_var = torch.from_numpy(posteriors["z_var"]).to(device)
     partition = partition.to(device)

@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from scvi.data import _constants as scvi_constants
 from torch import Tensor
 
 from scgmvae import checks
+from scgmvae.images import pixel_scale
 from scgmvae.loading import SeededDataSplitter
 from scgmvae.partition import (
     Start,
@@ -67,10 +70,11 @@ class StagedTrainingMixin:
         ----------
         max_epochs
             Epochs of the joint stage. ``None`` makes them about 1,500 minibatches of 128 cells,
-            but no fewer than 20 epochs and no more than 100.
+            but no fewer than 20 epochs and no more than 100; for images see :data:`IMAGES`.
         pretrain_epochs
-            Epochs of the first stage. ``None`` makes them about 320 minibatches, 5 to 60 epochs.
-            A model that has its components has no first stage any more.
+            Epochs of the first stage. ``None`` makes them about 320 minibatches, 5 to 60 epochs;
+            for images see :data:`IMAGES`. A model that has its components has no first stage any
+            more.
         start
             Initial partition: ``"leiden"``, ``"kmeans"`` or ``"gmm"``, see
             :func:`~scgmvae.partition.initial_partition`. Counts without conditions are partitioned
@@ -134,7 +138,7 @@ class StagedTrainingMixin:
         checks.check_at_least(1, max_epochs=max_epochs, batch_size=batch_size)
         checks.check_at_least(0, pretrain_epochs=pretrain_epochs, guide_weight=guide_weight)
         goes_on = self.is_trained_ and self.module.mixture_started
-        if guide_key is None and not goes_on and self.module.prior != "normal":
+        if guide_key is None and not goes_on and self.module.has_mixture:
             check_start(start, self.n_components_)
         if goes_on and guide_key is not None:
             raise ValueError(
@@ -144,14 +148,13 @@ class StagedTrainingMixin:
         if not goes_on:  # what an interrupted start has found does not bind the next
             self.n_components_ = self.init_params_["non_kwargs"]["n_components"]
         checks.check_guide(self.adata, guide_key, self.n_components_)
+        recipe = self._recipe
         if max_epochs is None:
-            max_epochs = default_epochs(self.adata.n_obs, JOINT_STEPS, shortest=20, longest=100)
-        if goes_on or (not is_first and self.module.prior == "normal"):
+            max_epochs = recipe.joint.epochs(self.adata.n_obs)
+        if goes_on or not (is_first or self.module.has_mixture):
             pretrain_epochs = 0
         elif pretrain_epochs is None:
-            pretrain_epochs = default_epochs(
-                self.adata.n_obs, PRETRAIN_STEPS, shortest=5, longest=60
-            )
+            pretrain_epochs = recipe.pretraining.epochs(self.adata.n_obs)
         if seed is None:
             seed = settings.seed or 0
         self.seed_ = seed
@@ -171,7 +174,7 @@ class StagedTrainingMixin:
                 self.module = self._make_module()
                 x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
                 rows = np.sort(splitter.external_indexing[0])
-                mean = np.asarray(x[rows].mean(axis=0)).ravel()
+                mean = np.asarray(x[rows].mean(axis=0)).ravel() * pixel_scale(self.adata_manager)
                 start_decoder(self.module, mean)
                 if self.module.use_size_factor:
                     factors = self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)
@@ -179,6 +182,7 @@ class StagedTrainingMixin:
             settings_of_plan = {
                 "pretrain_epochs": pretrain_epochs,
                 "joint_epochs": max_epochs,
+                **(recipe.kl_weights if self.module.has_mixture else {}),
                 "guide_weight": 0.0 if goes_on else guide_weight,
                 **(plan_kwargs or {}),
             }
@@ -211,6 +215,10 @@ class StagedTrainingMixin:
             trained = {name: values[splitter.train_idx] for name, values in posteriors.items()}
             self._remember_training_cells(trained)
         self._write(self.adata, posteriors)
+
+    @property
+    def _recipe(self) -> Recipe:
+        return COUNTS if self.module.image_shape is None else IMAGES
 
     def _copies(self, balance_key: str | None) -> NDArray[np.floating] | None:
         """How often each cell comes up in an epoch, (n,); ``None`` is once each."""
@@ -287,7 +295,9 @@ class StagedTrainingMixin:
             column = self.adata.obs[guide_key].iloc[rows].astype("category")
             partition = by_size(column.cat.codes.to_numpy())
         else:
-            partition = initial_partition(representation, self.n_components_, start, seed)
+            partition = initial_partition(
+                representation, self.n_components_, start, seed, self._recipe.straighten
+            )
         if self.module.n_labels:
             partition = partition_by_labels(
                 representation,
@@ -302,17 +312,49 @@ class StagedTrainingMixin:
 LABELLED_SHARE = 0.1
 """Share of labelled cells in a minibatch, unless there are more."""
 
-PRETRAIN_STEPS, JOINT_STEPS = 320, 1500
-"""Minibatches of 128 in the stages, where the bounds on the epochs allow. Longer pretraining ends
-at the same agreement with the labels (``benchmarks/recipe.py``)."""
+
+class Length(NamedTuple):
+    """Length of a stage: minibatches of 128, and bounds on the epochs that they make."""
+
+    n_steps: int
+    shortest: int
+    longest: int
+
+    def epochs(self, n_obs: int) -> int:
+        """Epochs for a number of cells.
+
+        Parameters
+        ----------
+        n_obs
+            Number of cells.
+
+        Examples
+        --------
+        >>> Length(n_steps=320, shortest=5, longest=60).epochs(4_271)
+        10
+        """
+        return int(np.clip(round(self.n_steps * 128 / n_obs), self.shortest, self.longest))
 
 
-def default_epochs(n_obs: int, n_steps: int, shortest: int, longest: int) -> int:
-    """Epochs that make about ``n_steps`` minibatches of 128, within bounds.
+class Recipe(NamedTuple):
+    """Defaults of training that differ between kinds of data."""
 
-    Examples
-    --------
-    >>> default_epochs(4_271, n_steps=320, shortest=5, longest=60)
-    10
-    """
-    return int(np.clip(round(n_steps * 128 / n_obs), shortest, longest))
+    pretraining: Length
+    joint: Length
+    kl_weights: dict[str, float]
+    """Largest weights of the divergences; a VAE without components always has 1."""
+    straighten: bool
+    """Whether the starting partition, with K given, gets straight borders (``nearest_mean``)."""
+
+
+COUNTS = Recipe(Length(320, 5, 60), Length(1500, 20, 100), {}, straighten=True)
+"""Longer pretraining ends at the same agreement with the labels (``benchmarks/recipe.py``)."""
+
+IMAGES = Recipe(
+    Length(4700, 10, 60),
+    Length(9400, 20, 100),
+    {"pretrain_kl_weight": 0.05, "max_kl_weight": 0.05},
+    straighten=False,
+)
+"""A weak divergence in pretraining keeps the classes apart in z, as curved sheets rather than
+balls, which a graph follows and straight borders do not."""

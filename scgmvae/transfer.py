@@ -77,7 +77,7 @@ class QueryMixin:
                 "reference comes second."
             )
         reference._check_if_trained(warn=False)
-        if reference.module.prior != "normal":
+        if reference.module.has_mixture:
             reference._check_mixture()
         setup = reference.registry_[scvi_constants._SETUP_ARGS_KEY]
         checks.check_not_view(adata)

@@ -182,7 +182,7 @@ def test_the_encoder_takes_absent_genes_as_hidden_by_dropout():
     c = module._conditions(torch.zeros(N, 1), None, None)
     # nine of ten genes are there: dropout at rate 0.1 would scale them by 1 / 0.9
     with torch.no_grad():
-        expected = module.encoder.q_z(module.encoder(torch.log1p(x) / 0.9, c))
+        expected = module.encoder.q_z(module.encoder(torch.log1p(x) / 0.9, c), c)
     torch.testing.assert_close(q["qz"].loc, expected.loc)
     torch.testing.assert_close(q["qz"].scale, expected.scale)
 

@@ -53,7 +53,7 @@ def make_module(*, started=True, n_input=G, n_components=K, **settings):
 def make_minibatch(module, n=N, seed=1, labels=None, guide=None, size_factor=None):
     """What scvi-tools' loader hands to a module of these settings."""
     rng = np.random.default_rng(seed)
-    n_genes = module.decoder.heads[0].out_features
+    n_genes = module.n_input
     x = {
         "bernoulli": rng.integers(0, 2, size=(n, n_genes)),
         "gaussian": rng.normal(size=(n, n_genes)),

@@ -1,10 +1,13 @@
-"""Tests of scgmvae.networks: bounds, starting values, conditions, shapes."""
+"""Tests of scgmvae.networks and convolutions: bounds, starting values, conditions, shapes."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from scgmvae.convolutions import ConvolutionalDecoder, ConvolutionalTrunk
 from scgmvae.networks import (
     LOG_CONCENTRATION_BOUND,
     LOG_SCALE_BOUND,
@@ -17,11 +20,13 @@ from scgmvae.networks import (
     Decoder,
     DirichletNetwork,
     Encoder,
+    Trunk,
     bounded_exp,
 )
 
 N, G, L, W, K, S, N_HIDDEN = 6, 7, 3, 2, 4, 5, 16
 SIZES = ConditionSizes((2, 3), 2)
+SHAPE = (9, 12, 2)  # of images
 
 
 def conditions(seed=0):
@@ -190,27 +195,26 @@ def test_start_at_takes_scales_outside_of_the_bounds(component_prior, scale):
 
 
 def make_encoder(sizes, n_latent_w=W, n_layers=1, dropout_rate=0.1, input_dropout_rate=0.3):
-    return Encoder(
-        G,
-        sizes,
-        L,
-        n_latent_w,
-        N_HIDDEN,
-        n_layers,
-        dropout_rate=dropout_rate,
-        input_dropout_rate=input_dropout_rate,
-    )
+    trunk = Trunk(G, sizes, (N_HIDDEN,) * n_layers, dropout_rate)
+    return Encoder(trunk, sizes, L, n_latent_w, input_dropout_rate)
 
 
 # name: network of given conditions, size of its input, shape of its outputs for a cell
 NETWORKS = {
     "encoder_z": (lambda sizes: make_encoder(sizes, n_layers=2), G, (2 * L,)),
     "encoder_w": (make_encoder, G, (2 * W,)),
+    "encoder_linear": (lambda sizes: make_encoder(sizes, n_layers=0), G, (2 * L,)),
     "classifier": (lambda sizes: Classifier(L, sizes, K, N_HIDDEN), L, (K,)),
     "dirichlet": (lambda sizes: DirichletNetwork(L, sizes, K, N_HIDDEN), L, (K,)),
     "component_prior": (lambda sizes: ComponentPrior(L, W, sizes, K, N_HIDDEN), W, (K, 2 * L)),
     "condition_prior": (lambda sizes: ConditionPrior(W, sizes, N_HIDDEN), W, (W,)),
-    "decoder": (lambda sizes: Decoder(L, sizes, G, 2, N_HIDDEN, 2), L, (2 * G,)),
+    "decoder": (lambda sizes: Decoder(L, sizes, G, 2, (N_HIDDEN, 7)), L, (2 * G,)),
+    "decoder_linear": (lambda sizes: Decoder(L, sizes, G, 1, ()), L, (G,)),
+    "decoder_images": (
+        lambda sizes: ConvolutionalDecoder(L, sizes, SHAPE),
+        L,
+        (math.prod(SHAPE),),
+    ),
 }
 NAMES = pytest.mark.parametrize("name", NETWORKS)
 
@@ -222,7 +226,7 @@ def outputs(name, network, inputs, c):
             return network(c).expand(*inputs.shape[:-1], -1)
         value = network(inputs, c)
         if name.startswith("encoder"):
-            value = network.q_z(value) if name == "encoder_z" else network.q_w(value)
+            value = network.q_w(value, c) if name == "encoder_w" else network.q_z(value, c)
         if isinstance(value, torch.distributions.Normal):
             value = [value.loc, value.scale]
         return torch.cat(value, -1) if isinstance(value, list) else value
@@ -270,9 +274,15 @@ def test_a_condition_of_one_value_takes_no_weights(name):
         network = NETWORKS[name][0](ConditionSizes((3, *n_categories)))
         return sum(p.numel() for p in network.parameters())
 
-    n_layers = 2 if name in ("encoder_z", "decoder") else 1
+    n_units = {
+        "encoder_z": 2 * N_HIDDEN,
+        "encoder_linear": 2 * L + 2 * W,
+        "decoder": N_HIDDEN + 7,
+        "decoder_linear": G,
+        "decoder_images": 128,  # one pixel that is left of 9 × 12
+    }
     assert n_weights(1) == n_weights()
-    assert n_weights(2) == n_weights() + n_layers * 2 * N_HIDDEN
+    assert n_weights(2) == n_weights() + 2 * n_units.get(name, N_HIDDEN)
 
 
 def test_cells_under_the_same_conditions_have_the_same_prior_of_w():
@@ -340,3 +350,55 @@ def test_dropout_draws_anew_in_training_only():
     assert dropped == pytest.approx(0.5, abs=0.02)
     encoder.eval()
     assert torch.equal(encoder(x, c), encoder(x, c))
+
+
+# ------------------------------------------------------------------------------------- images
+
+
+def test_convolutions_are_those_of_a_plain_computation():
+    trunk = ConvolutionalTrunk((8, 8, 3)).eval()
+    images = torch.rand(2, 8, 8, 3)
+    hidden = images.permute(0, 3, 1, 2)
+    with torch.no_grad():
+        for conv, norm in ((0, 1), (3, 4), (6, 7)):
+            weight = trunk.layers[conv].weight
+            hidden = nn.functional.conv2d(hidden, weight, stride=2, padding=1)
+            hidden = hidden / math.sqrt(1 + trunk.layers[norm].eps)  # statistics are still 0 and 1
+            hidden = hidden.clamp(min=0)
+        value = trunk(images.flatten(1), Conditions())
+    assert [layer.weight.shape for layer in trunk.layers[::3]] == [
+        (32, 3, 4, 4),
+        (64, 32, 4, 4),
+        (128, 64, 4, 4),
+    ]
+    torch.testing.assert_close(value, hidden.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_hidden"), [((28, 28), 128 * 9), ((32, 32, 3), 128 * 16), ((8, 17, 2), 128 * 2)]
+)
+def test_the_decoder_of_images_mirrors_the_encoder(shape, n_hidden):
+    n_pixels = math.prod(shape)
+    trunk, decoder = ConvolutionalTrunk(shape), ConvolutionalDecoder(L, ConditionSizes(), shape)
+    assert trunk(torch.rand(N, n_pixels), Conditions()).shape == (N, n_hidden) == (N, trunk.n_out)
+    assert decoder(torch.randn(S, N, L), Conditions())[0].shape == (S, N, n_pixels)
+    assert decoder.first.weight.shape == (n_hidden, L)
+
+
+def test_the_decoder_of_images_starts_at_the_mean_of_each_channel():
+    decoder = ConvolutionalDecoder(L, ConditionSizes(), (8, 8, 2))
+    decoder.start_at(torch.tensor([1.0, -2.0]).repeat(64))
+    assert decoder.layers[-1].bias.tolist() == [1.0, -2.0]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_moves_as_a_whole_under_convolutions(channels):
+    # a stride of 2 thrice: a shift by 8 pixels is a shift by one unit
+    trunk = ConvolutionalTrunk((40, 40, channels)).eval()
+    image = torch.zeros(1, 40, 40, channels)
+    image[:, 12:20, 12:20] = torch.rand(8, 8, channels)
+    with torch.no_grad():
+        units = [
+            trunk(x.flatten(1), Conditions()).view(128, 5, 5) for x in (image, image.roll(8, 2))
+        ]
+    torch.testing.assert_close(units[0][:, :, 1:3], units[1][:, :, 2:4])

@@ -14,7 +14,7 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.model_selection import cross_val_score
 
 from scgmvae.datasets import blobs, synthetic_counts
-from scgmvae.training import default_epochs
+from scgmvae.training import Length
 
 KL_TERMS = ["kl_z", "kl_w", "kl_y", "kl_d"]
 
@@ -133,7 +133,7 @@ def test_the_guide_weight_falls_to_zero_over_a_fraction_of_the_joint_stage(
     ],
 )
 def test_more_cells_take_fewer_epochs(n_obs, expected):
-    assert default_epochs(n_obs, n_steps=1000, shortest=20, longest=100) == expected
+    assert Length(n_steps=1000, shortest=20, longest=100).epochs(n_obs) == expected
 
 
 def test_a_model_without_components_has_no_joint_terms(trained_normal):

@@ -1,0 +1,124 @@
+"""Images as rows of X: their shape, bytes as values in [0, 1], shifted copies.
+
+An AnnData holds images when ``uns["image_shape"]`` is (height, width) or (height, width,
+channels), and a row of ``X`` one image in that order of axes. Values lie in [0, 1]; bytes (uint8)
+stand for 0/255 to 255/255 and become floats only in the minibatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from torch import Tensor
+
+__all__ = ["IMAGE_SHAPE_KEY", "check_same_shape", "image_shape_of", "pixel_scale", "shifted"]
+
+IMAGE_SHAPE_KEY = "image_shape"
+"""Key in ``uns``."""
+
+
+def image_shape_of(adata: AnnData) -> tuple[int, ...] | None:
+    """Shape of the images in the rows of ``X``, or ``None`` where they are none.
+
+    Parameters
+    ----------
+    adata
+        Any data.
+
+    Raises
+    ------
+    ValueError
+        If the shape is not one of two or three positive whole numbers, or does not make as many
+        values as there are columns.
+
+    Examples
+    --------
+    >>> image_shape_of(AnnData(np.zeros((2, 6)), uns={"image_shape": (3, 2)}))
+    (3, 2)
+    """
+    given = adata.uns.get(IMAGE_SHAPE_KEY)
+    if given is None:
+        return None
+    sizes = np.asarray(given).ravel()
+    is_whole = np.issubdtype(sizes.dtype, np.number) and (sizes == np.floor(sizes)).all()
+    if not (is_whole and len(sizes) in (2, 3) and (sizes > 0).all()):
+        raise ValueError(
+            "adata.uns['image_shape'] must be (height, width) or (height, width, channels) in "
+            f"pixels, but it is {given!r}."
+        )
+    shape = tuple(int(size) for size in sizes)
+    if np.prod(shape) != adata.n_vars:
+        raise ValueError(
+            "A row of X must hold one image, but adata.uns['image_shape'] = "
+            f"{shape} makes {np.prod(shape)} values and there are {adata.n_vars} columns. Correct "
+            "the shape, or remove it if the rows are no images."
+        )
+    return shape
+
+
+def check_same_shape(adata: AnnData, image_shape: Sequence[int] | None) -> None:
+    """Raise ``ValueError`` where data are no images of the shape that a model has.
+
+    Floats without a shape pass: what they mean is the same with and without one.
+
+    Parameters
+    ----------
+    adata
+        Data whose ``X`` the model is to read.
+    image_shape
+        The model's; ``None`` for one without images.
+    """
+    shape = image_shape_of(adata)
+    if shape is None and (image_shape is None or getattr(adata.X, "dtype", None) != np.uint8):
+        return
+    expected = None if image_shape is None else tuple(image_shape)
+    if shape != expected:
+        raise ValueError(
+            f"The model reads images of shape {expected}, but adata.uns['image_shape'] is {shape}."
+            f" Set adata.uns['image_shape'] = {expected} if the rows are such images."
+        )
+
+
+def pixel_scale(manager: AnnDataManager) -> float:
+    """What a value of the registered matrix is multiplied by: 1/255 for bytes of images, else 1.
+
+    Parameters
+    ----------
+    manager
+        Manager of the AnnData.
+    """
+    x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+    is_bytes = x.dtype == np.uint8 and IMAGE_SHAPE_KEY in manager.adata.uns
+    return 1 / 255 if is_bytes else 1.0
+
+
+def shifted(x: Tensor, image_shape: Sequence[int], largest: int) -> Tensor:
+    """Every image moved by up to ``largest`` pixels in height and width, zeros moving in.
+
+    Parameters
+    ----------
+    x
+        Images, ``(n, H·W·C)``.
+    image_shape
+        Height, width and, if there are any, channels.
+    largest
+        Largest shift in pixels; every whole number of them is equally probable, drawn from
+        torch's random state.
+
+    Returns
+    -------
+    Tensor ``(n, H·W·C)``.
+    """
+    height, width, n_channels = (*image_shape, 1)[:3]
+    images = x.view(-1, height, width, n_channels)
+    padded = torch.nn.functional.pad(images, (0, 0, largest, largest, largest, largest))
+    first = torch.randint(2 * largest + 1, (2, len(x), 1), device=x.device)
+    rows = first[0] + torch.arange(height, device=x.device)  # (n, H)
+    columns = first[1] + torch.arange(width, device=x.device)  # (n, W)
+    image = torch.arange(len(x), device=x.device)[:, None, None]
+    return padded[image, rows[:, :, None], columns[:, None, :]].flatten(1)
