@@ -17,6 +17,7 @@ from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
 
 import scgmvae
 from scgmvae import checks
+from scgmvae.decoding import DecodingMixin
 from scgmvae.fields import FieldsMixin
 from scgmvae.generation import GenerationMixin
 from scgmvae.images import image_shape_of
@@ -38,6 +39,7 @@ class SCGMVAE(
     StagedTrainingMixin,
     ResultsMixin,
     GenerationMixin,
+    DecodingMixin,
     QueryMixin,
     RNASeqMixin,
     VAEMixin,
@@ -75,9 +77,10 @@ class SCGMVAE(
         any, channels of the images that are the rows of ``X``. Bytes (uint8) of images stand for
         0/255 to 255/255.
     **module_kwargs
-        Further settings of :class:`~scgmvae.CGMVAE`: ``encoder``, ``dispersion``,
-        ``gaussian_scale``, ``component_weights``, ``concentration``, ``dirichlet_posterior``,
-        ``classifier_input``, ``condition_prior``, ``input_dropout_rate``.
+        Further settings of :class:`~scgmvae.CGMVAE`: ``encoder``, ``encode_covariates``,
+        ``dispersion``, ``gaussian_scale``, ``component_weights``, ``concentration``,
+        ``dirichlet_posterior``, ``classifier_input``, ``condition_prior``,
+        ``input_dropout_rate``.
 
     Raises
     ------

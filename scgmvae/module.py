@@ -126,6 +126,8 @@ class CGMVAE(BaseModuleClass):
         networks alone.
     image_shape
         Height, width and, if any, channels, where x are images.
+    encode_covariates
+        Whether the encoder sees c, as in scvi-tools, where it does not by default.
     likelihood
         p(x|z,c).
     dispersion
@@ -179,6 +181,7 @@ class CGMVAE(BaseModuleClass):
         n_layers: int = 1,
         encoder: Literal["mlp", "conv"] = "mlp",
         image_shape: Sequence[int] | None = None,
+        encode_covariates: bool = True,
         dropout_rate: float = 0.1,
         input_dropout_rate: float = 0.3,
         likelihood: Likelihood = "nb",
@@ -227,6 +230,7 @@ class CGMVAE(BaseModuleClass):
 
         self.n_categories = (n_batch, *n_cats_per_cov)
         self.sizes = ConditionSizes(self.n_categories, n_continuous_cov)
+        encoder_sizes = self.sizes if encode_covariates else ConditionSizes()
         if encoder == "conv":
             check_image_shape(self.image_shape)
             if self.is_count:
@@ -237,12 +241,12 @@ class CGMVAE(BaseModuleClass):
             trunk = ConvolutionalTrunk(self.image_shape)
             self.decoder = ConvolutionalDecoder(n_latent, self.sizes, self.image_shape)
         else:
-            trunk = Trunk(n_input, self.sizes, widths, dropout_rate)
+            trunk = Trunk(n_input, encoder_sizes, widths, dropout_rate)
             n_heads = 2 if likelihood == "zinb" else 1
             self.decoder = Decoder(n_latent, self.sizes, n_input, n_heads, widths[::-1])
         self.encoder = Encoder(
             trunk,
-            self.sizes,
+            encoder_sizes,
             n_latent,
             n_latent_w if self.has_mixture else 0,
             input_dropout_rate,
@@ -423,6 +427,11 @@ class CGMVAE(BaseModuleClass):
         )
         return Conditions(one_hots, cont_covs)
 
+    def _conditions_of(self, tensors: dict[str, Tensor]) -> Conditions:
+        """Conditions of a minibatch."""
+        inputs = self._get_inference_input(tensors)
+        return self._conditions(inputs["batch_index"], inputs["cat_covs"], inputs["cont_covs"])
+
     # ------------------------------------------------------------------------- x, c → q
 
     @auto_move_data
@@ -497,8 +506,8 @@ class CGMVAE(BaseModuleClass):
     def classify(self, z: Tensor, tensors: dict[str, Tensor]) -> Tensor:
         """Logits of q(y|z,c) at given z, ``(n, K)``, of the cells of a minibatch."""
         inputs = self._get_inference_input(tensors)
-        c = self._conditions(inputs["batch_index"], inputs["cat_covs"], inputs["cont_covs"])
-        return self._classify(z, self._encoder_input(inputs["x"], inputs["observed"]), c)
+        encoder_input = self._encoder_input(inputs["x"], inputs["observed"])
+        return self._classify(z, encoder_input, self._conditions_of(tensors))
 
     def _encoder_input(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """What the networks see of x, (n, G).
@@ -536,6 +545,7 @@ class CGMVAE(BaseModuleClass):
         cont_covs: Tensor | None = None,
         observed: Tensor | None = None,
         transform_batch: int | None = None,
+        only_x: bool = False,
     ) -> dict[str, object]:
         """Densities of the generative model at samples of the latents.
 
@@ -551,6 +561,8 @@ class CGMVAE(BaseModuleClass):
             Which genes the observed library size sums over, ``(G,)``; ``None`` for all.
         transform_batch
             Batch code to decode every cell with, in place of its own.
+        only_x
+            Leave out the densities of the latents; w is not read.
 
         Returns
         -------
@@ -568,6 +580,8 @@ class CGMVAE(BaseModuleClass):
         p_x = make_likelihood(
             self.gene_likelihood, self.decoder(z, c), library, raw_dispersion, observed
         )
+        if only_x:
+            return {"px": p_x}
         if not self.mixture_started:
             center = 0.0 if self.has_mixture else self._center(c)
             return {"px": p_x, "pz": _unit_normal(z, center), "pw": None}
@@ -590,22 +604,25 @@ class CGMVAE(BaseModuleClass):
 
         They come from p(w|c) p(z|w,y,c), or from p(z) or p(z|c) where there is no mixture.
         """
-        inputs = self._get_inference_input(tensors)
-        c = self._conditions(inputs["batch_index"], inputs["cat_covs"], inputs["cont_covs"])
         if not self.mixture_started:
             z = torch.randn(len(component), self.n_latent, device=component.device)
-            return z if self.has_mixture else z + self._center(c)
-        noise = torch.randn(len(component), self.n_latent_w, device=component.device)
-        p_z = self.component_density(self._center(c) + noise, tensors)
+            return z if self.has_mixture else z + self._center(self._conditions_of(tensors))
+        p_z = self.prior_components(tensors)
         loc, scale = of_component(p_z.loc, component), of_component(p_z.scale, component)
         return torch.normal(loc, scale)
 
     @auto_move_data
+    def prior_components(self, tensors: dict[str, Tensor]) -> Normal:
+        """p(z|w,y,c) for every y, (n, K, L), at a draw of w ~ p(w|c) for each of a minibatch."""
+        n_cells = len(tensors[REGISTRY_KEYS.BATCH_KEY])
+        noise = torch.randn(n_cells, self.n_latent_w, device=self.device)
+        w = self._center(self._conditions_of(tensors)) + noise
+        return self.component_density(w, tensors)
+
+    @auto_move_data
     def component_density(self, w: Tensor, tensors: dict[str, Tensor]) -> Normal:
         """p(z|w,y,c) for every y at given w, (n, K, L), of the cells of a minibatch."""
-        inputs = self._get_inference_input(tensors)
-        c = self._conditions(inputs["batch_index"], inputs["cat_covs"], inputs["cont_covs"])
-        return self.component_prior(w, c)
+        return self.component_prior(w, self._conditions_of(tensors))
 
     # ------------------------------------------------------------------------- q, p → nats
 

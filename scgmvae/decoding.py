@@ -1,0 +1,182 @@
+"""What a point of the latent stands for: expected x at the z of cells, at any z, of components."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from anndata import AnnData
+from numpy.typing import NDArray
+from scvi import REGISTRY_KEYS
+from torch import Tensor
+
+from scgmvae import checks
+
+__all__ = ["DecodingMixin"]
+
+BATCH_SIZE = 1024
+"""Points decoded at a time."""
+
+
+class DecodingMixin:
+    """Expectations of p(x|z,c)."""
+
+    @torch.inference_mode()
+    def get_reconstruction(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> NDArray[np.float32]:
+        """Expected x of each cell at the mean of its z, at its own conditions and library size.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        indices
+            Rows to use.
+        batch_size
+            Cells at a time.
+
+        Returns
+        -------
+        Array ``(n, G)``: counts, or values of images in [0, 1].
+
+        Raises
+        ------
+        RuntimeError
+            If the model is untrained.
+        """
+        self._check_if_trained(warn=False)
+        adata = self._validate_anndata(adata)
+        rows = checks.rows_of(adata, indices)
+        self.module.eval()
+        parts = []
+        for tensors in self._make_data_loader(adata, indices=rows, batch_size=batch_size):
+            _, outputs = self.module.forward(
+                tensors, inference_kwargs={"sample": False}, compute_loss=False
+            )
+            parts.append(outputs["px"].mean.cpu())
+        return torch.cat(parts).numpy()
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        z: NDArray[np.floating],
+        conditions: Mapping[str, object] | None = None,
+        library_size: float = 1.0,
+    ) -> NDArray[np.float32]:
+        """Expected x at any points of the latent.
+
+        Parameters
+        ----------
+        z
+            Points, ``(n, L)``.
+        conditions
+            obs column of each registered condition → its value; none for a model without.
+        library_size
+            Expected counts per cell. With 1 the values are frequencies. Count likelihoods only.
+
+        Returns
+        -------
+        Array ``(n, G)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is untrained.
+        ValueError
+            If z has another number of columns than the latent, or a condition is missing or
+            unknown.
+        """
+        self._check_if_trained(warn=False)
+        z = np.asarray(z, dtype=np.float32)
+        if z.ndim != 2 or z.shape[1] != self.module.n_latent:
+            raise ValueError(
+                f"z must have shape (n, {self.module.n_latent}), one column per dimension of the "
+                f"latent, but it has shape {z.shape}."
+            )
+        self.module.eval()
+        parts = []
+        for points in torch.from_numpy(z).split(BATCH_SIZE):
+            tensors = self._tensors_of(len(points), conditions or {})
+            parts.append(self._expected(points, tensors, library_size))
+        return torch.cat(parts).numpy()
+
+    @torch.inference_mode()
+    def decode_components(
+        self,
+        n_draws: int = 1,
+        conditions: Mapping[str, object] | None = None,
+        library_size: float = 1.0,
+        *,
+        seed: int = 0,
+    ) -> NDArray[np.float32]:
+        """Expected x at the mean of every component, for draws of w that all components share.
+
+        Parameters
+        ----------
+        n_draws
+            Number of draws of w ~ p(w|c). What w holds, such as a style, varies between them.
+        conditions, library_size
+            As in :meth:`decode`.
+        seed
+            Of the draws.
+
+        Returns
+        -------
+        Array ``(n_draws, K, G)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no trained components.
+        ValueError
+            If a condition is missing or unknown.
+        """
+        self._check_mixture()
+        checks.check_whole(1, n_draws=n_draws)
+        self.module.eval()
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            torch.manual_seed(seed)
+            tensors = self._tensors_of(n_draws, conditions or {})
+            z = self.module.prior_components(tensors).loc  # (n_draws, K, L)
+        n_components = z.shape[1]
+        of_each = {
+            key: values.repeat_interleave(n_components, 0) for key, values in tensors.items()
+        }
+        expected = self._expected(z.flatten(0, 1), of_each, library_size)
+        return expected.unflatten(0, (n_draws, n_components)).numpy()
+
+    def _expected(self, z: Tensor, tensors: dict[str, Tensor], library_size: float) -> Tensor:
+        """Mean of p(x|z,c), (n, G), on the CPU."""
+        latents = {
+            "z": z.to(self.device),
+            "w": None,
+            "library": torch.full((len(z), 1), library_size, device=self.device).log(),
+        }
+        inputs = self.module._get_generative_input(tensors, latents)
+        return self.module.generative(**inputs, only_x=True)["px"].mean.cpu()
+
+    def _tensors_of(self, n: int, conditions: Mapping[str, object]) -> dict[str, Tensor]:
+        """A minibatch of n cells under given conditions, without data."""
+        missing = [name for name in self._condition_names() if name not in conditions]
+        if missing:
+            raise ValueError(
+                "conditions must give a value to every registered condition, but "
+                f"{checks.listed(missing)} has none."
+            )
+        n_covariates = len(self.module.n_categories) - 1
+        tensors = {
+            REGISTRY_KEYS.X_KEY: torch.zeros(n, self.module.n_input),
+            REGISTRY_KEYS.BATCH_KEY: torch.zeros(n, 1),
+        }
+        if n_covariates:
+            tensors[REGISTRY_KEYS.CAT_COVS_KEY] = torch.zeros(n, n_covariates)
+        if self.module.sizes.n_cont:
+            tensors[REGISTRY_KEYS.CONT_COVS_KEY] = torch.zeros(n, self.module.sizes.n_cont)
+        for condition in self._resolve(conditions):
+            tensors[condition.key][:, condition.position] = condition.code
+        return {key: values.to(self.device) for key, values in tensors.items()}
