@@ -1,4 +1,4 @@
-"""Tests of scgmvae.datasets: recovered values, the simulators' promises, messages."""
+"""Tests of scgmvae.datasets, without images: recovered values, simulators, messages."""
 
 import os
 from pathlib import Path
@@ -15,6 +15,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
 from scgmvae import datasets
+from scgmvae.datasets import local, simulated
 
 DATA_DIR = os.environ.get("SCGMVAE_DATA_DIR")
 needs_collection = pytest.mark.skipif(
@@ -104,11 +105,11 @@ def test_recovery_refuses_what_is_no_count(value):
     """A stored value between two counts, or none at all, is reported rather than rounded away."""
     log_values = sp.csr_matrix(np.log1p([[4.0, 8.0], [4.0, 12.0]]))  # 1e4 / 2500 = 4 per count
     totals = np.array([2500, 2500])
-    recovered = datasets._counts_from_log(log_values, totals).toarray()
+    recovered = local._counts_from_log(log_values, totals).toarray()
     np.testing.assert_array_equal(recovered, [[1, 2], [1, 3]])
     log_values.data[3] = value
     with pytest.raises(RuntimeError, match=r"but 1 of 4 are not .* another version"):
-        datasets._counts_from_log(log_values, totals)
+        local._counts_from_log(log_values, totals)
 
 
 # --- blobs -------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ def test_group_means_are_as_promised(monkeypatch, chunk_entries):
 
     There are 12 groups × 80 genes; a standardised sum beyond 5 has odds of about 1 in 2,000.
     """
-    monkeypatch.setattr(datasets, "_CHUNK_ENTRIES", chunk_entries)
+    monkeypatch.setattr(simulated, "_CHUNK_ENTRIES", chunk_entries)
     adata = datasets.synthetic_counts(3000, 80, **SETTING, inverse_dispersion=1.5)
     scores = standardised_group_sums(adata, theta=1.5)
     assert scores.shape == (12, 80)
@@ -344,11 +345,11 @@ def test_hopelessly_empty_cells_raise():
 @pytest.mark.parametrize("n_cells", [1, 6, 7, 8, 20])
 def test_row_chunks_cover_every_row_once(monkeypatch, n_cells):
     """Chunks are consecutive, no larger than the limit, and cover exactly the rows."""
-    monkeypatch.setattr(datasets, "_CHUNK_ENTRIES", 70)
-    rows = [np.arange(n_cells)[chunk] for chunk in datasets._row_chunks(n_cells, n_genes=10)]
+    monkeypatch.setattr(simulated, "_CHUNK_ENTRIES", 70)
+    rows = [np.arange(n_cells)[chunk] for chunk in simulated._row_chunks(n_cells, n_genes=10)]
     np.testing.assert_array_equal(np.concatenate(rows), np.arange(n_cells))
     assert max(map(len, rows)) <= 7
-    assert datasets._row_chunks(3, n_genes=1000) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+    assert simulated._row_chunks(3, n_genes=1000) == [slice(0, 1), slice(1, 2), slice(2, 3)]
 
 
 # --- both simulators ---------------------------------------------------------------------------

@@ -1,107 +1,23 @@
-r"""Data for examples, tests and benchmarks.
-
-=========================  ===============================================================
-:func:`pbmc68k_reduced`    real UMI counts of 700 blood cells, without a download
-:func:`blobs`              Gaussian classes, the same in every condition up to a shift
-:func:`synthetic_counts`   negative-binomial counts with known components, batches, conditions
-:func:`load`               an ``.h5ad`` file of a local collection, by its name
-=========================  ===============================================================
+"""Simulated data with known truth: Gaussian classes and negative-binomial counts.
 
 The simulators draw from their own generator, made from ``seed``; equal arguments give equal data.
-Nothing here is filtered, normalised or scaled: that is left to scanpy.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scanpy as sc
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-__all__ = ["blobs", "load", "pbmc68k_reduced", "synthetic_counts"]
+__all__ = ["blobs", "synthetic_counts"]
 
-_DATA_DIR = "SCGMVAE_DATA_DIR"  # environment variable that names the folder of load
-_PBMC_TARGET_SUM = 1e4  # counts per cell after the normalisation of the bundled file
-_PBMC_HALF_DIGIT = 5e-4  # its log values are rounded to three decimals
 _CHUNK_ENTRIES = 4_000_000  # dense entries of synthetic_counts at a time: 32 MB in float64
 _BASELINE_SIGMA = 1.5  # of log expression over genes: a few genes hold most of the counts
 _MAX_DRAWS = 100
-
-
-def pbmc68k_reduced() -> ad.AnnData:
-    r"""Real UMI counts of 700 blood cells, recovered from a file that scanpy ships.
-
-    scanpy's ``sc.datasets.pbmc68k_reduced()`` holds scaled values in ``X`` and, in ``.raw.X``,
-    :math:`v = \log(1 + 10^4 x / N)` rounded to three decimals, with the UMI count :math:`x` and
-    the cell's total :math:`N` over all genes, which is kept exactly in ``obs["n_counts"]``. So
-    :math:`x` is the integer nearest to :math:`(e^v - 1) N / 10^4`.
-
-    Returns
-    -------
-    anndata.AnnData
-        700 cells × 765 genes. ``X``: UMI counts, float32 CSR (at least 342 per cell).
-        ``obs``: ``"bulk_labels"`` (10 cell types, by correlation with purified populations),
-        ``"louvain"`` (11 clusters), ``"phase"`` (of the cell cycle) and ``"n_counts"`` (the
-        cell's UMIs over all genes, of which ``X`` has a selection). Nothing else is carried over.
-
-    Raises
-    ------
-    RuntimeError
-        If an entry of the bundled file is not such a value: no count, or a recovered count that
-        does not give the stored log value back to within half a unit of its last decimal.
-
-    Notes
-    -----
-    The recovery is unique: log values of neighbouring counts differ by more than 0.0035 up to
-    the largest count here (259), seven times the half unit. The smallest entry of each
-    cell, which is one count in all 700 cells, would give the same counts, but as
-    it is itself rounded, its multiples miss the integers by up to 0.11.
-
-    References
-    ----------
-    Zheng et al. (2017), Massively parallel digital transcriptional profiling of single cells.
-
-    Examples
-    --------
-    >>> adata = pbmc68k_reduced()
-    >>> adata.shape, int(adata.X.sum())
-    ((700, 765), 486651)
-    """
-    source = sc.datasets.pbmc68k_reduced()
-    totals = source.obs["n_counts"].to_numpy()
-    return ad.AnnData(
-        _counts_from_log(source.raw.X, totals),
-        obs=source.obs[["bulk_labels", "louvain", "phase"]]
-        .assign(n_counts=totals.astype(np.int64))
-        .rename_axis(None),
-        var=pd.DataFrame(index=source.raw.var_names.rename(None)),
-    )
-
-
-def _counts_from_log(log_values: sp.spmatrix, totals: NDArray) -> sp.csr_matrix:
-    """Integer counts (float32 CSR) from rounded log(1 + 1e4 count / total), all ``(n, G)``."""
-    counts = sp.csr_matrix(log_values, dtype=np.float64, copy=True)
-    stored = counts.data
-    per_count = np.repeat(_PBMC_TARGET_SUM / totals.astype(np.float64), np.diff(counts.indptr))
-    recovered = np.rint(np.expm1(stored) / per_count)
-    error = np.abs(np.log1p(recovered * per_count) - stored)
-    # float32 storage adds 2.4e-7 to a value near 6, hence the small allowance.
-    wrong = ~(error <= _PBMC_HALF_DIGIT + 1e-6) | (recovered < 1)
-    if wrong.any():
-        raise RuntimeError(
-            "Every stored value must be log(1 + 1e4 count / total), rounded to three decimals, of "
-            f"a whole positive count, but {wrong.sum()} of {wrong.size} are not (largest error "
-            f"{error.max():.2g}). The installed scanpy bundles another version of this file; "
-            "please report its version."
-        )
-    counts.data = recovered.astype(np.float32)
-    return counts
 
 
 def blobs(
@@ -397,60 +313,6 @@ def _negative_binomial(rate: NDArray, theta: float, rng: np.random.Generator) ->
     mean *= rate
     mean /= theta
     return rng.poisson(mean).astype(np.float32)
-
-
-def load(name: str) -> ad.AnnData:
-    """Read a dataset of the local collection by its name.
-
-    Looks for ``<folder>/<name>.h5ad``, then for ``<folder>/counts/<name>.h5ad``, in the folder
-    that the environment variable ``SCGMVAE_DATA_DIR`` names.
-
-    Parameters
-    ----------
-    name
-        File name without folder and without ``.h5ad``.
-
-    Returns
-    -------
-    anndata.AnnData
-        The file as it is, in memory.
-
-    Raises
-    ------
-    ValueError
-        If ``name`` is empty or has a path separator.
-    FileNotFoundError
-        If the variable is not set, or no such file is there; the message lists what is.
-
-    Examples
-    --------
-    >>> load("../elsewhere")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    ValueError: name must be a file name without folder, but received '../elsewhere'; ...
-    """
-    if not name or "/" in name or "\\" in name:
-        raise ValueError(
-            f"name must be a file name without folder, but received {name!r}; set "
-            f"{_DATA_DIR} to the folder and pass the name alone."
-        )
-    folder = os.environ.get(_DATA_DIR)
-    if not folder:
-        raise FileNotFoundError(
-            f"Cannot look for {name!r}: the environment variable {_DATA_DIR} is not set. "
-            f"Set it to a folder with {name}.h5ad or counts/{name}.h5ad."
-        )
-    folders = [Path(folder).expanduser(), Path(folder).expanduser() / "counts"]
-    candidates = [path / f"{name}.h5ad" for path in folders]
-    for path in candidates:
-        if path.is_file():
-            return ad.read_h5ad(path)
-    available = sorted({path.stem for parent in folders for path in parent.glob("*.h5ad")})
-    raise FileNotFoundError(
-        f"No dataset {name!r}: neither {candidates[0]} nor {candidates[1]} exists. Available: "
-        f"{', '.join(available) or 'none'}. Pass one of these names, add the file, or set "
-        f"{_DATA_DIR} to another folder."
-    )
 
 
 def _categorical(prefix: str, codes: NDArray, n_categories: int) -> pd.Categorical:

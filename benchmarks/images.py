@@ -1,0 +1,240 @@
+"""Images: clusters, few labels, latent sizes, convolutions, the price of the mixture.
+
+    SCGMVAE_DATA_DIR=... python benchmarks/images.py [--tasks mnist-10] [--seeds 0 1 2]
+
+Figures are of the test images, which no model was trained on; the recipes were chosen by figures
+of training images. Every row of a task has one recipe for all seeds. ACC is the share of images
+in the component that is matched to their class, one to one (labels: the share of right labels);
+*majority* gives every component the class that most of its training images have.
+
+*mnist-10, mnist-20, fashion-10, fashion-20*: unsupervised, told K.
+*mnist-best*: K = 10 with the settings that clustered the training images best.
+*mnist-100, mnist-5pct, fashion-10pct, fashion-all*: labels of that many training images.
+*vae*: the factorised Gaussian VAE, nats against the size of the latent.
+*cifar*: 4,000 images of CIFAR-10, fully connected against convolutional, nats of 500 held out.
+*speed*: seconds per epoch of the c*GMVAE and of the VAE of the same widths.
+
+``--short`` runs on scikit-learn's 8 × 8 digits for few epochs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import cache, partial
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from common import run_tasks
+from sklearn.model_selection import train_test_split
+
+import scgmvae
+from scgmvae.metrics import clustering_scores
+
+LABEL, KEY, UNLABELED = "label", "given", "unknown"
+SHORT = {"max_epochs": 2, "pretrain_epochs": 2}
+FAST = {"batch_size": 256, "enable_progress_bar": False}
+AUGMENTED = {"max_shift": 1}
+WIDTHS = (512, 256, 128)
+
+
+@cache
+def load(name: str, short: bool) -> tuple[AnnData, AnnData]:
+    """Training and test images."""
+    if short:
+        adata = scgmvae.datasets.digits()
+        train, test = train_test_split(np.arange(adata.n_obs), test_size=0.3, random_state=0)
+        return adata[train].copy(), adata[test].copy()
+    adata = getattr(scgmvae.datasets, name)()
+    is_train = (adata.obs["split"] == "train").to_numpy()
+    return adata[is_train].copy(), adata[~is_train].copy()
+
+
+def majority(model: scgmvae.SCGMVAE, train: AnnData, test: AnnData) -> float:
+    """Accuracy where a component stands for the class of most of its training images."""
+    counts = pd.crosstab(model.predict(train), train.obs[LABEL].astype(str))
+    named = pd.Series(model.predict(test)).map(counts.idxmax(axis=1))
+    return float((named.to_numpy() == test.obs[LABEL].astype(str).to_numpy()).mean())
+
+
+def cluster(
+    seed: int,
+    short: bool,
+    *,
+    name: str,
+    n_components: int,
+    init: dict | None = None,
+    **train_kwargs: object,
+) -> list[dict[str, object]]:
+    train, test = load(name, short)
+    start = time.perf_counter()
+    model = scgmvae.SCGMVAE(train, n_components=n_components, **(init or {}))
+    model.train(seed=seed, **FAST | train_kwargs | (SHORT if short else {}))
+    seconds = time.perf_counter() - start
+    on_train = clustering_scores(train.obs[LABEL], model.predict(train))
+    scores = clustering_scores(test.obs[LABEL], model.predict(test))
+    row = {"method": "scgmvae", "seed": seed} | {k: scores[k] for k in ("ACC", "NMI", "ARI")}
+    return [
+        row
+        | {"majority": majority(model, train, test), "ACC_train": on_train["ACC"]}
+        | {"seconds": seconds}
+    ]
+
+
+def classify(
+    seed: int,
+    short: bool,
+    *,
+    name: str,
+    n_labelled: float | None,
+    init: dict | None = None,
+    **train_kwargs: object,
+) -> list[dict[str, object]]:
+    """Labels of a number (or share) of the training images, the same for every class."""
+    train, test = load(name, short)
+    labels = train.obs[LABEL].astype(str)
+    given = labels.copy()
+    if n_labelled is not None:
+        n = min(n_labelled, 100) if short else n_labelled
+        _, hidden = train_test_split(
+            np.arange(len(given)), train_size=n, stratify=labels, random_state=seed
+        )
+        given.iloc[hidden] = UNLABELED
+    data = AnnData(train.X, obs=pd.DataFrame({KEY: given}), var=train.var, uns=dict(train.uns))
+    start = time.perf_counter()
+    scgmvae.SCGMVAE.setup_anndata(data, labels_key=KEY, unlabeled_category=UNLABELED)
+    model = scgmvae.SCGMVAE(data, n_components=10, **(init or {}))
+    model.train(seed=seed, **FAST | train_kwargs | (SHORT if short else {}))
+    seconds = time.perf_counter() - start
+    unseen = AnnData(
+        test.X, obs=pd.DataFrame(index=test.obs_names), var=test.var, uns=dict(test.uns)
+    )
+    unseen.obs[KEY] = UNLABELED
+    truth = test.obs[LABEL].astype(str).to_numpy()
+    right = float((model.predict(unseen) == truth).mean())
+    row = {"method": "scgmvae", "seed": seed, "ACC": right, "seconds": seconds}
+    if n_labelled is not None:
+        unlabelled = (given == UNLABELED).to_numpy()
+        predicted = model.predict(data)[unlabelled]
+        row["ACC_train"] = float((predicted == labels[unlabelled].to_numpy()).mean())
+    return [row]
+
+
+def nats(model: scgmvae.SCGMVAE, test: AnnData) -> dict[str, float]:
+    """Loss and reconstruction error of images, nats per image."""
+    terms = model.get_elbo_terms(test).mean()
+    return {"loss": float(terms.sum()), "reconstruction": float(terms["reconstruction_loss"])}
+
+
+class EpochTimer(pl.Callback):
+    """Seconds of the last epoch, without what comes before and after training."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seconds = time.perf_counter() - self.start
+
+
+def vae(seed: int, short: bool, sizes: tuple[int, ...] = (2, 5, 10, 15, 20, 25)) -> list[dict]:
+    train, test = load("mnist", short)
+    rows = []
+    for n_latent in sizes[:2] if short else sizes:
+        model = scgmvae.SCGMVAE(
+            train,
+            prior="normal",
+            n_latent=n_latent,
+            n_hidden=WIDTHS,
+            dropout_rate=0.0,
+            input_dropout_rate=0.0,
+        )
+        model.train(
+            max_epochs=2 if short else 20,
+            pretrain_epochs=0,
+            seed=seed,
+            batch_size=128,
+            enable_progress_bar=False,
+            plan_kwargs={"lr": 1e-3, "weight_decay": 1e-5},
+        )
+        rows.append({"n_latent": n_latent, "seed": seed} | nats(model, test))
+    return rows
+
+
+def cifar(seed: int, short: bool) -> list[dict[str, object]]:
+    if short:
+        train, test = load("digits", short)
+    else:
+        folder = Path(os.environ["SCGMVAE_DATA_DIR"])
+        images = np.load(folder / "cifar10_subset" / "cifar10_4000.npz")["images"]
+        adata = scgmvae.datasets.images_to_anndata(images)
+        train, test = adata[:3500].copy(), adata[3500:].copy()
+    rows = []
+    for name, init in {
+        "FC": {"encoder": "mlp", "n_hidden": WIDTHS},
+        "CNN": {"encoder": "conv"},
+    }.items():
+        model = scgmvae.SCGMVAE(
+            train,
+            prior="normal",
+            n_latent=256,
+            dropout_rate=0.0,
+            input_dropout_rate=0.0,
+            **init,
+        )
+        start = time.perf_counter()
+        model.train(
+            max_epochs=2 if short else 50,
+            pretrain_epochs=0,
+            seed=seed,
+            batch_size=128,
+            enable_progress_bar=False,
+        )
+        seconds = time.perf_counter() - start
+        rows.append({"network": name, "seed": seed, **nats(model, test), "seconds": seconds})
+    return rows
+
+
+def speed(seed: int, short: bool) -> list[dict[str, object]]:
+    """Median seconds per epoch of the joint stage, the two models in turn."""
+    train, _ = load("mnist", short)
+    models = {}
+    for prior in ("normal", "dirichlet"):
+        model = scgmvae.SCGMVAE(train, prior=prior, n_components=10, n_hidden=WIDTHS)
+        model.train(max_epochs=1, pretrain_epochs=1, start="kmeans", seed=seed, **FAST)
+        models[prior] = model
+    seconds = {prior: [] for prior in models}
+    for _ in range(1 if short else 5):
+        for prior, model in models.items():
+            timer = EpochTimer()
+            model.train(max_epochs=1, seed=seed, callbacks=[timer], **FAST)
+            seconds[prior].append(timer.seconds)
+    median = {prior: float(np.median(values)) for prior, values in seconds.items()}
+    return [
+        {
+            "method": "c*GMVAE against VAE",
+            "seed": seed,
+            "VAE_seconds": median["normal"],
+            "cGMVAE_seconds": median["dirichlet"],
+            "ratio": median["dirichlet"] / median["normal"],
+        }
+    ]
+
+
+TASKS = {
+    "mnist-10": partial(cluster, name="mnist", n_components=10),
+    "mnist-20": partial(cluster, name="mnist", n_components=20),
+    "fashion-10": partial(cluster, name="fashion_mnist", n_components=10),
+    "fashion-20": partial(cluster, name="fashion_mnist", n_components=20),
+    "mnist-100": partial(classify, name="mnist", n_labelled=100),
+    "mnist-5pct": partial(classify, name="mnist", n_labelled=0.05),
+    "fashion-10pct": partial(classify, name="fashion_mnist", n_labelled=0.1),
+    "fashion-all": partial(classify, name="fashion_mnist", n_labelled=None),
+}
+
+if __name__ == "__main__":
+    tasks = {task: (run, ["method"]) for task, run in TASKS.items()}
+    tasks |= {"vae": (vae, ["n_latent"]), "cifar": (cifar, ["network"])}
+    run_tasks("images", __doc__.splitlines()[0], tasks | {"speed": (speed, ["method"])})
