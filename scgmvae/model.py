@@ -65,7 +65,7 @@ class SCGMVAE(
         Width (default 128) and number of the hidden layers of the encoder, mirrored in the
         decoder; or in ``n_hidden`` the width of each, (512, 256, 128) for images.
     dropout_rate
-        Dropout in the encoder.
+        Dropout in the encoder; ``None`` is 0.1, and 0 for images.
     likelihood
         p(x|z,c): ``"nb"``, ``"zinb"`` or ``"poisson"`` for counts, ``"bernoulli"`` for values in
         [0, 1], ``"gaussian"`` for any. ``None`` is ``"nb"``, and ``"bernoulli"`` for images.
@@ -116,7 +116,7 @@ class SCGMVAE(
         n_latent_w: int = 10,
         n_hidden: Widths | None = None,
         n_layers: int = 1,
-        dropout_rate: float = 0.1,
+        dropout_rate: float | None = None,
         likelihood: Likelihood | None = None,
         prior: Prior = "dirichlet",
         image_shape: Sequence[int] | None = None,
@@ -129,6 +129,8 @@ class SCGMVAE(
         if n_hidden is None:
             wide = image_shape is not None and n_layers == 1
             n_hidden = IMAGE_WIDTHS if wide else 128
+        if dropout_rate is None:
+            dropout_rate = 0.1 if image_shape is None else 0.0
         self._module_kwargs = {
             "n_latent": n_latent,
             "n_latent_w": n_latent_w,

@@ -24,6 +24,8 @@ from sklearn.cluster import KMeans
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import cross_val_score
+from sklearn.naive_bayes import CategoricalNB
 from sklearn.neighbors import KNeighborsClassifier
 
 __all__ = [
@@ -157,14 +159,14 @@ def partition_by_labels(
     labels: Codes,
     n_labels: int,
     n_components: int | None,
+    straight: bool = True,
 ) -> Codes:
     """Components of the cells where the first components stand for labels.
 
     A group without any labelled cell is a type that no label names: it takes a component that no
     label has, while there are some, the largest group first. Labelled cells take their label's
-    component, and every other cell that of the label which a linear discriminant analysis, fitted
-    to the labelled cells, gives it. The covariance is shrunk as Ledoit and Wolf have it, because
-    there may be fewer labelled cells than dimensions.
+    component, and every other cell that of the label which a classifier, fitted to the labelled
+    cells, gives it.
 
     Parameters
     ----------
@@ -178,6 +180,11 @@ def partition_by_labels(
         Number of labels.
     n_components
         K; ``None`` has no bound.
+    straight
+        Whether borders between types are straight. Then the classifier is a linear discriminant
+        analysis, its covariance shrunk as Ledoit and Wolf have it, because there may be fewer
+        labelled cells than dimensions. Else it is the commonest label of the cell's group or of
+        its neighbours, whichever is right more often in cross-validation.
 
     Returns
     -------
@@ -188,14 +195,41 @@ def partition_by_labels(
         return codes if n_components is None else np.where(codes < n_components, codes, -1)
     known = np.unique(labels[is_labelled])
     component = np.full(len(labels), known[0])
-    if len(known) > 1:
+    if len(known) > 1 and straight:
         analysis = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
         component = analysis.fit(x[is_labelled], labels[is_labelled]).predict(x)
+    elif len(known) > 1:
+        component = _label_by_group_or_neighbors(x, codes, labels)
     unnamed = np.setdiff1d(np.arange(codes.max() + 1), codes[is_labelled])
     for rank, group in enumerate(unnamed):
         is_left = n_components is None or n_labels + rank < n_components
         component[codes == group] = n_labels + rank if is_left else -1
     return np.where(is_labelled, labels, component).astype(np.int64)
+
+
+def _label_by_group_or_neighbors(x: NDArray[np.floating], codes: Codes, labels: Codes) -> Codes:
+    """Label of every cell, (n,): the commonest of its group, or of its nearest labelled cells.
+
+    With few labels a group of many cells knows more than the few neighbours that have one; with
+    many, groups are too coarse.
+    """
+    is_labelled = labels >= 0
+    known = labels[is_labelled]
+    smallest = int(np.unique(known, return_counts=True)[1].min())
+    group = codes[:, None]
+    of_group = CategoricalNB(alpha=1e-3, min_categories=int(codes.max()) + 1)
+    of_neighbors = KNeighborsClassifier(min(N_VOTES, smallest))
+    candidates = [(of_group, group), (of_neighbors, x)]
+    best = 0
+    if smallest > 1:
+        folds = min(5, smallest)
+        accuracies = [
+            cross_val_score(model, values[is_labelled], known, cv=folds).mean()
+            for model, values in candidates
+        ]
+        best = int(np.argmax(accuracies))
+    model, values = candidates[best]
+    return model.fit(values[is_labelled], known).predict(values)
 
 
 def by_size(codes: NDArray[np.integer]) -> Codes:

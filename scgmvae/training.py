@@ -296,7 +296,7 @@ class StagedTrainingMixin:
             partition = by_size(column.cat.codes.to_numpy())
         else:
             partition = initial_partition(
-                representation, self.n_components_, start, seed, self._recipe.straighten
+                representation, self.n_components_, start, seed, self._recipe.straight
             )
         if self.module.n_labels:
             partition = partition_by_labels(
@@ -305,6 +305,7 @@ class StagedTrainingMixin:
                 self._label_codes()[rows],
                 self.module.n_labels,
                 self.n_components_,
+                straight=self._recipe.straight,
             )
         return partition
 
@@ -343,18 +344,18 @@ class Recipe(NamedTuple):
     joint: Length
     kl_weights: dict[str, float]
     """Largest weights of the divergences; a VAE without components always has 1."""
-    straighten: bool
-    """Whether the starting partition, with K given, gets straight borders (``nearest_mean``)."""
+    straight: bool
+    """Whether groups in the latent are balls, with straight borders between them."""
 
 
-COUNTS = Recipe(Length(320, 5, 60), Length(1500, 20, 100), {}, straighten=True)
+COUNTS = Recipe(Length(320, 5, 60), Length(1500, 20, 100), {}, straight=True)
 """Longer pretraining ends at the same agreement with the labels (``benchmarks/recipe.py``)."""
 
 IMAGES = Recipe(
+    Length(9400, 10, 60),
     Length(4700, 10, 60),
-    Length(9400, 20, 100),
     {"pretrain_kl_weight": 0.05, "max_kl_weight": 0.05},
-    straighten=False,
+    straight=False,
 )
 """A weak divergence in pretraining keeps the classes apart in z, as curved sheets rather than
 balls, which a graph follows and straight borders do not."""
