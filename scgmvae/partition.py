@@ -49,10 +49,8 @@ N_NEIGHBORS = 30
 RESOLUTION = 0.5
 RESOLUTION_FOR_K = 1.0
 MERGE_RESOLUTION = 0.4
-LARGEST_GRAPH = 20_000
-"""Of more cells, as many drawn at random make the graph, and the others follow their neighbours.
-On MNIST's 60,000 images a graph of 40,000 changes the agreement with the labels by less than .002
-(``benchmarks/images.py``)."""
+LARGEST_GRAPH = 100_000
+"""Of more cells, as many drawn at random make the graph, and the others follow their neighbours."""
 N_VOTES = 15
 SMALLEST_GRAPH = 5
 """Fewer cells are one group: there is no graph to speak of."""
