@@ -50,7 +50,7 @@ RESOLUTION = 0.5
 RESOLUTION_FOR_K = 1.0
 MERGE_RESOLUTION = 0.4
 LARGEST_GRAPH = 100_000
-"""Of more cells, as many drawn at random make the graph, and the others follow their neighbours."""
+"""Of more cells, as many at random make the graph, and the others follow their neighbours."""
 N_VOTES = 15
 SMALLEST_GRAPH = 5
 """Fewer cells are one group: there is no graph to speak of."""
