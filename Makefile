@@ -10,13 +10,16 @@ CODE := scgmvae tests benchmarks
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format constraints clean
+.PHONY: help demo tutorials test lint format constraints clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/.installed ## run the demonstration, results in demo_output/
 	$(BIN)/python benchmarks/demo.py demo_output
+
+tutorials: $(VENV)/.installed-tutorials ## run the notebooks in tutorials/
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=240 --durations=0 tutorials
 
 test: lint ## lint, then all tests and doctests
 	$(BIN)/python -m pytest
@@ -34,12 +37,12 @@ constraints: ## resolve constraints.txt anew from pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	grep '^torch==' constraints.txt > $(VENV)/torch.txt
-	$(PIP) install --progress-bar off -c $(VENV)/torch.txt -e '.[test]'
+	$(PIP) install --progress-bar off -c $(VENV)/torch.txt -e '.[test,tutorials]'
 	sed -n '/^#/p' constraints.txt > $(VENV)/constraints.txt
 	$(PIP) list --format freeze --exclude pip --exclude scgmvae \
 		| sed 's/+.*//' >> $(VENV)/constraints.txt
 	mv $(VENV)/constraints.txt constraints.txt
-	touch $(VENV)/.installed $(VENV)/.installed-test
+	touch $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-tutorials
 
 clean: ## remove the environment, caches and results
 	rm -rf $(VENV) build dist demo_output .pytest_cache .ruff_cache
@@ -52,6 +55,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) install --progress-bar off --quiet -c constraints.txt -e '.[test]'
+	touch $@
+
+$(VENV)/.installed-tutorials: $(VENV)/.installed
+	$(PIP) install --progress-bar off --quiet -c constraints.txt -e '.[tutorials]'
 	touch $@
 
 # pip is the last thing venv writes: where it is missing, the environment is unfinished.
