@@ -49,6 +49,8 @@ N_NEIGHBORS = 30
 RESOLUTION = 0.5
 RESOLUTION_FOR_K = 1.0
 MERGE_RESOLUTION = 0.4
+FINEST = 20.0
+"""Largest resolution that is tried to get K groups to merge from."""
 LARGEST_GRAPH = 100_000
 """Of more cells, as many at random make the graph, and the others follow their neighbours."""
 N_VOTES = 15
@@ -88,7 +90,7 @@ def initial_partition(
     n_groups: int | None = None,
     method: Start = "leiden",
     seed: int = 0,
-    straighten: bool = True,
+    straight: bool = True,
 ) -> Codes:
     """Partition of the rows of ``x``.
 
@@ -102,8 +104,10 @@ def initial_partition(
         ``"leiden"``, ``"kmeans"`` or ``"gmm"`` (diagonal Gaussian mixture).
     seed
         Seed of the method.
-    straighten
-        Whether each row of a partition by Leiden goes to its nearest group mean where K is given.
+    straight
+        Whether groups are balls with straight borders. Then, with ``"leiden"`` and K given, groups
+        are split where there are fewer than K, and each row goes to its nearest group mean. Else
+        there is a finer partition to merge from, and no such step.
 
     Returns
     -------
@@ -130,13 +134,17 @@ def initial_partition(
         if len(x) > LARGEST_GRAPH:
             rows = np.random.default_rng(seed).choice(len(x), LARGEST_GRAPH, replace=False)
         graph = neighbor_graph(x[rows], seed)
-        codes = leiden(graph, RESOLUTION if n_groups is None else RESOLUTION_FOR_K, seed)
+        resolution = RESOLUTION if n_groups is None else RESOLUTION_FOR_K
+        codes = leiden(graph, resolution, seed)
+        while not straight and codes.max() + 1 < (n_groups or 0) and resolution < FINEST:
+            resolution *= 1.25
+            codes = leiden(graph, resolution, seed)
         if n_groups is not None:
             codes = merge_groups(graph, codes, n_groups)
             codes = split_groups(graph, codes, n_groups, seed)
         if len(rows) < len(x):
             codes = KNeighborsClassifier(N_VOTES).fit(x[rows], codes).predict(x)
-        if n_groups is not None and straighten:
+        if n_groups is not None and straight:
             codes = nearest_mean(x, codes)
     return by_size(codes)
 
