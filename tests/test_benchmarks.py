@@ -31,13 +31,25 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
         pytest.param(
             "integration.py",
             {
-                "integration-mixing": (5, "iLISI"),
+                "integration-mixing": (6, "iLISI"),
                 "integration-query": (4, "ACC"),
                 "integration-conditions": (2, "ACC"),
             },
             id="integration",
         ),
         pytest.param("cost.py", {"cost": (3, None)}, id="cost"),
+        pytest.param("estimators.py", {"estimators": (4, None)}, id="estimators"),
+        pytest.param(
+            "images.py",
+            {
+                "images-mnist-10": (1, "ACC"),
+                "images-mnist-5pct": (1, "ACC"),
+                "images-vae": (2, None),
+                "images-cifar": (2, None),
+                "images-speed": (1, None),
+            },
+            id="images",
+        ),
     ],
 )
 def test_a_benchmark_writes_its_rows_with_machine_and_versions(script, results, tmp_path):
