@@ -36,6 +36,7 @@ __all__ = [
     "default_layer",
     "finite_number",
     "listed",
+    "refuse_counts",
     "rows_of",
     "unchanged_on_error",
 ]
@@ -257,14 +258,13 @@ def check_counts(x, name: str, obs_names: pd.Index, likelihood: str) -> None:
         )
 
 
-def check_no_counts(name: str, likelihood: str) -> None:
-    """Raise ``ValueError`` where images have a likelihood of counts."""
-    if likelihood in ("nb", "zinb", "poisson"):
-        raise ValueError(
-            f"{name} holds bytes of images, which are no counts, but the likelihood is "
-            f"{likelihood!r}. Use 'bernoulli' or 'gaussian', or remove adata.uns['image_shape'] "
-            "if the rows are no images."
-        )
+def refuse_counts(name: str, likelihood: str) -> None:
+    """Raise ``ValueError``: images do not have a likelihood of counts."""
+    raise ValueError(
+        f"{name} holds bytes of images, which are no counts, but the likelihood is "
+        f"{likelihood!r}. Use 'bernoulli' or 'gaussian', or remove adata.uns['image_shape'] if "
+        "the rows are no images."
+    )
 
 
 def check_unit_interval(x, name: str) -> None:

@@ -143,10 +143,12 @@ class FieldsMixin:
         x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         where = manager.data_registry[REGISTRY_KEYS.X_KEY]
         name = "adata.X" if where.attr_name == "X" else f"adata.layers[{where.attr_key!r}]"
+        if pixel_scale(manager) != 1:  # bytes, which are finite and stand for values in [0, 1]
+            if likelihood in COUNT_LIKELIHOODS:
+                checks.refuse_counts(name, likelihood)
+            return
         checks.check_finite(x, name)
-        if pixel_scale(manager) != 1:
-            checks.check_no_counts(name, likelihood)
-        elif likelihood in COUNT_LIKELIHOODS:
+        if likelihood in COUNT_LIKELIHOODS:
             checks.check_counts(x, name, manager.adata.obs_names, likelihood)
         elif likelihood == "bernoulli":
             checks.check_unit_interval(x, name)
