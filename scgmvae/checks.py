@@ -29,6 +29,7 @@ __all__ = [
     "check_n_components",
     "check_not_view",
     "check_obs_names",
+    "check_positive",
     "check_size_factors",
     "check_unit_interval",
     "check_whole",
@@ -100,6 +101,13 @@ def check_at_least(smallest: float, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and value < smallest:
             raise ValueError(f"{name} must be at least {smallest}, but it is {value!r}.")
+
+
+def check_positive(**values: float) -> None:
+    """Raise ``ValueError`` where a named number is not above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, but it is {value!r}.")
 
 
 def check_whole(smallest: int, **values: int) -> None:

@@ -92,6 +92,7 @@ class DecodingMixin:
             unknown.
         """
         self._check_if_trained(warn=False)
+        checks.check_positive(library_size=library_size)
         z = np.asarray(z, dtype=np.float32)
         if z.ndim != 2 or z.shape[1] != self.module.n_latent:
             raise ValueError(
@@ -138,6 +139,7 @@ class DecodingMixin:
         """
         self._check_mixture()
         checks.check_whole(1, n_draws=n_draws)
+        checks.check_positive(library_size=library_size)
         self.module.eval()
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(seed)

@@ -139,7 +139,7 @@ class FieldsMixin:
         manager: AnnDataManager, likelihood: Likelihood, image_shape: tuple[int, ...] | None
     ) -> None:
         """Raise unless the registered matrix suits the likelihood and the shape of the images."""
-        check_same_shape(manager.adata, image_shape)
+        check_same_shape(manager, image_shape)
         x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         where = manager.data_registry[REGISTRY_KEYS.X_KEY]
         name = "adata.X" if where.attr_name == "X" else f"adata.layers[{where.attr_key!r}]"

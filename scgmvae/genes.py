@@ -77,13 +77,13 @@ def _padded(adata: AnnData, wanted: pd.Index, observed: NDArray[np.bool_]) -> An
     """A copy with the wanted genes, zeros for those that are not observed."""
     present = adata[:, adata.var_names.get_indexer_for(wanted[observed])]
     columns = np.flatnonzero(observed)
-    ones = np.ones(len(columns), dtype=np.float32)
     place = sparse.csr_matrix(
-        (ones, (np.arange(len(columns)), columns)), shape=(len(columns), len(wanted))
+        (np.ones(len(columns)), (np.arange(len(columns)), columns)),
+        shape=(len(columns), len(wanted)),
     )
 
     def pad(matrix):
-        padded = matrix @ place
+        padded = matrix @ place.astype(matrix.dtype)  # bytes stay bytes
         return padded.tocsr() if sparse.issparse(padded) else np.asarray(padded)
 
     return AnnData(

@@ -61,26 +61,30 @@ def image_shape_of(adata: AnnData) -> tuple[int, ...] | None:
     return shape
 
 
-def check_same_shape(adata: AnnData, image_shape: Sequence[int] | None) -> None:
+def check_same_shape(manager: AnnDataManager, image_shape: Sequence[int] | None) -> None:
     """Raise ``ValueError`` where data are no images of the shape that a model has.
 
     Floats without a shape pass: what they mean is the same with and without one.
 
     Parameters
     ----------
-    adata
-        Data whose ``X`` the model is to read.
+    manager
+        Manager of the AnnData.
     image_shape
         The model's; ``None`` for one without images.
     """
-    shape = image_shape_of(adata)
-    if shape is None and (image_shape is None or getattr(adata.X, "dtype", None) != np.uint8):
+    shape = image_shape_of(manager.adata)
+    is_bytes = manager.get_from_registry(REGISTRY_KEYS.X_KEY).dtype == np.uint8
+    if shape is None and (image_shape is None or not is_bytes):
         return
     expected = None if image_shape is None else tuple(image_shape)
     if shape != expected:
         raise ValueError(
             f"The model reads images of shape {expected}, but adata.uns['image_shape'] is {shape}."
-            f" Set adata.uns['image_shape'] = {expected} if the rows are such images."
+            f" Set adata.uns['image_shape'] = {list(expected or ())} if the rows are such images."
+            if expected
+            else "The model's data had no adata.uns['image_shape'] when it was made, but this has "
+            f"{shape}. Remove it, or make the model of images."
         )
 
 

@@ -134,7 +134,7 @@ class SCGMVAE(
         self._module_kwargs = {
             "n_latent": n_latent,
             "n_latent_w": n_latent_w,
-            "n_hidden": n_hidden,
+            "n_hidden": n_hidden if isinstance(n_hidden, int) else tuple(n_hidden),
             "n_layers": n_layers,
             "dropout_rate": dropout_rate,
             "likelihood": likelihood,
@@ -298,7 +298,9 @@ class SCGMVAE(
         """What made the annotation, in types that h5ad keeps."""
         settings = {
             "params": {
-                name: value for name, value in self._module_kwargs.items() if value is not None
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in self._module_kwargs.items()
+                if value is not None
             },
             "seed": self.seed_,
             "versions": {"scgmvae": scgmvae.__version__}

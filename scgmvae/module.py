@@ -662,13 +662,15 @@ class CGMVAE(BaseModuleClass):
         monte_carlo_kl
             Estimate the divergences of z and w at the samples, log q(z|x) − log p(z), in place of
             their closed forms (the first estimator of Kingma and Welling, eq. 6, in place of the
-            second, eq. 7). Both have the same mean; with S samples the terms are averaged.
+            second, eq. 7). Both have the same mean, except that of z in a mixture, see Notes.
 
         Notes
         -----
         q(y|z) is evaluated at one sample of z while the KL of z is a closed form over all of
         q(z|x). This is the bound of a q in which y depends on x through an independent draw of z;
-        it never exceeds the log likelihood. An autoencoder has the reconstruction alone, and no
+        it never exceeds the log likelihood. By Monte Carlo y and z are of the same draw, which is
+        the bound of q(z|x) q(y|z); the two means differ by Σ_k Cov(q(y=k|z), log q(z|x)/p(z|k))
+        where y is not known. An autoencoder has the reconstruction alone, and no
         bound.
 
         References

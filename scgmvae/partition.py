@@ -283,7 +283,8 @@ def merge_groups(
     r"""Merge the pair of groups whose union gains most modularity until K are left.
 
     The gain of uniting i and j is e_ij − γ d_i d_j, with e the share of edge weight between them,
-    d the share that touches each, and γ the resolution.
+    d the share that touches each, and γ the resolution. Groups without an edge between them are
+    united only when there are no others.
 
     Parameters
     ----------
@@ -305,6 +306,8 @@ def merge_groups(
     while len(weights) > n_groups:
         degree = weights.sum(1)
         gain = weights - resolution * np.outer(degree, degree)
+        if (weights[~np.eye(len(weights), dtype=bool)] > 0).any():
+            gain[weights == 0] = -np.inf  # two small groups apart would lose least
         gain[np.tri(len(gain), dtype=bool)] = -np.inf
         i, j = np.unravel_index(gain.argmax(), gain.shape)
         codes[codes == j] = i

@@ -391,6 +391,11 @@ class ResultsMixin:
         scvi-tools 1.4.2 puts the variance where the scale belongs; this does not.
         """
         self._check_if_trained(warn=False)
+        if self.module.prior == "none":
+            raise NotImplementedError(
+                "An autoencoder (prior='none') has a code for each cell and no posterior. Use "
+                "get_latent_representation()."
+            )
         posteriors = self._posteriors(adata, indices, batch_size)
         loc = torch.as_tensor(posteriors["z_loc"], device=self.device)
         scale = torch.as_tensor(posteriors["z_var"], device=self.device).sqrt()

@@ -1,0 +1,740 @@
+"""Tests of images as rows of X: shape, bytes, shifts, networks, training, and what is refused."""
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from anndata import AnnData
+from scipy import sparse, stats
+from scvi import REGISTRY_KEYS as KEYS
+from sklearn.datasets import load_digits
+from sklearn.metrics import adjusted_rand_score
+
+from scgmvae import SCGMVAE, partition
+from scgmvae.images import check_same_shape, image_shape_of, pixel_scale, shifted
+from scgmvae.loading import MinibatchLoader
+from scgmvae.module import CGMVAE
+from scgmvae.partition import initial_partition
+from scgmvae.training import COUNTS, IMAGES, Length
+
+N = 200
+BYTES = np.round(load_digits().data[:N] * 255 / 16).astype(np.uint8)
+SMALL = {"n_hidden": (16, 8), "n_components": 3, "n_latent": 3, "n_latent_w": 2}
+
+
+def make_images(kind="bytes", shape=(8, 8), n=N):
+    """Digits as bytes, floats or sparse bytes; of another shape, what fits of noise."""
+    x = BYTES[:n]
+    if shape is not None and np.prod(shape) != 64:
+        x = np.random.default_rng(0).integers(256, size=(n, int(np.prod(shape)))).astype(np.uint8)
+    x = {
+        "bytes": lambda: x.copy(),
+        "floats": lambda: (x / 255).astype(np.float32),
+        "sparse_bytes": lambda: sparse.csr_matrix(x),
+    }[kind]()
+    adata = AnnData(x)
+    if shape is not None:
+        adata.uns["image_shape"] = shape
+    return adata
+
+
+def manager_of(adata):
+    SCGMVAE.setup_anndata(adata)
+    return SCGMVAE._get_most_recent_anndata_manager(adata)
+
+
+# ----------------------------------------------------------------------------- shape and scale
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param((3, 4), (3, 4), id="tuple"),
+        pytest.param([3, 4], (3, 4), id="list"),
+        # what a file gives back
+        pytest.param(np.array([2, 2, 3]), (2, 2, 3), id="array_with_channels"),
+        pytest.param(np.array([3.0, 4.0]), (3, 4), id="whole_floats"),
+        pytest.param(None, None, id="none"),
+    ],
+)
+def test_the_shape_of_images_comes_as_whole_numbers(given, expected):
+    adata = AnnData(np.zeros((2, 12)), uns={"image_shape": given})
+    shape = image_shape_of(adata)
+    assert shape == expected
+    assert shape is None or all(type(size) is int for size in shape)
+    assert image_shape_of(AnnData(np.zeros((2, 12)))) is None
+
+
+BAD_SHAPES = [
+    pytest.param((8,), "(8,)", id="one_number"),
+    pytest.param((8, 8, 1, 1), "(8, 8, 1, 1)", id="four_numbers"),
+    pytest.param((6.4, 10), "(6.4, 10)", id="fraction"),
+    pytest.param((-8, -8), "(-8, -8)", id="negative"),
+    pytest.param((0, 8), "(0, 8)", id="zero"),
+    pytest.param((np.nan, 8), "(nan, 8)", id="nan"),
+    pytest.param("8x8", "'8x8'", id="string"),
+    pytest.param({"height": 8}, "{'height': 8}", id="mapping"),
+]
+
+
+@pytest.mark.parametrize(("given", "found"), BAD_SHAPES)
+def test_a_shape_that_is_none_is_refused(given, found):
+    adata = AnnData(np.zeros((2, 64)), uns={"image_shape": given})
+    with pytest.raises(ValueError) as error:
+        image_shape_of(adata)
+    assert "must be (height, width) or (height, width, channels)" in str(error.value)
+    assert str(error.value).endswith(f"but it is {found}.")
+
+
+@pytest.mark.parametrize("shape", [(8, 7), (8, 8, 3)])
+def test_a_shape_that_does_not_fill_a_row_is_refused(shape):
+    adata = AnnData(np.zeros((2, 64)), uns={"image_shape": shape})
+    with pytest.raises(ValueError) as error:
+        image_shape_of(adata)
+    for part in (str(shape), f"makes {np.prod(shape)} values", "there are 64 columns"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "expected", "passes"),
+    [
+        pytest.param("bytes", (8, 8), (8, 8), True, id="same"),
+        pytest.param("bytes", (8, 8), [8, 8], True, id="same_as_a_list"),
+        pytest.param("floats", (8, 8), (8, 8), True, id="floats"),
+        pytest.param("floats", None, (8, 8), True, id="floats_without"),
+        pytest.param("floats", None, None, True, id="no_images"),
+        pytest.param("bytes", None, None, True, id="bytes_for_no_images"),
+        pytest.param("bytes", None, (8, 8), False, id="bytes_without"),
+        pytest.param("sparse_bytes", None, (8, 8), False, id="sparse_bytes_without"),
+        pytest.param("floats", (4, 16), (8, 8), False, id="another"),
+        pytest.param("floats", (8, 8, 1), (8, 8), False, id="with_a_channel"),
+        pytest.param("floats", (8, 8), None, False, id="images_for_no_images"),
+    ],
+)
+def test_new_data_have_the_shape_of_the_model(kind, shape, expected, passes):
+    adata = make_images(kind, shape=None)
+    if shape is not None:
+        adata.uns["image_shape"] = shape
+    if passes:
+        assert check_same_shape(adata, expected) is None
+        return
+    wanted = None if expected is None else tuple(expected)
+    with pytest.raises(ValueError) as error:
+        check_same_shape(adata, expected)
+    message = f"The model reads images of shape {wanted}, but adata.uns['image_shape'] is {shape}."
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "scale"),
+    [
+        pytest.param("bytes", (8, 8), 1 / 255, id="bytes"),
+        pytest.param("sparse_bytes", (8, 8), 1 / 255, id="sparse_bytes"),
+        pytest.param("floats", (8, 8), 1.0, id="floats"),
+        pytest.param("bytes", None, 1.0, id="counts_as_bytes"),
+    ],
+)
+def test_bytes_of_images_are_parts_of_255(kind, shape, scale):
+    manager = manager_of(make_images(kind, shape))
+    assert pixel_scale(manager) == scale
+    x = torch.cat([batch[KEYS.X_KEY] for batch in MinibatchLoader(manager, batch_size=64)])
+    assert x.dtype == torch.float32
+    expected = BYTES / 255 if kind == "floats" else BYTES * scale
+    np.testing.assert_allclose(x.numpy(), expected, rtol=1e-6)
+    # a second pass reads the same: nothing was scaled in place
+    again = torch.cat([batch[KEYS.X_KEY] for batch in MinibatchLoader(manager, batch_size=64)])
+    assert torch.equal(again, x)
+
+
+# --------------------------------------------------------------------------------------- shifts
+
+
+def moved(image, down, right):
+    """An image (H, W, C) moved by hand, zeros coming in."""
+    out = np.zeros_like(image)
+    height, width = image.shape[:2]
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row - down < height and 0 <= column - right < width:
+                out[row, column] = image[row - down, column - right]
+    return out
+
+
+def shifts_of(x, moved_x, shape, largest):
+    """The one shift, downwards and to the right, that makes each image what it has become."""
+    full_shape = (-1, *shape, 1)[:4]
+    steps = range(-largest, largest + 1)
+    found = []
+    for before, after in zip(x.reshape(full_shape), moved_x.reshape(full_shape), strict=True):
+        fitting = [
+            (down, right)
+            for down in steps
+            for right in steps
+            if np.array_equal(moved(before, down, right), after)
+        ]
+        assert len(fitting) == 1
+        found.append(fitting[0])
+    return np.array(found)
+
+
+@pytest.mark.parametrize(
+    "shape", [(5, 7), (6, 4, 3), (4, 4, 1)], ids=["grey", "colour", "one_channel"]
+)
+def test_every_image_moves_as_a_whole_by_a_shift_of_its_own(shape):
+    torch.manual_seed(0)
+    x = torch.rand(60, int(np.prod(shape))) + 0.1  # without zeros, which come in
+    before = x.clone()
+    found = shifts_of(x.numpy(), shifted(x, shape, 2).numpy(), shape, 2)
+    assert len(np.unique(found, axis=0)) > 15
+    assert found.min(0).tolist() == [-2, -2]
+    assert found.max(0).tolist() == [2, 2]
+    assert torch.equal(x, before)
+
+
+def test_every_shift_is_equally_probable():
+    n, largest = 9000, 1
+    torch.manual_seed(0)
+    # a single pixel in the middle tells the shift
+    x = torch.zeros(n, 5, 5)
+    x[:, 2, 2] = 1
+    places = shifted(x.flatten(1), (5, 5), largest).view(n, 5, 5).nonzero()[:, 1:].numpy()
+    assert places.shape == (n, 2)
+    _, counts = np.unique(places, axis=0, return_counts=True)
+    assert len(counts) == (2 * largest + 1) ** 2
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_no_shift_is_the_identity():
+    x = torch.rand(4, 30)
+    assert torch.equal(shifted(x, (5, 6), 0), x)
+    assert torch.equal(shifted(x, (5, 2, 3), 0), x)
+
+
+def test_training_sees_shifted_images_and_validation_the_images_themselves(train, monkeypatch):
+    seen, loss = {True: [], False: []}, CGMVAE.loss
+
+    def remember(self, tensors, *args, **kwargs):
+        seen[self.training].append(tensors[KEYS.X_KEY].numpy().copy())
+        return loss(self, tensors, *args, **kwargs)
+
+    monkeypatch.setattr(CGMVAE, "loss", remember)
+    # every pixel tells its place and image
+    x = (np.arange(1, 40 * 16 + 1, dtype=np.float32) / 1000).reshape(40, 16)
+    adata = AnnData(x, uns={"image_shape": (4, 4)})
+    model = SCGMVAE(adata, prior="normal", **SMALL)
+    how = {"max_epochs": 1, "pretrain_epochs": 0, "train_size": 0.5, "check_val_every_n_epoch": 1}
+    train(model, plan_kwargs={"max_shift": 1}, **how)
+    trained_on = np.concatenate(seen[True])
+    middle = trained_on.reshape(-1, 4, 4)[:, 1:3, 1:3].min((1, 2))  # of what never leaves
+    rows = ((middle * 1000 - 1) // 16).round().astype(int)
+    assert sorted(rows) == sorted(model.train_indices)
+    assert len(np.unique(shifts_of(x[rows], trained_on, (4, 4), 1), axis=0)) > 3
+    held_out = np.concatenate(seen[False])[-20:]
+    np.testing.assert_array_equal(held_out, x[model.validation_indices])
+
+
+# ------------------------------------------------------------------------- bytes in the model
+
+
+@pytest.mark.parametrize("kind", ["bytes", "sparse_bytes"])
+def test_bytes_train_the_same_model_as_floats_and_stay_bytes(train, kind):
+    models = {}
+    for name in (kind, "floats"):
+        adata = make_images(name)
+        before = adata.X.copy()
+        model = SCGMVAE(adata, prior="normal", **SMALL)
+        models[name] = train(model, seed=3, plan_kwargs={"max_shift": 1})
+        assert adata.X.dtype == before.dtype
+        assert type(adata.X) is type(before)
+        assert abs(adata.X - before).max() == 0
+    weights, expected = (models[name].module.state_dict() for name in (kind, "floats"))
+    assert weights.keys() == expected.keys()
+    for name, value in weights.items():
+        # Batch normalisation takes a bias before it out again. Its gradient is rounding alone,
+        # which Adam turns into steps of full length.
+        if ".linears." in name and name.endswith(".bias") or name.endswith(".running_mean"):
+            continue
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5, msg=name)
+    np.testing.assert_allclose(
+        models[kind].get_reconstruction(), models["floats"].get_reconstruction(), atol=1e-3
+    )
+    # and each reads the other's data
+    np.testing.assert_allclose(
+        models[kind].get_reconstruction(make_images("floats")),
+        models[kind].get_reconstruction(),
+        atol=1e-5,
+    )
+
+
+# ------------------------------------------------------------------------------ default settings
+
+
+def widths(trunk):
+    return [linear.weight.shape[0] for linear in trunk.linears]
+
+
+@pytest.mark.parametrize(
+    ("settings", "encoder", "likelihood"),
+    [
+        pytest.param({}, [512, 256, 128], "bernoulli", id="defaults"),
+        pytest.param({"n_hidden": 32}, [32], "bernoulli", id="one_layer"),
+        pytest.param({"n_hidden": (40, 30, 20)}, [40, 30, 20], "bernoulli", id="widths"),
+        pytest.param({"n_hidden": [40, 30]}, [40, 30], "bernoulli", id="list"),
+        pytest.param({"n_layers": 2}, [128, 128], "bernoulli", id="two_layers"),
+        pytest.param({"n_layers": 0}, [], "bernoulli", id="linear"),
+        pytest.param({"likelihood": "gaussian"}, [512, 256, 128], "gaussian", id="gaussian"),
+    ],
+)
+def test_networks_and_likelihood_of_images(settings, encoder, likelihood):
+    module = SCGMVAE(make_images(), n_components=2, **settings).module
+    assert module.gene_likelihood == likelihood
+    assert module.image_shape == (8, 8)
+    assert module.encoder.trunk.dropout.p == 0
+    assert widths(module.encoder.trunk) == encoder
+    assert widths(module.decoder.trunk) == encoder[::-1]
+    # the small networks are as wide as the layer next to z
+    assert widths(module.classifier.trunk) == [encoder[-1] if encoder else 128]
+
+
+def test_data_without_a_shape_keep_the_settings_of_counts(counts):
+    module = SCGMVAE(counts.copy(), n_components=2).module
+    assert (module.gene_likelihood, module.image_shape) == ("nb", None)
+    assert module.encoder.trunk.dropout.p == 0.1
+    assert widths(module.encoder.trunk) == widths(module.decoder.trunk) == [128]
+
+
+@pytest.mark.parametrize(
+    ("n_obs", "n_epochs"),
+    [
+        pytest.param(128, 60, id="no_more_than_the_longest"),
+        pytest.param(4_271, 10, id="minibatches_of_128"),
+        pytest.param(60_000, 5, id="no_fewer_than_the_shortest"),
+    ],
+)
+def test_the_length_of_a_stage_is_a_number_of_minibatches(n_obs, n_epochs):
+    assert Length(n_steps=320, shortest=5, longest=60).epochs(n_obs) == n_epochs
+
+
+def test_images_are_trained_by_the_recipe_of_images(train, monkeypatch):
+    straightened = []
+
+    def remember(x, n_groups, method, seed, straight):
+        straightened.append(straight)
+        return np.arange(len(x)) % n_groups
+
+    monkeypatch.setattr("scgmvae.training.initial_partition", remember)
+    x = np.random.default_rng(0).random((1000, 4), dtype=np.float32)
+    images = AnnData(x, uns={"image_shape": (2, 2)})
+    history = {}
+    for name, adata in (("images", images), ("values", AnnData(x))):
+        model = SCGMVAE(adata, likelihood="bernoulli", **SMALL)
+        train(model, pretrain_epochs=None, max_epochs=2, batch_size=1000)
+        history[name] = {
+            key: values.to_numpy(float)[:, 0] for key, values in model.history.items()
+        }
+    n_pretraining = {
+        name: recipe.pretraining.epochs(1000)
+        for name, recipe in (("images", IMAGES), ("values", COUNTS))
+    }
+    assert n_pretraining["images"] > n_pretraining["values"]
+    for name, top in (("images", IMAGES.kl_weights["max_kl_weight"]), ("values", 1.0)):
+        weight = history[name]["kl_weight"]
+        assert len(weight) == n_pretraining[name] + 2
+        n_warmup = int(np.ceil(0.33 * n_pretraining[name]))
+        assert np.all(np.diff(weight[: n_warmup - 1]) > 0)
+        # in the rest of pretraining and in the joint stage
+        np.testing.assert_allclose(weight[n_warmup:], top, rtol=1e-6)
+    assert IMAGES.kl_weights["max_kl_weight"] < 1
+    assert straightened == [False, True]
+
+
+PRETRAIN_WEIGHT, MAX_WEIGHT = (
+    IMAGES.kl_weights[name] for name in ("pretrain_kl_weight", "max_kl_weight")
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "plan", "tops"),
+    [
+        pytest.param({"prior": "normal"}, {}, (1.0, 1.0), id="vae"),
+        pytest.param({}, {"max_kl_weight": 0.5}, (PRETRAIN_WEIGHT, 0.5), id="max"),
+        pytest.param({}, {"pretrain_kl_weight": 0.2}, (0.2, MAX_WEIGHT), id="pretraining"),
+    ],
+)
+def test_weights_of_the_divergence_can_be_told_apart_by_stage(train, settings, plan, tops):
+    model = SCGMVAE(make_images(n=60), **SMALL, **settings)
+    train(model, pretrain_epochs=4, max_epochs=3, start="kmeans", plan_kwargs=plan)
+    weight = model.history["kl_weight"].to_numpy(float)[:, 0]
+    # written at the end of an epoch, so the last one of pretraining has the joint stage's
+    np.testing.assert_allclose(weight[[2, 5]], tops, rtol=1e-6)
+
+
+# --------------------------------------------------------------------------------- convolutions
+
+
+@pytest.fixture(scope="module")
+def conv_images():
+    """Digits of which those of batch b lie on a light background; only to be read."""
+    adata = make_images("floats")
+    light = np.arange(N) % 2 == 1
+    adata.X[light] = np.maximum(adata.X[light], 0.4)
+    adata.obs["batch"] = np.where(light, "b", "a")
+    return adata
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param({"likelihood": "bernoulli"}, id="bernoulli"),
+        pytest.param({"likelihood": "gaussian", "gaussian_scale": 0.2}, id="gaussian"),
+    ],
+)
+def conv_model(request, conv_images, make_model, train):
+    """Convolutional model of images under two conditions; only to be read."""
+    model = make_model(
+        conv_images.copy(),
+        setup={"batch_key": "batch"},
+        encoder="conv",
+        n_latent=4,
+        **request.param,
+    )
+    how = {"max_epochs": 6, "pretrain_epochs": 14, "start": "kmeans", "batch_size": 25}
+    return train(model, plan_kwargs={"lr": 3e-3}, **how)
+
+
+def test_a_convolutional_model_learns_the_images(conv_model, conv_images):
+    error = conv_model.history["reconstruction_loss_train"].to_numpy(float)[:, 0]
+    assert error[-1] < error[0] - 2
+    mean_image = conv_images.to_df().groupby(conv_images.obs["batch"]).transform("mean").to_numpy()
+    of_mean = ((conv_images.X - mean_image) ** 2).mean()
+    assert ((conv_images.X - conv_model.get_reconstruction()) ** 2).mean() < 0.8 * of_mean
+    assert sorted(conv_model.adata.obs["scgmvae"].cat.categories) <= ["0", "1", "2"]
+
+
+def test_a_convolutional_model_repaints_the_background(conv_model):
+    rows = np.flatnonzero(conv_model.adata.obs["batch"] == "a")
+    same, other = (
+        conv_model.predict_counterfactual(conditions={"batch": batch}, indices=rows)
+        for batch in ("a", "b")
+    )
+    corner = slice(0, 1)  # background in every digit
+    assert conv_model.adata.X[rows, corner].max() < 0.3
+    assert same.layers["rate"][:, corner].mean() < 0.2
+    assert other.layers["rate"][:, corner].mean() > 0.3
+    assert set(other.obs["batch"]) == {"b"}
+    assert set(other.obs["batch_from"]) == {"a"}
+
+
+def test_a_convolutional_model_survives_saving(conv_model, conv_images, tmp_path):
+    conv_model.save(tmp_path / "model")
+    expected = conv_model.get_reconstruction()
+    for adata in (conv_images.copy(), False):
+        loaded = SCGMVAE.load(tmp_path / "model", adata=adata, accelerator="cpu")
+        assert loaded.module.image_shape == (8, 8)
+        assert loaded.module.gene_likelihood == conv_model.module.gene_likelihood
+        for name, value in conv_model.module.state_dict().items():
+            assert torch.equal(loaded.module.state_dict()[name], value), name
+        given = None if adata is not False else conv_images.copy()
+        np.testing.assert_array_equal(loaded.get_reconstruction(given), expected)
+        with pytest.raises(ValueError, match=r"reads images of shape \(8, 8\), but .* is None"):
+            loaded.get_reconstruction(with_batch(make_images("bytes", shape=None)))
+
+
+def with_batch(adata):
+    adata.obs["batch"] = "a"
+    return adata
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (9, 8, 3)], ids=["grey", "colour"])
+def test_convolutions_read_images_of_odd_sides_and_colours(train, shape):
+    model = SCGMVAE(make_images("bytes", shape, n=64), encoder="conv", prior="none", n_latent=2)
+    train(model, max_epochs=1)
+    decoded = model.get_reconstruction()
+    assert decoded.shape == (64, np.prod(shape))
+    assert ((decoded > 0) & (decoded < 1)).all()
+    # the mean of noise is about a half in every channel
+    assert np.abs(decoded.mean(0) - 0.5).max() < 0.1
+
+
+# ----------------------------------------------------------------------------------- bytes on disk
+
+
+@pytest.mark.parametrize("save", ["write_h5ad", "save_anndata"])
+def test_annotated_images_survive_a_file(train, tmp_path, save):
+    adata = make_images(shape=np.array([8, 8]))
+    model = train(SCGMVAE(adata, **SMALL), start="kmeans")
+    if save == "write_h5ad":
+        adata.write_h5ad(tmp_path / "images.h5ad")
+        again = anndata.read_h5ad(tmp_path / "images.h5ad")
+    else:
+        model.save(tmp_path / "model", save_anndata=True)
+        again = SCGMVAE.load(tmp_path / "model", accelerator="cpu").adata
+    assert image_shape_of(again) == (8, 8)
+    assert again.X.dtype == np.uint8
+    np.testing.assert_array_equal(
+        model.get_latent_representation(again), model.get_latent_representation()
+    )
+
+
+# --------------------------------------------------------------------------------- what is refused
+
+
+BAD_MODELS = [
+    pytest.param(
+        lambda: make_images("floats"),
+        lambda adata: adata.X.__setitem__((3, 4), 1.5),
+        {},
+        ["'bernoulli' wants values in [0, 1]", "adata.X reach from 0 to 1.5"],
+        id="above_one",
+    ),
+    pytest.param(
+        lambda: make_images("floats"),
+        lambda adata: adata.X.__setitem__((3, 4), -0.25),
+        {},
+        ["'bernoulli' wants values in [0, 1]", "adata.X reach from -0.25 to 1"],
+        id="below_zero",
+    ),
+    pytest.param(
+        lambda: make_images("floats"),
+        lambda adata: adata.X.__setitem__((3, 4), np.nan),
+        {},
+        ["adata.X holds NaN or infinite values (at least 1)"],
+        id="nan",
+    ),
+    pytest.param(
+        lambda: make_images("bytes", shape=None),
+        None,
+        {"likelihood": "bernoulli"},
+        ["'bernoulli' wants values in [0, 1]", "adata.X reach from 0 to 255"],
+        id="bytes_without_a_shape",
+    ),
+    pytest.param(
+        make_images,
+        lambda adata: adata.uns.__setitem__("image_shape", (8, 9)),
+        {},
+        ["(8, 9) makes 72 values", "there are 64 columns"],
+        id="shape_of_other_columns",
+    ),
+    pytest.param(
+        make_images,
+        lambda adata: adata.uns.__setitem__("image_shape", (64,)),
+        {},
+        ["must be (height, width) or (height, width, channels)", "but it is (64,)"],
+        id="shape_of_one_number",
+    ),
+    pytest.param(
+        make_images,
+        lambda adata: adata.uns.__setitem__("image_shape", (6.4, 10)),
+        {},
+        ["must be (height, width) or (height, width, channels)", "but it is (6.4, 10)"],
+        id="shape_of_fractions",
+    ),
+    pytest.param(
+        lambda: make_images("floats", shape=None),
+        None,
+        {"encoder": "conv", "likelihood": "bernoulli"},
+        ["encoder='conv' needs the shape of the images", "Set adata.uns['image_shape']"],
+        id="conv_without_a_shape",
+    ),
+    pytest.param(
+        lambda: make_images(shape=(4, 16)),
+        None,
+        {"encoder": "conv"},
+        ["halves height and width 3 times", "at least 8", "is (4, 16)", "encoder='mlp'"],
+        id="conv_of_small_images",
+    ),
+    pytest.param(
+        lambda: make_images("floats"),
+        None,
+        {"encoder": "conv", "likelihood": "nb"},
+        ["goes with likelihood 'bernoulli' or 'gaussian'", "the likelihood is 'nb'"],
+        id="conv_of_counts",
+    ),
+    pytest.param(
+        make_images,
+        None,
+        {"likelihood": "poisson"},
+        ["adata.X holds bytes of images, which are no counts", "the likelihood is 'poisson'"],
+        id="bytes_as_counts",
+    ),
+    pytest.param(
+        make_images, None, {"encoder": "cnn"}, ["encoder must be one of", "'cnn'"], id="encoder"
+    ),
+    pytest.param(
+        make_images, None, {"n_hidden": ()}, ["must name at least one width"], id="no_width"
+    ),
+    pytest.param(
+        make_images,
+        None,
+        {"n_hidden": (4, 0)},
+        ["n_hidden must be an integer of at least 1", "but it is 0"],
+        id="width_of_0",
+    ),
+    pytest.param(
+        make_images,
+        None,
+        {"n_hidden": (8, 8), "n_layers": 2},
+        ["n_hidden=(8, 8) says how many", "leave out n_layers=2"],
+        id="widths_and_layers",
+    ),
+    pytest.param(
+        make_images, None, {"n_layers": -1}, ["n_layers must be an integer of at least 0"], id="-1"
+    ),
+]
+
+
+def assert_same(adata, before):
+    """X, obs and uns are as in the copy made before."""
+    assert adata.X.dtype == before.X.dtype
+    np.testing.assert_array_equal(adata.X, before.X)
+    pd.testing.assert_frame_equal(adata.obs, before.obs)
+    assert dict(adata.uns) == dict(before.uns)
+    assert dict(adata.obsm).keys() == dict(before.obsm).keys()
+
+
+@pytest.mark.parametrize(("make", "spoil", "settings", "parts"), BAD_MODELS)
+def test_what_no_model_can_be_made_of_is_refused(make, spoil, settings, parts):
+    adata = make()
+    if spoil is not None:
+        spoil(adata)
+    before = adata.copy()
+    with pytest.raises(ValueError) as error:
+        SCGMVAE(adata, n_components=2, **settings)
+    for part in parts:
+        assert part in str(error.value)
+    assert_same(adata, before)
+
+
+def test_shifts_of_what_are_no_images_are_refused(counts, make_model, train):
+    model = make_model(counts.copy())
+    before = model.adata.copy()
+    with pytest.raises(ValueError, match=r"max_shift moves images, but the data are none"):
+        train(model, plan_kwargs={"max_shift": 1})
+    pd.testing.assert_frame_equal(model.adata.obs, before.obs)
+    assert not model.is_trained
+
+
+@pytest.mark.parametrize("max_shift", [-1, 1.5])
+def test_a_shift_that_is_no_number_of_pixels_is_refused(train, max_shift):
+    model = SCGMVAE(make_images(), **SMALL)
+    with pytest.raises(ValueError, match="max_shift must be an integer of at least 0"):
+        train(model, plan_kwargs={"max_shift": max_shift})
+
+
+@pytest.fixture(scope="module")
+def image_model(train):
+    """Small model of images as bytes; only to be read."""
+    return train(SCGMVAE(make_images(), **SMALL), start="kmeans")
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "parts"),
+    [
+        pytest.param("bytes", (4, 16), ["of shape (8, 8)", "is (4, 16)"], id="another_shape"),
+        pytest.param("floats", (8, 8, 1), ["of shape (8, 8)", "is (8, 8, 1)"], id="a_channel"),
+        pytest.param("bytes", None, ["of shape (8, 8)", "is None"], id="bytes_without"),
+        pytest.param("floats", (8, 7), ["makes 56 values", "64 columns"], id="no_fit"),
+    ],
+)
+def test_new_data_of_another_shape_are_refused(image_model, kind, shape, parts):
+    adata = make_images(kind, shape=None)
+    if shape is not None:
+        adata.uns["image_shape"] = shape
+    before = adata.copy()
+    with pytest.raises(ValueError) as error:
+        image_model.get_latent_representation(adata)
+    for part in parts:
+        assert part in str(error.value)
+    assert_same(adata, before)
+
+
+def test_a_query_of_another_shape_is_refused(image_model):
+    adata = make_images("bytes", shape=None)
+    before = adata.copy()
+    with pytest.raises(ValueError, match=r"images of shape \(8, 8\), but .* is None"):
+        SCGMVAE.load_query_data(adata, image_model)
+    assert_same(adata, before)
+
+
+def test_a_layer_of_bytes_without_a_shape_is_refused(train):
+    def with_layer(shape):
+        adata = make_images(shape=shape)
+        adata.layers["pixels"] = adata.X
+        adata.X = np.zeros(adata.shape, dtype=np.float32)
+        return adata
+
+    adata = with_layer((8, 8))
+    SCGMVAE.setup_anndata(adata, layer="pixels")
+    model = train(SCGMVAE(adata, likelihood="gaussian", **SMALL), start="kmeans")
+    with pytest.raises(ValueError, match=r"images of shape \(8, 8\), but .* is None"):
+        model.get_latent_representation(with_layer(None))
+
+
+@pytest.mark.filterwarnings("ignore:Some genes are treated as unobserved")
+def test_images_of_bytes_that_lack_a_pixel_are_read_as_those_of_floats(train):
+    model = train(SCGMVAE(make_images(), likelihood="gaussian", **SMALL), start="kmeans")
+    values = []
+    for kind in ("bytes", "floats"):
+        adata = make_images(kind)[:, :-1].copy()
+        values.append(model.get_latent_representation(adata))
+    np.testing.assert_allclose(*values, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------ large partitions
+
+
+@pytest.fixture
+def small_graph(monkeypatch):
+    monkeypatch.setattr(partition, "LARGEST_GRAPH", 150)
+
+
+def make_blobs(sizes, seed=0):
+    """Points of well separated groups in random order, and their groups."""
+    rng = np.random.default_rng(seed)
+    truth = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    centers = 12 * np.eye(len(sizes), 6)
+    return (centers[truth] + rng.normal(size=(len(truth), 6))).astype(np.float32), truth
+
+
+@pytest.mark.parametrize("n_groups", [None, 4])
+@pytest.mark.parametrize("straight", [False, True], ids=["ragged", "straight"])
+def test_a_graph_of_some_cells_finds_the_groups_of_all(small_graph, n_groups, straight):
+    x, truth = make_blobs([260, 180, 110, 50])
+    codes = initial_partition(x, n_groups, straight=straight)
+    assert codes.shape == truth.shape
+    assert codes.dtype == np.int64
+    # numbered by size, which is how the groups were made
+    np.testing.assert_array_equal(codes, truth)
+
+
+def test_the_cells_of_the_graph_are_as_many_as_it_can_hold(small_graph, monkeypatch):
+    seen, neighbor_graph = [], partition.neighbor_graph
+
+    def remember(x, seed):
+        seen.append(x)
+        return neighbor_graph(x, seed)
+
+    monkeypatch.setattr(partition, "neighbor_graph", remember)
+    x, _ = make_blobs([200, 100])
+    initial_partition(x, 2, seed=1)
+    initial_partition(x, 2, seed=2)
+    initial_partition(x[:150], 2, seed=1)
+    first, second, all_cells = seen
+    assert len(first) == len(second) == 150
+    assert len(np.unique(first, axis=0)) == 150  # none is drawn twice
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(all_cells, x[:150])
+
+
+def test_straight_borders_put_each_cell_to_the_nearest_mean():
+    # a long group beside a round one: the ends of the long one are nearer to the other's mean
+    rng = np.random.default_rng(0)
+    round_group = rng.normal(scale=0.3, size=(200, 2)) + [4, 1.5]
+    x = np.concatenate([rng.normal(size=(200, 2)) * [2.5, 0.1], round_group]).astype(np.float32)
+    ragged = initial_partition(x, 2, straight=False)
+    straight = initial_partition(x, 2)
+    means = np.stack([x[ragged == k].mean(0) for k in (0, 1)])
+    nearest = ((x[:, None] - means) ** 2).sum(-1).argmin(1)
+    assert (nearest != ragged).sum() > 5
+    assert adjusted_rand_score(straight, nearest) == 1
