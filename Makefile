@@ -10,7 +10,7 @@ CODE := scgmvae tests benchmarks tutorials docs
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tutorials test lint format constraints clean
+.PHONY: help demo tutorials docs test lint format constraints clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -20,6 +20,9 @@ demo: $(VENV)/.installed ## run the demonstration, results in demo_output/
 
 tutorials: $(VENV)/.installed-tutorials ## run the notebooks in tutorials/
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=240 --durations=0 tutorials
+
+docs: $(VENV)/.installed-docs ## build the documentation, with the notebooks run, in docs/_build
+	$(BIN)/sphinx-build -q docs docs/_build
 
 test: lint ## lint, then all tests and doctests
 	$(BIN)/python -m pytest
@@ -59,6 +62,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 $(VENV)/.installed-tutorials: $(VENV)/.installed
 	$(PIP) install --progress-bar off --quiet -c constraints.txt -e '.[tutorials]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed-tutorials
+	$(PIP) install --progress-bar off --quiet -c constraints.txt -e '.[docs]'
 	touch $@
 
 # pip is the last thing venv writes: where it is missing, the environment is unfinished.
