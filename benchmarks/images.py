@@ -9,8 +9,8 @@ in the component that is matched to their class, one to one (labels: the share o
 
 *mnist-10, mnist-20, fashion-10, fashion-20*: unsupervised, told K.
 *mnist-100*: labels of 100 training images.
-*mnist-5pct, fashion-10pct, fashion-all*: labels of that many, with convolutions and images shifted
-by a pixel at random.
+*mnist-5pct, fashion-10pct, fashion-all*: labels of that many, with convolutions and an encoder
+that sees the images distorted at random.
 *vae*: the factorised Gaussian VAE, nats against the size of the latent.
 *cifar*: 4,000 images of CIFAR-10, fully connected against convolutional, nats of 500 held out.
 *speed*: seconds per epoch of the c*GMVAE and of the VAE of the same widths.
@@ -44,7 +44,7 @@ CONVOLUTIONAL = {
     "init": {"encoder": "conv"},
     "pretrain_epochs": 5,
     "max_epochs": 12,
-    "plan_kwargs": {"classification_weight": 50.0, "max_shift": 1},
+    "plan_kwargs": {"classification_weight": 50.0, "distortion": 1.0},
 }
 WIDTHS = (512, 256, 128)
 

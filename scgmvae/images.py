@@ -1,4 +1,4 @@
-"""Images as rows of X: their shape, bytes as values in [0, 1], shifted copies.
+"""Images as rows of X: their shape, bytes as values in [0, 1], distorted copies.
 
 An AnnData holds images when ``uns["image_shape"]`` is (height, width) or (height, width,
 channels), and a row of ``X`` one image in that order of axes. Values lie in [0, 1]; bytes (uint8)
@@ -15,11 +15,25 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
 
-__all__ = ["IMAGE_SHAPE_KEY", "check_same_shape", "image_shape_of", "pixel_scale", "shifted"]
+__all__ = [
+    "IMAGE_SHAPE_KEY",
+    "SEEN_KEY",
+    "check_same_shape",
+    "distorted",
+    "image_shape_of",
+    "pixel_scale",
+]
 
 IMAGE_SHAPE_KEY = "image_shape"
 """Key in ``uns``."""
+
+SEEN_KEY = "seen"
+"""Key of a minibatch's images as the encoder sees them, where that is not as they are."""
+
+LARGEST_DISTORTION = (0.15, 0.2, 0.1, 1 / 28, 1 / 28)
+"""Angle, shear, change of size, shift to the right and down in sides of the image."""
 
 
 def image_shape_of(adata: AnnData) -> tuple[int, ...] | None:
@@ -101,8 +115,8 @@ def pixel_scale(manager: AnnDataManager) -> float:
     return 1 / 255 if is_bytes else 1.0
 
 
-def shifted(x: Tensor, image_shape: Sequence[int], largest: int) -> Tensor:
-    """Every image moved by up to ``largest`` pixels in height and width, zeros moving in.
+def distorted(x: Tensor, image_shape: Sequence[int], amount: float = 1.0) -> Tensor:
+    """Every image turned, sheared, enlarged and moved a little, each at random.
 
     Parameters
     ----------
@@ -110,19 +124,27 @@ def shifted(x: Tensor, image_shape: Sequence[int], largest: int) -> Tensor:
         Images, ``(n, H·W·C)``.
     image_shape
         Height, width and, if there are any, channels.
-    largest
-        Largest shift in pixels; every whole number of them is equally probable, drawn from
-        torch's random state.
+    amount
+        With 1 images turn by up to 0.15 (about 9°), shear by up to 0.2, change their size by up to
+        10 % and move by up to a 28th of their sides; uniform, from torch's random state. Other
+        amounts multiply all of these.
 
     Returns
     -------
-    Tensor ``(n, H·W·C)``.
+    Tensor ``(n, H·W·C)``. Zeros come in from outside; values in between pixels are interpolated.
     """
     height, width, n_channels = (*image_shape, 1)[:3]
-    images = x.view(-1, height, width, n_channels)
-    padded = torch.nn.functional.pad(images, (0, 0, largest, largest, largest, largest))
-    first = torch.randint(2 * largest + 1, (2, len(x), 1), device=x.device)
-    rows = first[0] + torch.arange(height, device=x.device)  # (n, H)
-    columns = first[1] + torch.arange(width, device=x.device)  # (n, W)
-    image = torch.arange(len(x), device=x.device)[:, None, None]
-    return padded[image, rows[:, :, None], columns[:, None, :]].flatten(1)
+    images = x.view(-1, height, width, n_channels).permute(0, 3, 1, 2)
+    bounds = amount * torch.tensor(LARGEST_DISTORTION, device=x.device)
+    turn, shear, growth, right, down = (
+        (2 * torch.rand(len(x), 5, device=x.device) - 1) * bounds
+    ).T
+    cosine, sine = (1 + growth) * turn.cos(), (1 + growth) * turn.sin()
+    # where each pixel comes from, in half sides from the middle
+    rows = [
+        torch.stack([cosine, shear * cosine - sine, 2 * right], dim=1),
+        torch.stack([sine, shear * sine + cosine, 2 * down], dim=1),
+    ]
+    grid = affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
+    moved = grid_sample(images, grid, align_corners=False)
+    return moved.permute(0, 2, 3, 1).flatten(1)

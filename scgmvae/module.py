@@ -52,6 +52,7 @@ from scgmvae import distributions as dist
 from scgmvae.checks import check_at_least, check_choices, check_whole
 from scgmvae.convolutions import ConvolutionalDecoder, ConvolutionalTrunk, check_image_shape
 from scgmvae.genes import OBSERVED_KEY
+from scgmvae.images import SEEN_KEY
 from scgmvae.likelihoods import (
     COUNT_LIKELIHOODS,
     LIKELIHOODS,
@@ -393,7 +394,7 @@ class CGMVAE(BaseModuleClass):
 
     def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
         return {
-            "x": tensors[REGISTRY_KEYS.X_KEY],
+            "x": tensors.get(SEEN_KEY, tensors[REGISTRY_KEYS.X_KEY]),
             "batch_index": tensors[REGISTRY_KEYS.BATCH_KEY],
             "cat_covs": tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
             "cont_covs": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),

@@ -18,8 +18,8 @@ from scvi import REGISTRY_KEYS
 from scvi.train import TrainingPlan, TrainRunner
 from torch import Tensor
 
-from scgmvae.checks import check_whole
-from scgmvae.images import shifted
+from scgmvae.checks import check_at_least, check_whole
+from scgmvae.images import SEEN_KEY, distorted
 from scgmvae.module import CGMVAE, GUIDE_KEY
 
 if TYPE_CHECKING:
@@ -54,9 +54,10 @@ class StagedTrainingPlan(TrainingPlan):
     monte_carlo_kl
         Estimate divergences at the draws in place of their closed forms, see
         :meth:`scgmvae.CGMVAE.loss`.
-    max_shift
-        Images are moved by up to this many pixels in height and width, at random, anew in every
-        step.
+    distortion
+        Amount by which the images that the encoder sees are turned, sheared, enlarged and moved,
+        at random and anew in every step (:func:`scgmvae.images.distorted`). The decoder is asked
+        for the images as they are, so that z forgets the distortion.
     lr, weight_decay, eps
         Of Adam.
     **kwargs
@@ -76,7 +77,7 @@ class StagedTrainingPlan(TrainingPlan):
         guide_fraction: float = 0.67,
         n_samples: int = 1,
         monte_carlo_kl: bool = False,
-        max_shift: int = 0,
+        distortion: float = 0.0,
         lr: float = 1e-3,
         weight_decay: float = 1e-6,
         eps: float = 1e-8,
@@ -92,10 +93,11 @@ class StagedTrainingPlan(TrainingPlan):
             **kwargs,
         )
         check_whole(1, n_samples=n_samples)
-        check_whole(0, max_shift=max_shift)
-        if max_shift and module.image_shape is None:
+        check_at_least(0, distortion=distortion)
+        if distortion and module.image_shape is None:
             raise ValueError(
-                "max_shift moves images, but the data are none: adata.uns has no 'image_shape'."
+                "distortion is one of images, but the data are none: adata.uns has no "
+                "'image_shape'."
             )
         self.pretrain_epochs = pretrain_epochs
         self.joint_epochs = joint_epochs
@@ -105,7 +107,7 @@ class StagedTrainingPlan(TrainingPlan):
         self.guide_fraction = guide_fraction
         self.n_samples = n_samples
         self.monte_carlo_kl = monte_carlo_kl
-        self.max_shift = max_shift
+        self.distortion = distortion
         self._totals: dict[str, Tensor] = {}
 
     @property
@@ -145,9 +147,9 @@ class StagedTrainingPlan(TrainingPlan):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a minibatch."""
-        if self.max_shift:
-            x_key = REGISTRY_KEYS.X_KEY
-            batch[x_key] = shifted(batch[x_key], self.module.image_shape, self.max_shift)
+        if self.distortion:
+            x, shape = batch[REGISTRY_KEYS.X_KEY], self.module.image_shape
+            batch[SEEN_KEY] = distorted(x, shape, self.distortion)
         return self._step(batch, self.kl_weight, self.current_guide_weight).loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

@@ -1,4 +1,4 @@
-"""Tests of images as rows of X: shape, bytes, shifts, networks, training, and what is refused."""
+"""Tests of images as rows of X: shape, bytes, distortions, networks, training, refusals."""
 
 import anndata
 import numpy as np
@@ -11,8 +11,8 @@ from scvi import REGISTRY_KEYS as KEYS
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 
-from scgmvae import SCGMVAE, partition
-from scgmvae.images import check_same_shape, image_shape_of, pixel_scale, shifted
+from scgmvae import SCGMVAE, images, partition
+from scgmvae.images import check_same_shape, distorted, image_shape_of, pixel_scale
 from scgmvae.loading import MinibatchLoader
 from scgmvae.module import CGMVAE
 from scgmvae.partition import initial_partition
@@ -149,91 +149,110 @@ def test_bytes_of_images_are_parts_of_255(kind, shape, scale):
     assert torch.equal(again, x)
 
 
-# --------------------------------------------------------------------------------------- shifts
+# ---------------------------------------------------------------------------------- distortions
 
 
-def moved(image, down, right):
-    """An image (H, W, C) moved by hand, zeros coming in."""
-    out = np.zeros_like(image)
-    height, width = image.shape[:2]
-    for row in range(height):
-        for column in range(width):
-            if 0 <= row - down < height and 0 <= column - right < width:
-                out[row, column] = image[row - down, column - right]
-    return out
+def only(monkeypatch, **bounds):
+    """Leave one kind of distortion."""
+    kinds = ("turn", "shear", "growth", "right", "down")
+    monkeypatch.setattr(images, "LARGEST_DISTORTION", [bounds.get(kind, 0.0) for kind in kinds])
 
 
-def shifts_of(x, moved_x, shape, largest):
-    """The one shift, downwards and to the right, that makes each image what it has become."""
-    full_shape = (-1, *shape, 1)[:4]
-    steps = range(-largest, largest + 1)
-    found = []
-    for before, after in zip(x.reshape(full_shape), moved_x.reshape(full_shape), strict=True):
-        fitting = [
-            (down, right)
-            for down in steps
-            for right in steps
-            if np.array_equal(moved(before, down, right), after)
-        ]
-        assert len(fitting) == 1
-        found.append(fitting[0])
-    return np.array(found)
+def spots(n, shape=(21, 21), places=((10, 10),)):
+    """Images with a bright pixel at each of the places, (n, H·W)."""
+    x = torch.zeros(n, *shape)
+    for row, column in places:
+        x[:, row, column] = 1
+    return x.flatten(1)
 
 
-@pytest.mark.parametrize(
-    "shape", [(5, 7), (6, 4, 3), (4, 4, 1)], ids=["grey", "colour", "one_channel"]
-)
-def test_every_image_moves_as_a_whole_by_a_shift_of_its_own(shape):
+def centers_of(x, shape=(21, 21)):
+    """Centre of mass of each image: row and column, (n, 2)."""
+    x = x.view(-1, *shape)
+    mass = x.sum((1, 2))
+    rows = (x.sum(2) * torch.arange(shape[0])).sum(1) / mass
+    columns = (x.sum(1) * torch.arange(shape[1])).sum(1) / mass
+    return torch.stack([rows, columns], 1)
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (5, 2, 3), (4, 7, 1)])
+def test_no_distortion_is_the_identity(shape):
+    x = torch.rand(4, int(np.prod(shape)))
+    torch.testing.assert_close(distorted(x, shape, 0.0), x, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("kind", "axis"), [("down", 0), ("right", 1)])
+@pytest.mark.parametrize("amount", [0.5, 1.0])
+def test_images_move_uniformly_up_to_the_bound(monkeypatch, kind, axis, amount):
+    only(monkeypatch, **{kind: 4 / 21})
     torch.manual_seed(0)
-    x = torch.rand(60, int(np.prod(shape))) + 0.1  # without zeros, which come in
-    before = x.clone()
-    found = shifts_of(x.numpy(), shifted(x, shape, 2).numpy(), shape, 2)
-    assert len(np.unique(found, axis=0)) > 15
-    assert found.min(0).tolist() == [-2, -2]
-    assert found.max(0).tolist() == [2, 2]
-    assert torch.equal(x, before)
+    moved = (centers_of(distorted(spots(2000), (21, 21), amount)) - 10).numpy()
+    largest = 4 * amount  # pixels
+    assert np.abs(moved[:, 1 - axis]).max() < 1e-3
+    assert stats.kstest(moved[:, axis], "uniform", (-largest, 2 * largest)).pvalue > 1e-3
 
 
-def test_every_shift_is_equally_probable():
-    n, largest = 9000, 1
+def test_images_turn_about_their_middle(monkeypatch):
+    only(monkeypatch, turn=0.3)
     torch.manual_seed(0)
-    # a single pixel in the middle tells the shift
-    x = torch.zeros(n, 5, 5)
-    x[:, 2, 2] = 1
-    places = shifted(x.flatten(1), (5, 5), largest).view(n, 5, 5).nonzero()[:, 1:].numpy()
-    assert places.shape == (n, 2)
-    _, counts = np.unique(places, axis=0, return_counts=True)
-    assert len(counts) == (2 * largest + 1) ** 2
-    assert stats.chisquare(counts).pvalue > 1e-3
+    start = np.array([0.0, 8.0])  # a spot that far from the middle
+    moved = centers_of(distorted(spots(500, places=[(10, 18)]), (21, 21))).numpy() - 10
+    np.testing.assert_allclose(np.linalg.norm(moved, axis=1), 8, atol=0.15)
+    angles = np.arctan2(moved[:, 0], moved[:, 1]) - np.arctan2(*start)
+    assert 0.27 < np.abs(angles).max() < 0.31
+    assert abs(angles.mean()) < 4 * 0.3 / np.sqrt(3 * 500)
 
 
-def test_no_shift_is_the_identity():
-    x = torch.rand(4, 30)
-    assert torch.equal(shifted(x, (5, 6), 0), x)
-    assert torch.equal(shifted(x, (5, 2, 3), 0), x)
+def test_images_grow_and_shrink(monkeypatch):
+    only(monkeypatch, growth=0.2)
+    torch.manual_seed(0)
+    moved = centers_of(distorted(spots(500, places=[(10, 16)]), (21, 21))).numpy() - 10
+    # the pixel at 6 comes from a place 0.8 to 1.2 times as far out
+    assert moved[:, 1].min() == pytest.approx(6 / 1.2, abs=0.15)
+    assert moved[:, 1].max() == pytest.approx(6 / 0.8, abs=0.15)
+    assert np.abs(moved[:, 0]).max() < 1e-3
 
 
-def test_training_sees_shifted_images_and_validation_the_images_themselves(train, monkeypatch):
+def test_images_shear_along_rows(monkeypatch):
+    only(monkeypatch, shear=0.5)
+    torch.manual_seed(0)
+    moved = centers_of(distorted(spots(500, places=[(16, 10)]), (21, 21))).numpy() - 10
+    np.testing.assert_allclose(moved[:, 0], 6, atol=1e-3)
+    assert np.abs(moved[:, 1]).max() == pytest.approx(3, abs=0.1)
+
+
+def test_channels_are_distorted_alike_and_images_differently():
+    torch.manual_seed(0)
+    grey = spots(3, places=[(4, 15)])
+    colour = torch.stack([grey, 2 * grey, 3 * grey], -1).flatten(1)
+    before = colour.clone()
+    moved = distorted(colour, (21, 21, 3)).view(3, -1, 3)
+    torch.testing.assert_close(moved, moved[..., :1] * torch.tensor([1.0, 2.0, 3.0]))
+    assert not torch.allclose(moved[0], moved[1], atol=1e-2)
+    assert torch.equal(colour, before)
+
+
+def test_the_encoder_sees_distorted_images_and_the_loss_those_that_are(train, monkeypatch):
     seen, loss = {True: [], False: []}, CGMVAE.loss
 
     def remember(self, tensors, *args, **kwargs):
-        seen[self.training].append(tensors[KEYS.X_KEY].numpy().copy())
+        x = self._get_inference_input(tensors)["x"]
+        seen[self.training].append((tensors[KEYS.X_KEY].clone(), x.clone()))
         return loss(self, tensors, *args, **kwargs)
 
     monkeypatch.setattr(CGMVAE, "loss", remember)
-    # every pixel tells its place and image
-    x = (np.arange(1, 40 * 16 + 1, dtype=np.float32) / 1000).reshape(40, 16)
-    adata = AnnData(x, uns={"image_shape": (4, 4)})
+    adata = make_images("floats", n=40)
     model = SCGMVAE(adata, prior="normal", **SMALL)
     how = {"max_epochs": 1, "pretrain_epochs": 0, "train_size": 0.5, "check_val_every_n_epoch": 1}
-    train(model, plan_kwargs={"max_shift": 1}, **how)
-    trained_on = np.concatenate(seen[True])
-    middle = trained_on.reshape(-1, 4, 4)[:, 1:3, 1:3].min((1, 2))  # of what never leaves
-    rows = ((middle * 1000 - 1) // 16).round().astype(int)
+    train(model, plan_kwargs={"distortion": 1.0}, **how)
+    x, distorted_x = (torch.cat(part) for part in zip(*seen[True], strict=True))
+    rows = [int((torch.from_numpy(adata.X) - image).abs().sum(1).argmin()) for image in x]
+    np.testing.assert_array_equal(x, adata.X[rows])
     assert sorted(rows) == sorted(model.train_indices)
-    assert len(np.unique(shifts_of(x[rows], trained_on, (4, 4), 1), axis=0)) > 3
-    held_out = np.concatenate(seen[False])[-20:]
-    np.testing.assert_array_equal(held_out, x[model.validation_indices])
+    difference = (distorted_x - x).abs().mean(1)
+    assert 0.005 < difference.min() < difference.max() < 0.3
+    held_out, as_seen = seen[False][-1]
+    assert torch.equal(held_out, as_seen)
 
 
 # ------------------------------------------------------------------------- bytes in the model
@@ -246,7 +265,7 @@ def test_bytes_train_the_same_model_as_floats_and_stay_bytes(train, kind):
         adata = make_images(name)
         before = adata.X.copy()
         model = SCGMVAE(adata, prior="normal", **SMALL)
-        models[name] = train(model, seed=3, plan_kwargs={"max_shift": 1})
+        models[name] = train(model, seed=3)
         assert adata.X.dtype == before.dtype
         assert type(adata.X) is type(before)
         assert abs(adata.X - before).max() == 0
@@ -608,20 +627,19 @@ def test_what_no_model_can_be_made_of_is_refused(make, spoil, settings, parts):
     assert_same(adata, before)
 
 
-def test_shifts_of_what_are_no_images_are_refused(counts, make_model, train):
+def test_distortions_of_what_are_no_images_are_refused(counts, make_model, train):
     model = make_model(counts.copy())
     before = model.adata.copy()
-    with pytest.raises(ValueError, match=r"max_shift moves images, but the data are none"):
-        train(model, plan_kwargs={"max_shift": 1})
+    with pytest.raises(ValueError, match=r"distortion is one of images, but the data are none"):
+        train(model, plan_kwargs={"distortion": 1.0})
     pd.testing.assert_frame_equal(model.adata.obs, before.obs)
     assert not model.is_trained
 
 
-@pytest.mark.parametrize("max_shift", [-1, 1.5])
-def test_a_shift_that_is_no_number_of_pixels_is_refused(train, max_shift):
+def test_a_negative_distortion_is_refused(train):
     model = SCGMVAE(make_images(), **SMALL)
-    with pytest.raises(ValueError, match="max_shift must be an integer of at least 0"):
-        train(model, plan_kwargs={"max_shift": max_shift})
+    with pytest.raises(ValueError, match="distortion must be at least 0, but it is -1"):
+        train(model, plan_kwargs={"distortion": -1})
 
 
 @pytest.fixture(scope="module")
