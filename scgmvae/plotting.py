@@ -281,7 +281,7 @@ def reconstructions(
     figure, axis = plt.subplots(
         figsize=(0.7 * len(rows) + 1.2, 0.7 * len(images)), layout="constrained"
     )
-    _draw_grid(axis, np.stack(list(images.values())), shape, lines=True)
+    _draw_grid(axis, np.stack(list(images.values())), shape)
     height = shape[0]
     axis.set_yticks(height * (np.arange(len(images)) + 0.5), list(images), fontsize=9)
     return figure
@@ -374,7 +374,7 @@ def samples(
     figure, axis = plt.subplots(
         figsize=(0.6 * n_components + 0.5, 0.6 * n_draws + 0.5), layout="constrained"
     )
-    _draw_grid(axis, decoded, shape, lines=True)
+    _draw_grid(axis, decoded, shape)
     names = list(model.component_names)
     angle = 90 if max(map(len, names)) > 3 else 0
     axis.set_xticks(shape[1] * (np.arange(n_components) + 0.5), names, fontsize=8, rotation=angle)
@@ -393,9 +393,7 @@ def _image_shape(model: SCGMVAE) -> tuple[int, ...]:
     return model.module.image_shape
 
 
-def _draw_grid(
-    axis: Axes, images: NDArray[np.floating], shape: Sequence[int], lines: bool = False
-) -> None:
+def _draw_grid(axis: Axes, images: NDArray[np.floating], shape: Sequence[int]) -> None:
     """Draw images (rows, columns, H·W·C) side by side, without ticks, with lines between them."""
     n_rows, n_columns, _ = images.shape
     height, width, n_channels = (*shape, 1)[:3]
@@ -406,10 +404,9 @@ def _draw_grid(
         axis.imshow(tiled, extent=extent)
     else:  # ink on paper; of other numbers of channels the first
         axis.imshow(tiled[..., 0], cmap="gray_r", vmin=0, vmax=1, extent=extent)
-    if lines:
-        for row in range(1, n_rows):
-            axis.axhline(row * height, color="0.75", linewidth=1)
-        for column in range(1, n_columns):
-            axis.axvline(column * width, color="0.75", linewidth=1)
+    for row in range(1, n_rows):
+        axis.axhline(row * height, color="0.8", linewidth=0.8)
+    for column in range(1, n_columns):
+        axis.axvline(column * width, color="0.8", linewidth=0.8)
     axis.set_xticks([])
     axis.set_yticks([])
