@@ -48,7 +48,7 @@ constraints: ## resolve constraints.txt anew from pyproject.toml
 	touch $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-tutorials
 
 clean: ## remove the environment, caches and results
-	rm -rf $(VENV) build dist demo_output .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist demo_output docs/_build .pytest_cache .ruff_cache
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps are renewed whenever the requirements change; pip then moves what differs.

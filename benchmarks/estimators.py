@@ -32,14 +32,14 @@ from scgmvae.likelihoods import log_likelihood
 
 def negative_elbo(module: scgmvae.CGMVAE, x: Tensor, z: Tensor, kl: Tensor) -> Tensor:
     """Values (S, n), in nats."""
-    inputs = {"w": None, "library": x.sum(-1, keepdim=True), "batch_index": torch.zeros(len(x), 1)}
+    inputs = {"w": None, "library": x.sum(-1, keepdim=True), "batch_index": x.new_zeros(len(x), 1)}
     return kl - log_likelihood(module.generative(z=z, **inputs)["px"], x)
 
 
 def estimates(module: scgmvae.CGMVAE, x: Tensor, n_draws: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Values (S, n) and gradients (S, n, L) of each estimator, S draws."""
     with torch.no_grad():
-        q_z = module.inference(x, torch.zeros(len(x), 1))["qz"]
+        q_z = module.inference(x, x.new_zeros(len(x), 1))["qz"]
     prior = Normal(torch.zeros_like(q_z.loc), torch.ones_like(q_z.scale))
     loc = q_z.loc.expand(n_draws, -1, -1).clone().requires_grad_()  # a mean for every draw
     q = Normal(loc, q_z.scale)
@@ -69,7 +69,7 @@ def main() -> None:
     model = scgmvae.SCGMVAE(adata, prior="normal", n_latent=10, input_dropout_rate=0.0)
     model.train(max_epochs=epochs, pretrain_epochs=0, seed=0, enable_progress_bar=False)
     torch.manual_seed(0)
-    x = torch.from_numpy(adata.X[:64])
+    x = torch.from_numpy(adata.X[:64]).to(model.device)
     found = estimates(model.module.requires_grad_(False), x, n_draws)
     reference = found["closed"][1]
     rows = []

@@ -172,9 +172,11 @@ def cifar(seed: int, short: bool) -> list[dict[str, object]]:
     if short:
         train, test = load("digits", short)
     else:
-        folder = Path(os.environ["SCGMVAE_DATA_DIR"])
-        images = np.load(folder / "cifar10_subset" / "cifar10_4000.npz")["images"]
-        adata = scgmvae.datasets.images_to_anndata(images)
+        subset = Path(os.environ.get("SCGMVAE_DATA_DIR", "")) / "cifar10_subset/cifar10_4000.npz"
+        if subset.is_file():
+            adata = scgmvae.datasets.images_to_anndata(np.load(subset)["images"])
+        else:
+            adata = scgmvae.datasets.cifar10()[:4000]
         train, test = adata[:3500].copy(), adata[3500:].copy()
     rows = []
     for name, init in {

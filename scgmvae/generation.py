@@ -18,6 +18,7 @@ from torch import Tensor
 
 from scgmvae import checks
 from scgmvae.genes import OBSERVED_KEY
+from scgmvae.images import IMAGE_SHAPE_KEY
 from scgmvae.loading import MinibatchLoader
 from scgmvae.module import of_component
 
@@ -269,11 +270,13 @@ class GenerationMixin:
                 x = first.sample().float().cpu().numpy()
                 drawn.append(sparse.csr_matrix(x) if self.module.is_count else x)
                 rates.append(rate.float().cpu().numpy())
+        image_shape = self.module.image_shape
         stack = partial(sparse.vstack, format="csr") if self.module.is_count else np.concatenate
         return AnnData(
             X=stack(drawn),
             layers={"rate": np.concatenate(rates)},
             var=var.drop(columns=OBSERVED_KEY, errors="ignore"),
+            uns={} if image_shape is None else {IMAGE_SHAPE_KEY: np.array(image_shape)},
         )
 
     # --------------------------------------------------------------------------- conditions

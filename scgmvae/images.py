@@ -134,17 +134,19 @@ def distorted(x: Tensor, image_shape: Sequence[int], amount: float = 1.0) -> Ten
     Tensor ``(n, H·W·C)``. Zeros come in from outside; values in between pixels are interpolated.
     """
     height, width, n_channels = (*image_shape, 1)[:3]
-    images = x.view(-1, height, width, n_channels).permute(0, 3, 1, 2)
+    images = x.float().view(-1, height, width, n_channels).permute(0, 3, 1, 2)
     bounds = amount * torch.tensor(LARGEST_DISTORTION, device=x.device)
     turn, shear, growth, right, down = (
         (2 * torch.rand(len(x), 5, device=x.device) - 1) * bounds
     ).T
     cosine, sine = (1 + growth) * turn.cos(), (1 + growth) * turn.sin()
     # where each pixel comes from, in half sides from the middle
+    aspect = height / width  # a turn is one of pixels, not of sides
     rows = [
-        torch.stack([cosine, shear * cosine - sine, 2 * right], dim=1),
-        torch.stack([sine, shear * sine + cosine, 2 * down], dim=1),
+        torch.stack([cosine, aspect * (shear * cosine - sine), 2 * right], dim=1),
+        torch.stack([sine / aspect, shear * sine + cosine, 2 * down], dim=1),
     ]
-    grid = affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
-    moved = grid_sample(images, grid, align_corners=False)
+    with torch.autocast(x.device.type, enabled=False):  # places are finer than bfloat16
+        grid = affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
+        moved = grid_sample(images, grid, align_corners=False)
     return moved.permute(0, 2, 3, 1).flatten(1)

@@ -123,7 +123,7 @@ class SCGMVAE(
         **module_kwargs: object,
     ):
         if adata is not None:
-            image_shape = image_shape_of(adata) or image_shape
+            image_shape = image_shape or image_shape_of(adata)
         if likelihood is None:
             likelihood = "nb" if image_shape is None else "bernoulli"
         if n_hidden is None:
@@ -134,7 +134,7 @@ class SCGMVAE(
         self._module_kwargs = {
             "n_latent": n_latent,
             "n_latent_w": n_latent_w,
-            "n_hidden": n_hidden if isinstance(n_hidden, int) else tuple(n_hidden),
+            "n_hidden": tuple(n_hidden) if isinstance(n_hidden, Sequence) else n_hidden,
             "n_layers": n_layers,
             "dropout_rate": dropout_rate,
             "likelihood": likelihood,
@@ -182,7 +182,7 @@ class SCGMVAE(
         return f"SCGMVAE with the following parameters: n_components: {n_components}, {settings}"
 
     def get_importance_weights(self, *args: object, **kwargs: object) -> NDArray[np.floating]:
-        """Not available: scvi-tools' weights assume the prior N(0, I) of z.
+        """Not available: scvi-tools' weights assume the prior N(0, I) of z, a VAE's alone.
 
         Parameters
         ----------
@@ -195,8 +195,8 @@ class SCGMVAE(
             Always.
         """
         raise NotImplementedError(
-            "weights='importance' assumes a standard normal prior of z, which this model does not "
-            "have. Use weights='uniform'."
+            "weights='importance' assumes a standard normal prior of z, and is not offered. Use "
+            "weights='uniform'."
         )
 
     def get_likelihood_parameters(self, *args: object, **kwargs: object) -> dict[str, NDArray]:

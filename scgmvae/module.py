@@ -93,6 +93,9 @@ START_DISPERSION = {"nb": 10.0, "zinb": 10.0, "gaussian": 1.0}
 """Inverse dispersion (standard deviation) at the start. Near Poisson is near the truth for
 most genes, and the way there is long at Adam's step length."""
 
+INPUT_DROPOUT_RATE = 0.3
+"""A component that shows in few genes alone is rarely a type."""
+
 GUIDE_KEY = "guide"
 """Key of a minibatch's starting partition: component codes (n,), −1 where there is none."""
 
@@ -120,15 +123,17 @@ class CGMVAE(BaseModuleClass):
         Width and number of the hidden layers of the encoder, mirrored in the decoder; or in
         ``n_hidden`` the width of each, from x to z. ``n_layers=0`` makes both linear.
     dropout_rate, input_dropout_rate
-        Dropout in the encoder, on hidden units and on genes.
+        Dropout in the encoder, on hidden units (of ``"mlp"`` alone) and on genes. ``None`` hides
+        30 % of the genes, and none where there is no mixture.
     encoder
         ``"mlp"``, or ``"conv"``: three convolutions, and as many transposed ones in the decoder,
         in place of the hidden layers. The last of ``n_hidden`` is then the width of the other
-        networks alone.
+        networks alone, and ``n_layers`` has no effect.
     image_shape
         Height, width and, if any, channels, where x are images.
     encode_covariates
-        Whether the encoder sees c, as in scvi-tools, where it does not by default.
+        Whether the encoder sees c, as in scvi-tools, where it does not by default. A learned m(c)
+        is added to what it gives all the same.
     likelihood
         p(x|z,c).
     dispersion
@@ -184,7 +189,7 @@ class CGMVAE(BaseModuleClass):
         image_shape: Sequence[int] | None = None,
         encode_covariates: bool = True,
         dropout_rate: float = 0.1,
-        input_dropout_rate: float = 0.3,
+        input_dropout_rate: float | None = None,
         likelihood: Likelihood = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
         gaussian_scale: float | None = None,
@@ -216,6 +221,11 @@ class CGMVAE(BaseModuleClass):
         self.n_hidden = widths[-1] if widths else n_hidden  # of the smaller networks
         self.n_input = n_input
         self.image_shape = None if image_shape is None else tuple(image_shape)
+        if self.image_shape is not None and math.prod(self.image_shape) != n_input:
+            raise ValueError(
+                f"image_shape {self.image_shape} makes {math.prod(self.image_shape)} values, but "
+                f"x has {n_input}."
+            )
         self.gene_likelihood = likelihood  # the name that scvi-tools' RNASeqMixin reads
         self.dispersion = dispersion
         self.prior = prior
@@ -245,6 +255,8 @@ class CGMVAE(BaseModuleClass):
             trunk = Trunk(n_input, encoder_sizes, widths, dropout_rate)
             n_heads = 2 if likelihood == "zinb" else 1
             self.decoder = Decoder(n_latent, self.sizes, n_input, n_heads, widths[::-1])
+        if input_dropout_rate is None:
+            input_dropout_rate = INPUT_DROPOUT_RATE if self.has_mixture else 0.0
         self.encoder = Encoder(
             trunk,
             encoder_sizes,
@@ -819,8 +831,8 @@ def hidden_widths(n_hidden: Widths, n_layers: int) -> tuple[int, ...]:
     >>> hidden_widths(128, 2), hidden_widths((512, 256), 1), hidden_widths(128, 0)
     ((128, 128), (512, 256), ())
     """
-    if isinstance(n_hidden, Sequence):
-        if not n_hidden:
+    if isinstance(n_hidden, Sequence | np.ndarray):
+        if not len(n_hidden):
             raise ValueError("n_hidden must name at least one width; n_layers=0 makes none.")
         for width in n_hidden:
             check_whole(1, n_hidden=width)

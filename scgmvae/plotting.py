@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 
 from scgmvae.checks import check_choices, check_columns, check_whole, rows_of
-from scgmvae.images import pixel_scale
 
 if TYPE_CHECKING:
     from scgmvae.model import SCGMVAE
@@ -96,6 +95,8 @@ def training(model: SCGMVAE) -> Figure:
     if not history:
         raise RuntimeError("The model has no training history: call train() first.")
     names = [name for name in TERMS if f"{name}_train" in history]
+    if model.module.prior == "none":  # which has no bound
+        names = ["reconstruction_loss"]
     n_columns = min(4, len(names))
     n_rows = -(-len(names) // n_columns)
     figure, axes = plt.subplots(
@@ -121,7 +122,8 @@ def training(model: SCGMVAE) -> Figure:
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
     for axis in axes[:, 0]:
-        axis.set_ylabel("nats per cell", fontsize=9)
+        axis.set_ylabel("nats per cell" if model.module.image_shape is None else "nats per image")
+        axis.yaxis.label.set_size(9)
     if any(f"{name}_validation" in history for name in names):
         axes.flat[0].legend(fontsize=8)
     return figure
@@ -129,7 +131,7 @@ def training(model: SCGMVAE) -> Figure:
 
 def latent(
     model: SCGMVAE,
-    color: str | Sequence[str] = "component",
+    color: str | Sequence[str] | None = None,
     adata: AnnData | None = None,
     *,
     method: Literal["umap", "tsne"] = "umap",
@@ -145,7 +147,7 @@ def latent(
         A trained model.
     color
         ``"component"`` for the most probable component, or obs columns, such as a label or a
-        condition.
+        condition. ``None`` is ``"component"`` where there are components.
     adata
         Data with the genes of the model; ``None`` is the model's own.
     method
@@ -169,8 +171,10 @@ def latent(
         If the model is untrained, or has no components to colour by.
     """
     check_choices(method=(method, ("umap", "tsne")))
+    if color is None:
+        color = "component" if model.module.mixture_started else []
     color = [color] if isinstance(color, str) else list(color)
-    source = model.adata if adata is None else adata
+    source = model._validate_anndata(adata)
     check_columns(source, color=[name for name in color if name != "component"])
     rows = np.arange(source.n_obs)
     if source.n_obs > n_cells:
@@ -191,7 +195,7 @@ def latent(
     else:
         sc.tl.tsne(shown, use_rep="X", random_state=seed)
         basis = "tsne"
-    return embedding(shown, color, basis, point_size)
+    return embedding(shown, color or [None], basis, point_size)
 
 
 def latent_size(table: pd.DataFrame) -> Figure:
@@ -229,7 +233,7 @@ def latent_size(table: pd.DataFrame) -> Figure:
         axis.set_xlabel("dimensions of z", fontsize=9)
         axis.set_xticks(mean.index)
         axis.tick_params(labelsize=8)
-    axes[0].set_ylabel("nats per cell", fontsize=9)
+    axes[0].set_ylabel("nats", fontsize=9)
     return figure
 
 
@@ -270,12 +274,11 @@ def reconstructions(
     check_whole(1, n_images=n_images)
     first = next(iter(models.values()))
     shape = _image_shape(first)
-    source = first.adata if adata is None else adata
+    source = first._validate_anndata(adata)
     rows = rows_of(source, np.arange(min(n_images, source.n_obs)) if indices is None else indices)
-    manager = first.get_anndata_manager(first._validate_anndata(adata), required=True)
-    x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)[rows]
-    x = x.toarray() if hasattr(x, "toarray") else np.asarray(x)
-    images = {"original": x * pixel_scale(manager)}
+    loader = first._make_data_loader(source, indices=rows, batch_size=len(rows))
+    (tensors,) = loader
+    images = {"original": tensors[REGISTRY_KEYS.X_KEY].numpy()}
     for name, model in models.items():
         images[name] = model.get_reconstruction(source, rows)
     figure, axis = plt.subplots(

@@ -70,11 +70,12 @@ class StagedTrainingMixin:
         ----------
         max_epochs
             Epochs of the joint stage. ``None`` makes them about 1,500 minibatches of 128 cells,
-            but no fewer than 20 epochs and no more than 100; for images see :data:`IMAGES`.
+            but no fewer than 20 epochs and no more than 100; of images about 4,700, 10 to 60
+            epochs.
         pretrain_epochs
             Epochs of the first stage. ``None`` makes them about 320 minibatches, 5 to 60 epochs;
-            for images see :data:`IMAGES`. A model that has its components has no first stage any
-            more.
+            of images about 9,400, 10 to 60 epochs; and none without a mixture. A model that has
+            its components has no first stage any more.
         start
             Initial partition: ``"leiden"``, ``"kmeans"`` or ``"gmm"``, see
             :func:`~scgmvae.partition.initial_partition`. Counts without conditions are partitioned
@@ -103,8 +104,9 @@ class StagedTrainingMixin:
         batch_size
             Largest number of cells in a minibatch.
         early_stopping
-            Stop the joint stage when the ELBO of the validation cells stops rising. Further
-            settings are those of :class:`scvi.train.Trainer`.
+            Stop the joint stage when the ELBO of the validation cells stops rising, with the
+            divergences at full weight whatever weight they train with. Further settings are those
+            of :class:`scvi.train.Trainer`.
         datasplitter_kwargs
             Further arguments of :class:`~scgmvae.loading.SeededDataSplitter`.
         plan_kwargs
@@ -125,6 +127,9 @@ class StagedTrainingMixin:
         -----
         Where fewer than a tenth of the cells have labels, they come up so often that a tenth of
         every minibatch has.
+
+        Of images the divergences have weight 0.05 in both stages, so that z keeps the detail that
+        tells classes apart; ``plan_kwargs={"max_kl_weight": 1.0}`` trains the bound itself.
         """
         if self.adata is None:
             raise RuntimeError("The model has no data to train on: load it with adata=...")
@@ -140,6 +145,11 @@ class StagedTrainingMixin:
         goes_on = self.is_trained_ and self.module.mixture_started
         if guide_key is None and not goes_on and self.module.has_mixture:
             check_start(start, self.n_components_)
+        if guide_key is not None and not self.module.has_mixture:
+            raise ValueError(
+                f"guide_key gives components their start, but prior={self.module.prior!r} has "
+                "none. Leave it out."
+            )
         if goes_on and guide_key is not None:
             raise ValueError(
                 "guide_key gives a model its first components, but this one has been trained. "
@@ -152,6 +162,8 @@ class StagedTrainingMixin:
         if max_epochs is None:
             max_epochs = recipe.joint.epochs(self.adata.n_obs)
         if goes_on or not (is_first or self.module.has_mixture):
+            pretrain_epochs = 0
+        elif pretrain_epochs is None and not self.module.has_mixture:
             pretrain_epochs = 0
         elif pretrain_epochs is None:
             pretrain_epochs = recipe.pretraining.epochs(self.adata.n_obs)
@@ -232,7 +244,7 @@ class StagedTrainingMixin:
                 balanced = is_labelled
             _, group, sizes = np.unique(groups[balanced], return_inverse=True, return_counts=True)
             copies[balanced] = balanced.sum() / (len(sizes) * sizes[group])
-        if 0 < is_labelled.sum() < LABELLED_SHARE * n_obs:
+        if self.module.has_mixture and 0 < is_labelled.sum() < LABELLED_SHARE * n_obs:
             wanted = LABELLED_SHARE / (1 - LABELLED_SHARE) * copies[~is_labelled].sum()
             copies[is_labelled] *= max(1.0, wanted / copies[is_labelled].sum())
         return None if (copies == 1).all() else copies

@@ -203,6 +203,21 @@ def test_images_turn_about_their_middle(monkeypatch):
     assert abs(angles.mean()) < 4 * 0.3 / np.sqrt(3 * 500)
 
 
+def test_images_that_are_no_squares_turn_by_the_angle(monkeypatch):
+    only(monkeypatch, turn=0.15)
+    torch.manual_seed(0)
+    x = spots(300, shape=(21, 63), places=[(10, 51)])
+    moved = centers_of(distorted(x, (21, 63)), (21, 63)).numpy() - [10, 31]
+    np.testing.assert_allclose(np.linalg.norm(moved, axis=1), 20, atol=0.3)
+    assert np.abs(np.arctan2(moved[:, 0], moved[:, 1])).max() == pytest.approx(0.15, abs=0.01)
+
+
+def test_distortions_are_as_exact_under_autocast():
+    x = torch.rand(5, 28 * 28)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(distorted(x, (28, 28), 0.0), x, atol=1e-4, rtol=0)
+
+
 def test_images_grow_and_shrink(monkeypatch):
     only(monkeypatch, growth=0.2)
     torch.manual_seed(0)
@@ -758,3 +773,75 @@ def test_straight_borders_put_each_cell_to_the_nearest_mean():
     nearest = ((x[:, None] - means) ** 2).sum(-1).argmin(1)
     assert (nearest != ragged).sum() > 5
     assert adjusted_rand_score(straight, nearest) == 1
+
+
+# -------------------------------------------------------------------- models that meet new images
+
+
+@pytest.mark.parametrize("way", ["load", "query"])
+def test_images_of_another_shape_are_refused(train, tmp_path, way):
+    model = train(SCGMVAE(make_images(), **SMALL), start="kmeans")
+    other = make_images(shape=(4, 16))
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"images of shape \(8, 8\), but .* is \(4, 16\)"):
+        if way == "load":
+            SCGMVAE.load(tmp_path / "model", other, accelerator="cpu")
+        else:
+            SCGMVAE.load_query_data(other, model)
+
+
+def test_a_shape_that_is_given_must_fit_the_columns():
+    with pytest.raises(ValueError, match=r"image_shape \(5, 5\) makes 25 values, but x has 64"):
+        SCGMVAE(make_images("floats", shape=None), image_shape=(5, 5), **SMALL)
+
+
+@pytest.mark.parametrize("settings", [{"encoder": "conv"}, {"n_hidden": 16, "n_layers": 0}])
+def test_a_query_of_images_leaves_the_reference_as_it_was(train, settings):
+    reference, new = make_images(n=120), make_images(n=80)
+    reference.obs["batch"] = np.repeat(["a", "b"], 60)
+    new.obs["batch"] = "c"
+    SCGMVAE.setup_anndata(reference, batch_key="batch")
+    model = train(SCGMVAE(reference, **SMALL | settings), start="kmeans")
+    before = model.get_latent_representation()
+    mapped = SCGMVAE.load_query_data(new, model)
+    start = mapped.get_latent_representation()
+    train(mapped, max_epochs=2)
+    assert np.array_equal(mapped.get_latent_representation(reference), before)
+    assert not np.array_equal(mapped.get_latent_representation(), start)
+
+
+def test_generated_images_keep_their_shape(train):
+    model = train(SCGMVAE(make_images(), **SMALL), start="kmeans")
+    drawn = model.sample(5)
+    assert image_shape_of(drawn) == (8, 8)
+    assert set(np.unique(drawn.X)) <= {0.0, 1.0}
+
+
+# ------------------------------------------------------------------------- models without mixture
+
+
+@pytest.mark.parametrize("prior", ["normal", "none"])
+def test_without_a_mixture_max_epochs_is_all_that_trains(prior):
+    model = SCGMVAE(make_images(), prior=prior, **SMALL)
+    model.train(max_epochs=3, accelerator="cpu", enable_progress_bar=False)
+    assert len(model.history["elbo_train"]) == 3
+
+
+def test_labels_do_not_change_how_often_a_vae_sees_cells():
+    adata = make_images()
+    adata.obs["label"] = ["a", "b"] + ["unknown"] * (N - 2)
+    SCGMVAE.setup_anndata(adata, labels_key="label")
+    copies = {
+        prior: SCGMVAE(adata, prior=prior, **SMALL)._copies(None)
+        for prior in ("normal", "dirichlet")
+    }
+    assert copies["normal"] is None
+    assert copies["dirichlet"][:2].sum() == pytest.approx(0.1 * copies["dirichlet"].sum())
+
+
+def test_a_guide_without_components_is_refused():
+    adata = make_images()
+    adata.obs["group"] = "a"
+    model = SCGMVAE(adata, prior="normal", **SMALL)
+    with pytest.raises(ValueError, match="guide_key gives components their start, but prior="):
+        model.train(guide_key="group", accelerator="cpu", enable_progress_bar=False)

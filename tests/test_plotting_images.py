@@ -375,7 +375,7 @@ def test_the_loss_by_size_of_the_latent_is_the_mean_of_the_seeds():
         np.testing.assert_allclose(ends[:, 1] - ends[:, 0], 2 * np.array(spread))
         assert axis.get_xticks().tolist() == [2, 4, 8]
         assert axis.get_xlabel() == "dimensions of z"
-    assert figure.axes[0].get_ylabel() == "nats per cell"
+    assert figure.axes[0].get_ylabel() == "nats"
 
 
 def test_a_table_without_the_columns_is_refused():
@@ -456,7 +456,7 @@ REFUSED = [
         id="colour",
     ),
     pytest.param(
-        lambda models: pl.latent(models["deep"]),
+        lambda models: pl.latent(models["deep"], color="component"),
         RuntimeError,
         "The model has no components: its prior is 'none'",
         id="component_of_an_autoencoder",
