@@ -241,7 +241,6 @@ class CGMVAE(BaseModuleClass):
 
         self.n_categories = (n_batch, *n_cats_per_cov)
         self.sizes = ConditionSizes(self.n_categories, n_continuous_cov)
-        encoder_sizes = self.sizes if encode_covariates else ConditionSizes()
         if encoder == "conv":
             check_image_shape(self.image_shape)
             if self.is_count:
@@ -249,22 +248,24 @@ class CGMVAE(BaseModuleClass):
                     "encoder='conv' goes with likelihood 'bernoulli' or 'gaussian', but the "
                     f"likelihood is {likelihood!r}."
                 )
-            trunk = ConvolutionalTrunk(self.image_shape)
-            self.decoder = ConvolutionalDecoder(n_latent, self.sizes, self.image_shape)
-        else:
-            trunk = Trunk(n_input, encoder_sizes, widths, dropout_rate)
-            n_heads = 2 if likelihood == "zinb" else 1
-            self.decoder = Decoder(n_latent, self.sizes, n_input, n_heads, widths[::-1])
+        encoder_sizes = self.sizes if encode_covariates else ConditionSizes()
         if input_dropout_rate is None:
             input_dropout_rate = INPUT_DROPOUT_RATE if self.has_mixture else 0.0
         self.encoder = Encoder(
-            trunk,
+            Trunk(n_input, encoder_sizes, widths, dropout_rate)
+            if encoder == "mlp"
+            else ConvolutionalTrunk(self.image_shape),
             encoder_sizes,
             n_latent,
             n_latent_w if self.has_mixture else 0,
             input_dropout_rate,
             noise=prior != "none",
         )
+        if encoder == "mlp":
+            n_heads = 2 if likelihood == "zinb" else 1
+            self.decoder = Decoder(n_latent, self.sizes, n_input, n_heads, widths[::-1])
+        else:
+            self.decoder = ConvolutionalDecoder(n_latent, self.sizes, self.image_shape)
         self.raw_dispersion = self._make_dispersion(n_input, n_batch, gaussian_scale)
         self.condition_prior = None
         if condition_prior == "learned" and prior != "none" and self.has_conditions:
