@@ -139,7 +139,8 @@ def test_the_estimated_divergence_of_z_has_the_closed_form_as_its_mean_where_y_i
             module.classifier.logits.weight.zero_()
     closed = draw(module, 20_000, labels)["kl_z"]  # varies with w
     draws = draw(module, 20_000, labels, monte_carlo_kl=True)["kl_z"]
-    assert (draws.std(0) > closed.std(0)).all()
+    assert draws.std(0).min() > 0.1
+    assert not torch.allclose(draws, closed)
     assert_same_mean(draws, closed)
 
 
@@ -152,11 +153,14 @@ def test_the_estimated_divergence_of_z_goes_with_the_component_at_the_same_sampl
     with torch.no_grad():
         module.component_prior.shift.weight.zero_()
         module.component_prior.raw_scale.copy_(torch.linspace(-1, 1, K)[:, None])
-        module.classifier.logits.weight.mul_(4)
+        # steep, with the border between components where the cells are
+        module.classifier.logits.weight.mul_(8)
         q, p, _ = module(make_minibatch(module), inference_kwargs={"sample": False})
-        nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+        module.classifier.logits.bias.sub_(q["y_logits"].mean(0))
+        nodes = np.linspace(-7, 7, 4001)  # a steep classifier wants many
+        weights = np.exp(-(nodes**2) / 2)
         loc, scale = (value.double().numpy()[:, 0] for value in (q["qz"].loc, q["qz"].scale))
-        z = loc + scale * nodes[:, None]  # (60, N)
+        z = loc + scale * nodes[:, None]  # (4001, N)
         points = torch.as_tensor(z, dtype=torch.float32).unsqueeze(-1)
         q_y = module.classify(points, make_minibatch(module)).softmax(-1).double().numpy()
     prior_loc, prior_scale = (
@@ -239,7 +243,7 @@ def test_training_by_estimates_follows_training_by_closed_forms(
     for name in ("elbo_train", "reconstruction_loss_train"):
         np.testing.assert_allclose(estimated[name], closed[name], rtol=0.05, err_msg=name)
     # noise of the first steps is over, and in the joint stage the means of kl_z differ, see above
-    for name, epochs in (("kl_z_train", slice(4, 8)), ("kl_w_train", slice(0, 4))):
+    for name, epochs in (("kl_z_train", slice(5, 8)), ("kl_w_train", slice(0, 4))):
         np.testing.assert_allclose(
             estimated[name][epochs], closed[name][epochs], rtol=0.2, err_msg=name
         )

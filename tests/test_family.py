@@ -282,7 +282,8 @@ def assert_same_loss_and_gradients(module, tensors, monte_carlo, compute):
         gradient = plain.weights[name].grad
         assert (parameter.grad is None) == (gradient is None), name
         if gradient is not None:
-            assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
+            # single precision: sums of terms that are a thousand times as large
+            assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4)
     return log_ratio
 
 
