@@ -186,6 +186,8 @@ class GenerationMixin:
         ------
         RuntimeError
             If the model is untrained, or a component is asked of one without.
+        NotImplementedError
+            For an autoencoder, which has no density of z.
         ValueError
             If the component is unknown or has no cells, or a condition is unknown.
         """

@@ -163,10 +163,9 @@ class StagedTrainingMixin:
             max_epochs = recipe.joint.epochs(self.adata.n_obs)
         if goes_on or not (is_first or self.module.has_mixture):
             pretrain_epochs = 0
-        elif pretrain_epochs is None and not self.module.has_mixture:
-            pretrain_epochs = 0
         elif pretrain_epochs is None:
-            pretrain_epochs = recipe.pretraining.epochs(self.adata.n_obs)
+            default = recipe.pretraining.epochs(self.adata.n_obs)
+            pretrain_epochs = default if self.module.has_mixture else 0
         if seed is None:
             seed = settings.seed or 0
         self.seed_ = seed

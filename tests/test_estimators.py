@@ -139,9 +139,9 @@ def test_the_estimated_divergence_of_z_has_the_closed_form_as_its_mean_where_y_i
             module.classifier.logits.weight.zero_()
     closed = draw(module, 20_000, labels)["kl_z"]  # varies with w
     draws = draw(module, 20_000, labels, monte_carlo_kl=True)["kl_z"]
-    assert draws.std(0).min() > 0.1
-    assert not torch.allclose(draws, closed)
-    assert_same_mean(draws, closed)
+    # both have the same draws of w, so the difference is what the draw of z adds
+    assert (draws - closed).std(0).min() > 0.1
+    assert_same_mean(draws - closed, torch.zeros(N, dtype=draws.dtype))
 
 
 @pytest.mark.parametrize("settings", MIXTURES)
@@ -166,7 +166,7 @@ def test_the_estimated_divergence_of_z_goes_with_the_component_at_the_same_sampl
     prior_loc, prior_scale = (
         value.double().numpy()[0, :, 0] for value in (p["pz"].loc, p["pz"].scale)
     )
-    log_p = log_normal(z[..., None], prior_loc, prior_scale)  # (60, N, K)
+    log_p = log_normal(z[..., None], prior_loc, prior_scale)  # (4001, N, K)
     log_q = log_normal(z, loc, scale)[..., None]
     weights = weights / weights.sum()
     same = np.einsum("s,snk->n", weights, q_y * (log_q - log_p))
@@ -232,18 +232,19 @@ def test_training_by_estimates_follows_training_by_closed_forms(
 
     monkeypatch.setattr(CGMVAE, "loss", remember)
     histories = []
-    for plan in ({}, {"n_samples": 3, "monte_carlo_kl": True}):
+    for monte_carlo_kl in (False, True):
+        plan = {"n_samples": 3, "monte_carlo_kl": monte_carlo_kl}
         model = make_model(counts.copy(), setup={"batch_key": "batch"})
         train(model, max_epochs=4, pretrain_epochs=8, start="kmeans", plan_kwargs=plan)
         histories.append({name: h.to_numpy(float)[:, 0] for name, h in model.history.items()})
-    assert seen == {((), False), ((3,), True)}
+    assert seen == {((3,), False), ((3,), True)}
     closed, estimated = histories
     assert closed.keys() == estimated.keys()
     assert all(np.isfinite(values).all() for values in estimated.values())
     for name in ("elbo_train", "reconstruction_loss_train"):
         np.testing.assert_allclose(estimated[name], closed[name], rtol=0.05, err_msg=name)
     # noise of the first steps is over, and in the joint stage the means of kl_z differ, see above
-    for name, epochs in (("kl_z_train", slice(5, 8)), ("kl_w_train", slice(0, 4))):
+    for name, epochs in (("kl_z_train", slice(4, 8)), ("kl_w_train", slice(0, 4))):
         np.testing.assert_allclose(
             estimated[name][epochs], closed[name][epochs], rtol=0.2, err_msg=name
         )

@@ -282,8 +282,9 @@ def assert_same_loss_and_gradients(module, tensors, monte_carlo, compute):
         gradient = plain.weights[name].grad
         assert (parameter.grad is None) == (gradient is None), name
         if gradient is not None:
-            # single precision: sums of terms that are a thousand times as large
-            assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4)
+            # single precision: an entry is rounded as the largest terms of its sum are
+            scale = max(1.0, float(gradient.abs().max()))
+            assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5 * scale)
     return log_ratio
 
 
