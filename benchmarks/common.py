@@ -6,13 +6,19 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import scanpy as sc
 import torch
+from anndata import AnnData
+
+import scgmvae
 
 PACKAGES = ("scgmvae", "scvi-tools", "torch", "scanpy", "anndata", "scikit-learn", "numpy")
 
@@ -33,6 +39,38 @@ def machine() -> dict[str, object]:
         "gpu": gpu,
         "versions": {name: version(name) for name in PACKAGES},
     }
+
+
+BATCH_KEYS = {"sc_mixology": "batch", "kang": "condition"}
+N_GENES = 2000
+"""Genes that are kept of data with many more."""
+
+
+def load_counts(name: str) -> tuple[AnnData, str | None]:
+    """Raw counts of a data set, with ``cell_type`` in obs, and its batch column, if any."""
+    if name == "simulated":
+        adata = scgmvae.datasets.synthetic_counts(300, 60, n_components=3, seed=0)
+        adata.obs["cell_type"] = adata.obs["component"]
+        return adata, None
+    adata = scgmvae.datasets.load(name)
+    if adata.n_vars > 1.25 * N_GENES:
+        sc.pp.highly_variable_genes(adata, n_top_genes=N_GENES, flavor="seurat_v3", subset=True)
+    return adata, BATCH_KEYS.get(name)
+
+
+@contextmanager
+def peak_memory() -> Iterator[SimpleNamespace]:
+    """The largest resident size of the process in the block, as ``mb`` once it has ended.
+
+    Linux alone keeps a peak that can be reset; elsewhere it is NaN.
+    """
+    peak, status = SimpleNamespace(mb=np.nan), Path("/proc/self/status")
+    if status.exists():
+        Path("/proc/self/clear_refs").write_text("5")
+    yield peak
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        peak.mb = int(line.split()[1]) / 1024
 
 
 def summarise(rows: pd.DataFrame, by: Iterable[str], digits: int = 3) -> pd.DataFrame:

@@ -17,7 +17,7 @@ data.
 from __future__ import annotations
 
 import numpy as np
-import peers
+import tools
 from anndata import AnnData
 from common import run_tasks
 from labels import draw_labelled
@@ -78,11 +78,11 @@ def mixing(seed: int, short: bool) -> list[dict[str, object]]:
         model = train(scgmvae.SCGMVAE(data, **init), seed, short, **train_kwargs)
         rows.append(row(name, model.get_latent_representation(), model.predict()))
     max_epochs = 2 if short else None
-    model = peers.scvi_latent(adata, seed, BATCH, max_epochs=max_epochs)
+    model = tools.scvi_latent(adata, seed, BATCH, max_epochs=max_epochs)
     rows.append(row("SCVI", model.get_latent_representation()))
     is_labelled = draw_labelled(types, 0.1, seed)
     adata.obs[KEY] = types.where(is_labelled, UNLABELED)
-    for name, model in peers.scanvi(adata, KEY, UNLABELED, seed, BATCH, 10, max_epochs).items():
+    for name, model in tools.scanvi(adata, KEY, UNLABELED, seed, BATCH, 10, max_epochs).items():
         rows.append(row(name, model.get_latent_representation()))
     return rows
 
@@ -121,7 +121,7 @@ def query(seed: int, short: bool) -> list[dict[str, object]]:
     model = train(scgmvae.SCGMVAE(both), seed, short)
     rows.append(row("scgmvae, trained on both", model.predict()[is_query.to_numpy()]))
     max_epochs = 2 if short else None
-    predicted, _ = peers.scanvi_query(reference, new, TYPE, UNLABELED, seed, BATCH, 10, max_epochs)
+    predicted, _ = tools.scanvi_query(reference, new, TYPE, UNLABELED, seed, BATCH, 10, max_epochs)
     rows.append(row("scANVI with scArches", predicted))
     return rows
 

@@ -20,8 +20,8 @@ data.
 from __future__ import annotations
 
 import numpy as np
-import peers
 import scanpy as sc
+import tools
 from anndata import AnnData, concat
 from common import run_tasks
 from scipy import sparse
@@ -154,7 +154,7 @@ def supervised(seed: int, short: bool) -> list[dict[str, object]]:
     # what the labels allow: classifiers that need no model
     types, logs = adata.obs[TYPE].to_numpy(), log_normalized(adata).X
     is_train = np.isin(np.arange(adata.n_obs), train)
-    on_pcs = peers.on_pcs(adata, types, is_train, seed=seed)
+    on_pcs = tools.on_pcs(adata, types, is_train, seed=seed)
     predicted["PCA + LDA"] = on_pcs["PCA + LDA"][test]
     classifiers = {
         "logistic regression on genes": LogisticRegression(C=0.01, max_iter=300),
@@ -182,7 +182,7 @@ def generation(seed: int, short: bool) -> list[dict[str, object]]:
         part.obs[TYPE] = name
         parts.append(part)
     drawn = {"scgmvae": concat(parts, index_unique="-")}
-    scvi_model = peers.scvi_latent(adata, seed, CONDITION, max_epochs=2 if short else 100)
+    scvi_model = tools.scvi_latent(adata, seed, CONDITION, max_epochs=2 if short else 100)
     counts = scvi_model.posterior_predictive_sample()
     known = (adata.obs[TYPE] != UNKNOWN).to_numpy()
     counts = sparse.csr_matrix(counts.to_scipy_sparse())[known]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import peers
+import tools
 import torch
 from anndata import AnnData
 from common import merge, set_threads, summarise
@@ -64,13 +64,13 @@ def run_scgmvae(adata: AnnData, seed: int, short: bool) -> dict[str, pd.DataFram
 
 
 def run_scanvi(adata: AnnData, seed: int, short: bool) -> dict[str, pd.DataFrame]:
-    models = peers.scanvi(adata, KEY, UNLABELED, seed, max_epochs=2 if short else None)
+    models = tools.scanvi(adata, KEY, UNLABELED, seed, max_epochs=2 if short else None)
     return {name: model.predict(soft=True) for name, model in models.items()}
 
 
 def run_on_pcs(adata: AnnData, seed: int, short: bool) -> dict[str, NDArray | pd.DataFrame]:
     labels = adata.obs[KEY]
-    return peers.on_pcs(adata, labels, (labels != UNLABELED).to_numpy(), seed=seed)
+    return tools.on_pcs(adata, labels, (labels != UNLABELED).to_numpy(), seed=seed)
 
 
 METHODS = {"scgmvae": run_scgmvae, "SCANVI": run_scanvi, "PCA": run_on_pcs}

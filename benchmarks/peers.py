@@ -1,175 +1,208 @@
-"""Existing tools that scgmvae is measured against, each as its authors recommend it.
+"""Clusters by scgmvae and by existing tools, on every file of real counts, in one run.
 
-All functions take raw counts in ``X`` and leave the AnnData as it was. ``max_epochs=None`` is the
-number of epochs that the tool or its tutorial takes; other numbers are for the short forms.
+    SCGMVAE_DATA_DIR=... python benchmarks/peers.py [--tasks pbmc4k ...] [--seeds 0 1 2 3 4]
+
+A row is a method on a data set with a seed. *given* are methods that are told K, the number of
+labels; *found* those that are not. The settings of a method are the same for all data sets, and
+all see the same genes. SCVI trains for 100 epochs: its default of 400 for few cells takes four
+times as long. Labels serve the scores alone; cells whose label is ``unknown`` are clustered but
+not scored.
+
+*seconds* are those of the processor, which other work on the machine lengthens less, for the whole
+way from counts to clusters, so the training of SCVI is counted in each of its rows. *peak_mb* is
+the largest resident size of the process on that way, packages and data included. *smallest* is the
+number of cells of the smallest type that is recovered: its best cluster has F1 ≥ 0.7 for it.
+
+``--partitions`` names the folder that gets the clusters of every run, for ``stability.py``. With
+``--short`` simulated data and two epochs.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import scvi
+import pandas as pd
+import scanpy as sc
+import tools
 from anndata import AnnData
-from numpy.typing import ArrayLike, NDArray
-from scvi.model import SCANVI, SCVI
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.neighbors import KNeighborsClassifier
+from common import load_counts, merge, peak_memory, set_threads, summarise
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.mixture import BayesianGaussianMixture
 
+import scgmvae
+from scgmvae.metrics import clustering_scores, type_recovery
 from scgmvae.partition import log_normalized_pcs
 
-LOGGERS = ("scvi", "lightning", "lightning.pytorch", "lightning.fabric")
-SCARCHES = {
-    "use_layer_norm": "both",
-    "use_batch_norm": "none",
-    "encode_covariates": True,
-    "dropout_rate": 0.2,
-    "n_layers": 2,
-}
-"""SCVI of a reference that queries are mapped to, as in scvi-tools' tutorial on scArches."""
-
-TUTORIAL = {"max_epochs": 20, "n_samples_per_label": 100}
-"""Training of SCANVI on top of SCVI in scvi-tools' tutorials."""
+SETS = ("pbmc3k", "pbmc4k", "mouse_bladder", "sc_mixology", "paul15", "kang")
+RESOLUTIONS = (0.3, 0.5, 1.0)
+N_PCS, N_PCS_MODEL = 50, 30
+LARGEST_K = 30
+UNKNOWN = "unknown"
+SCVI_EPOCHS = 100
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No warnings and no log below errors, neither from scvi-tools nor from Lightning."""
-    levels = {name: logging.getLogger(name).level for name in LOGGERS}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in LOGGERS:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
+@dataclass
+class Run:
+    """Clusters that a method found, and what they cost."""
+
+    method: str
+    told: str
+    clusters: NDArray
+    seconds: float
+    peak_mb: float
 
 
-def _train(model: SCVI | SCANVI, max_epochs: int | None, **settings: object) -> None:
-    model.train(max_epochs=max_epochs, enable_progress_bar=False, **settings)
+def timed(compute: Callable[[], object]) -> tuple[object, float, float]:
+    """What a computation returns, its seconds and the process's peak memory in MB."""
+    with peak_memory() as peak:
+        start = time.process_time()
+        result = compute()
+        seconds = time.process_time() - start
+    return result, seconds, peak.mb
 
 
-def _scvi(
-    adata: AnnData,
-    seed: int,
-    batch_key: str | None,
-    max_epochs: int | None,
-    **settings: object,
-) -> SCVI:
-    scvi.settings.seed = seed
-    adata = adata.copy()
-    SCVI.setup_anndata(adata, batch_key=batch_key)
-    model = SCVI(adata, **settings)
-    _train(model, max_epochs)
-    return model
+def leiden(x: NDArray[np.floating], seed: int) -> Iterator[tuple[float, NDArray, float]]:
+    """Resolution, clusters and seconds of scanpy's Leiden on its graph of 15 neighbours."""
+    start = time.process_time()
+    adata = AnnData(x)
+    sc.pp.neighbors(adata, use_rep="X", random_state=seed)
+    of_graph = time.process_time() - start
+    for resolution in RESOLUTIONS:
+        start = time.process_time()
+        sc.tl.leiden(
+            adata, resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed
+        )
+        seconds = of_graph + time.process_time() - start
+        yield resolution, adata.obs["leiden"].to_numpy(), seconds
 
 
-@quiet()
-def scvi_latent(
-    adata: AnnData,
-    seed: int,
-    batch_key: str | None = None,
-    n_latent: int = 10,
-    max_epochs: int | None = None,
-) -> SCVI:
-    """SCVI with a negative binomial likelihood, otherwise with defaults."""
-    return _scvi(adata, seed, batch_key, max_epochs, n_latent=n_latent, gene_likelihood="nb")
+def on_representation(
+    name: str, x: NDArray[np.floating], n_labels: int, seed: int, before: float, mb: float
+) -> Iterator[Run]:
+    """k-means, told K, and a Bayesian mixture, on what took ``before`` seconds to make."""
+    for method, told, model in (
+        ("k-means", "given", KMeans(n_labels, n_init=10, random_state=seed)),
+        (
+            "Bayesian mixture",
+            "found",
+            BayesianGaussianMixture(n_components=LARGEST_K, max_iter=300, random_state=seed),
+        ),
+    ):
+        clusters, seconds, peak = timed(lambda model=model: model.fit_predict(x))
+        yield Run(f"{name} + {method}", told, clusters, before + seconds, max(mb, peak))
 
 
-@quiet()
-def scanvi(
-    adata: AnnData,
-    labels_key: str,
-    unlabeled: str,
-    seed: int,
-    batch_key: str | None = None,
-    n_latent: int = 10,
-    max_epochs: int | None = None,
-) -> dict[str, SCANVI]:
-    """SCANVI from one pretrained SCVI (both with defaults), and as the tutorials train it."""
-    pretrained = _scvi(adata, seed, batch_key, max_epochs, n_latent=n_latent)
-    models = {}
-    for name, settings in {"SCANVI": {}, "SCANVI (tutorial)": TUTORIAL}.items():
-        model = SCANVI.from_scvi_model(pretrained, unlabeled, labels_key=labels_key)
-        epochs = settings | ({} if max_epochs is None else {"max_epochs": max_epochs})
-        _train(model, **{"max_epochs": None} | epochs)
-        models[name] = model
-    return models
+def compile_graphs() -> None:
+    """Let numba compile what graphs need, which no method should be charged for."""
+    for n_cells in (300, 5000):  # exact and approximate neighbours
+        noise = np.random.default_rng(0).standard_normal((n_cells, 5)).astype(np.float32)
+        sc.pp.neighbors(AnnData(noise), use_rep="X")
 
 
-@quiet()
-def scanvi_query(
-    reference: AnnData,
-    query: AnnData,
-    labels_key: str,
-    unlabeled: str,
-    seed: int,
-    batch_key: str | None = None,
-    n_latent: int = 10,
-    max_epochs: int | None = None,
-) -> tuple[NDArray[np.str_], NDArray[np.float32]]:
-    """Labels of a reference mapped to a query with scArches, as in scvi-tools' tutorial.
-
-    Parameters
-    ----------
-    reference
-        Cells that the model is made from, with labels.
-    query
-        Cells with the same genes, and with batches of their own. Their labels are not looked at.
-    labels_key, unlabeled
-        Column in ``reference.obs`` and the value in it for no label.
-    seed, batch_key, n_latent, max_epochs
-        As for the other tools; ``max_epochs`` holds for each of the three trainings.
-
-    Returns
-    -------
-    Predicted labels ``(n,)`` and latent ``(n, L)`` of the query's cells.
-    """
-    pretrained = _scvi(reference, seed, batch_key, max_epochs, n_latent=n_latent, **SCARCHES)
-    model = SCANVI.from_scvi_model(pretrained, unlabeled, labels_key=labels_key)
-    _train(model, **TUTORIAL | ({} if max_epochs is None else {"max_epochs": max_epochs}))
-    query = query.copy()
-    query.obs[labels_key] = unlabeled
-    mapped = SCANVI.load_query_data(query, model)
-    settings = {"plan_kwargs": {"weight_decay": 0.0}, "check_val_every_n_epoch": 10}
-    _train(mapped, max_epochs or 100, **settings)
-    return mapped.predict(), mapped.get_latent_representation()
+def by_pca(adata: AnnData, n_labels: int, seed: int) -> Iterator[Run]:
+    pcs, before, mb = timed(lambda: log_normalized_pcs(adata.X, N_PCS, seed))
+    for resolution, clusters, seconds in leiden(pcs, seed):
+        yield Run(f"PCA + Leiden {resolution}", "found", clusters, before + seconds, mb)
+    few = pcs[:, :N_PCS_MODEL]
+    yield from on_representation("PCA", few, n_labels, seed, before, mb)
 
 
-def on_pcs(
-    adata: AnnData,
-    labels: ArrayLike,
-    is_labelled: NDArray[np.bool_],
-    n_pcs: int = 30,
-    k: int = 15,
-    seed: int = 0,
-) -> dict[str, NDArray]:
-    """Labels of all cells by classifiers on principal components, by name of the method.
+def by_scvi(
+    adata: AnnData, n_labels: int, seed: int, batch_key: str | None, max_epochs: int
+) -> Iterator[Run]:
+    def fit() -> NDArray[np.floating]:
+        model = tools.scvi_latent(adata, seed, batch_key, max_epochs=max_epochs)
+        return model.get_latent_representation()
 
-    A vote of the k nearest labelled cells, and shrunk linear discriminant analysis.
+    latent, before, mb = timed(fit)
+    for resolution, clusters, seconds in leiden(latent, seed):
+        yield Run(f"SCVI + Leiden {resolution}", "found", clusters, before + seconds, mb)
+    yield from on_representation("SCVI", latent, n_labels, seed, before, mb)
 
-    Parameters
-    ----------
-    adata
-        Raw counts in ``X``.
-    labels
-        Labels ``(n,)``; looked at only where ``is_labelled``.
-    is_labelled
-        Which cells are learned from, ``(n,)``.
-    n_pcs, k
-        Number of principal components and of votes, fewer where there are not as many.
-    seed
-        Of the principal components.
-    """
-    pcs = log_normalized_pcs(adata.X, n_pcs, seed)
-    classifiers = {
-        "PCA + 15-NN": KNeighborsClassifier(min(k, int(np.sum(is_labelled)))),
-        "PCA + LDA": LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
+
+def by_scgmvae(
+    adata: AnnData, n_labels: int, seed: int, batch_key: str | None, max_epochs: int | None
+) -> Iterator[Run]:
+    epochs = {} if max_epochs is None else dict.fromkeys(("max_epochs", "pretrain_epochs"), 2)
+    for told, n_components in (("given", n_labels), ("found", None)):
+
+        def fit(n_components: int | None = n_components) -> NDArray:
+            data = adata.copy()
+            scgmvae.SCGMVAE.setup_anndata(data, batch_key=batch_key)
+            model = scgmvae.SCGMVAE(data, n_components=n_components)
+            model.train(seed=seed, enable_progress_bar=False, **epochs)
+            return data.obs["scgmvae"].to_numpy()
+
+        yield Run("scgmvae", told, *timed(fit))
+
+
+def rows(
+    name: str, seed: int, only: str | None, short: bool, folder: Path | None
+) -> Iterator[dict[str, object]]:
+    """The rows of a data set and seed, one by one; partitions are written beside."""
+    adata, batch_key = load_counts("simulated" if short else name)
+    labels = adata.obs["cell_type"].astype(str).to_numpy()
+    is_known = labels != UNKNOWN
+    n_labels = len(np.unique(labels[is_known]))
+    model_args = (adata, n_labels, seed, batch_key)
+    sources = {
+        "PCA": lambda: by_pca(adata, n_labels, seed),
+        "SCVI": lambda: by_scvi(*model_args, 2 if short else SCVI_EPOCHS),
+        "scgmvae": lambda: by_scgmvae(*model_args, 2 if short else None),
     }
-    known = np.asarray(labels)[is_labelled]
-    return {name: c.fit(pcs[is_labelled], known).predict(pcs) for name, c in classifiers.items()}
+    for source, runs in sources.items():
+        if only not in (None, source):
+            continue
+        for run in runs():
+            known = labels[is_known], run.clusters[is_known]
+            types = type_recovery(*known)
+            recovered = types[types["F1"] >= 0.7]
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                codes = pd.factorize(run.clusters)[0].astype(np.int16)
+                np.save(folder / f"{name}~{run.method}~{run.told}~{seed}.npy", codes)
+            yield {
+                "method": run.method,
+                "K": run.told,
+                "seed": seed,
+                **clustering_scores(*known),
+                "n_labels": n_labels,
+                "smallest": int(recovered["n_cells"].min()) if len(recovered) else None,
+                "n_recovered": len(recovered),
+                "seconds": run.seconds,
+                "peak_mb": run.peak_mb,
+            }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tasks", nargs="+", default=list(SETS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--only", choices=("PCA", "SCVI", "scgmvae"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--partitions", type=Path)
+    parser.add_argument("--short", action="store_true")
+    args = parser.parse_args()
+    set_threads(args.threads)
+    compile_graphs()
+    for name in ["simulated"] if args.short else args.tasks:
+        path = args.out / f"peers-{name}.json"
+        for seed in [0] if args.short else args.seeds:
+            found = rows(name, seed, args.only, args.short, args.partitions)
+            keys, notes = ["method", "K", "seed"], {"script": "peers.py", "short": args.short}
+            for row in found:
+                table = merge(path, [row], keys, **notes)
+                print(name, pd.DataFrame([row]).round(3).to_string(header=False), flush=True)
+        print(name)
+        print(summarise(table.drop(columns="n_labels"), ["method", "K"]).to_string())
+
+
+if __name__ == "__main__":
+    main()

@@ -167,8 +167,9 @@ class GenerationMixin:
         n
             Number of cells.
         component
-            Label or name of a component (:attr:`component_names`), or its number, counted from 0
-            in the order of these names; ``None`` draws each cell's.
+            Label, or name of a cluster or component (:attr:`cluster_names`,
+            :attr:`component_names`), or the number of a component, counted from 0 in the order of
+            their names; ``None`` draws each cell's.
         conditions
             obs column of a registered condition → its value; ``None`` draws each cell's.
         batch_size
@@ -210,7 +211,7 @@ class GenerationMixin:
         if self.module.mixture_started:
             components = self._components_of_cells()
         if component is not None:
-            wanted = components == self._component_number(component, components)
+            wanted = np.isin(components, self._components_meant(component, components))
         for condition in resolved:
             if condition.categories is not None:
                 has_value = self.adata.obs[condition.column].astype(str).to_numpy()
@@ -337,26 +338,33 @@ class GenerationMixin:
         labels = self._label_codes()
         return np.where(labels >= 0, labels, components)
 
-    def _component_number(self, component: str | int, components: NDArray[np.int64]) -> int:
-        names = self.component_names
+    def _components_meant(
+        self, component: str | int, components: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Numbers of the components that have a name, a number, or the name of their cluster."""
+        names, cluster_names = self.component_names, self.cluster_names
         used = names[np.unique(components)]
         is_number = isinstance(component, int | np.integer) and not isinstance(component, bool)
         if is_number and 0 <= component < len(names):
-            number = int(component)
+            numbers = np.array([component])
         elif isinstance(component, str) and component in names:
-            number = int(np.flatnonzero(names == component)[0])
+            numbers = np.flatnonzero(names == component)
+        elif isinstance(component, str) and component in cluster_names:
+            cluster = np.flatnonzero(cluster_names == component)
+            numbers = np.flatnonzero(self.component_clusters_ == cluster)
         else:
+            merged = [str(name) for name in cluster_names if name not in names]
             raise ValueError(
                 f"component must be a number below {len(names)} or one of the names "
-                f"{checks.listed(names)}, but it is {component!r}."
+                f"{checks.listed([*merged, *names])}, but it is {component!r}."
             )
-        if not (components == number).any():
+        if not np.isin(components, numbers).any():
             raise ValueError(
-                f"component must have cells in the training data, but {str(names[number])!r} is "
-                "empty. "
-                f"Those with cells are: {checks.listed(used)}."
+                "component must have cells in the training data, but "
+                f"{str(names[numbers[0]])!r} is empty. Those with cells are: "
+                f"{checks.listed(used)}."
             )
-        return number
+        return numbers
 
 
 def _columns(conditions: Sequence[Condition], index: pd.Index) -> dict[str, pd.Series]:

@@ -24,6 +24,7 @@ __all__ = [
     "clustering_scores",
     "mixing_scores",
     "purity",
+    "type_recovery",
 ]
 
 
@@ -153,6 +154,46 @@ def clustering_scores(labels: ArrayLike, clusters: ArrayLike) -> dict[str, float
         "ARI": float(adjusted_rand_score(label_codes, cluster_codes)),
         "n_clusters": int(cluster_codes.max()) + 1,
     }
+
+
+def type_recovery(labels: ArrayLike, clusters: ArrayLike) -> pd.DataFrame:
+    r"""How well each type is found by the cluster that suits it best.
+
+    .. math:: F_1(j) = \max_k \frac{2 N_{jk}}{N_{j\cdot} + N_{\cdot k}}
+
+    Parameters
+    ----------
+    labels
+        Known type of each cell, shape ``(n,)``, any dtype.
+    clusters
+        Cluster of each cell, shape ``(n,)``, any dtype.
+
+    Returns
+    -------
+    DataFrame with a row per type, the smallest first: ``n_cells``, ``cluster`` (its best one) and
+    ``F1`` in (0, 1]. A type with F1 of 0.7 or more may be called recovered.
+
+    Raises
+    ------
+    ValueError
+        As for :func:`clustering_accuracy`.
+
+    Examples
+    --------
+    >>> type_recovery(["B", "T", "T", "T"], ["x", "y", "y", "x"])
+          n_cells cluster        F1
+    type
+    B           1       x  0.666667
+    T           3       y  0.800000
+    """
+    _codes(labels, clusters)  # checks both
+    table = pd.crosstab(np.asarray(labels), np.asarray(clusters))  # (types, clusters)
+    n_cells = table.sum(axis=1)
+    f1 = 2 * table / np.add.outer(n_cells.to_numpy(), table.sum(axis=0).to_numpy())
+    of_types = pd.DataFrame(
+        {"n_cells": n_cells, "cluster": f1.idxmax(axis=1), "F1": f1.max(axis=1)}
+    )
+    return of_types.rename_axis("type").sort_values("n_cells", kind="stable")
 
 
 def calibration_error(labels: ArrayLike, proba: pd.DataFrame, n_bins: int = 15) -> float:

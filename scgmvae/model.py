@@ -17,6 +17,7 @@ from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
 
 import scgmvae
 from scgmvae import checks
+from scgmvae.components import ComponentsMixin
 from scgmvae.decoding import DecodingMixin
 from scgmvae.fields import FieldsMixin
 from scgmvae.generation import GenerationMixin
@@ -38,6 +39,7 @@ class SCGMVAE(
     FieldsMixin,
     StagedTrainingMixin,
     ResultsMixin,
+    ComponentsMixin,
     GenerationMixin,
     DecodingMixin,
     QueryMixin,
@@ -58,7 +60,8 @@ class SCGMVAE(
     registry
         Registry of a model without data; used by :meth:`load`.
     n_components
-        K, the number of components. ``None`` takes as many as a graph partition finds.
+        K, the number of components. ``None`` takes as many as a graph partition finds, and merges
+        those that overlap after training (:meth:`merge_components`).
     n_latent, n_latent_w
         L and W, dimensions of z and w.
     n_hidden, n_layers
@@ -148,6 +151,7 @@ class SCGMVAE(
             super().__init__(adata, registry)
             self.n_components_ = n_components
             self.mixture_started_ = False
+            self.component_clusters_ = None
             self.distance_quantiles_: NDArray[np.float64] | None = None
             self.used_components_: NDArray[np.int64] | None = None
             self.reference_categories_: tuple[int, ...] | None = None
@@ -179,6 +183,8 @@ class SCGMVAE(
     def _summary(self) -> str:
         settings = ", ".join(f"{name}: {value}" for name, value in self._module_kwargs.items())
         n_components = self.n_components_ or "yet unknown"
+        if self.component_clusters_ is not None:
+            n_components = f"{n_components} in {len(self.cluster_names)} clusters"
         return f"SCGMVAE with the following parameters: n_components: {n_components}, {settings}"
 
     def get_importance_weights(self, *args: object, **kwargs: object) -> NDArray[np.floating]:
@@ -245,9 +251,11 @@ class SCGMVAE(
         """Write embedding and clusters into an AnnData.
 
         ``obsm["X_<key>"]`` mean of z, ``obsm["X_<key>_w"]`` mean of w, ``obsm["<key>_proba"]``
-        probabilities of the components, ``obs["<key>"]`` the most probable one (categorical),
+        probabilities of the clusters, ``obs["<key>"]`` the most probable one (categorical),
+        ``obs["<key>_fine"]`` the most probable component, once components were merged to clusters
+        (without merging clusters are components),
         ``obs["<key>_novelty"]`` how far out the cell lies (:meth:`get_novelty`),
-        ``obs["<key>_confidence"]`` the probability of its component, which falls to 0 from novelty
+        ``obs["<key>_confidence"]`` the probability of its cluster, which falls to 0 from novelty
         0.99 to 1 because such cells fit none, ``uns["<key>"]`` settings, versions and seed. A
         model without components writes the embedding and the settings alone.
 
@@ -276,22 +284,30 @@ class SCGMVAE(
     ) -> None:
         target.obsm[f"X_{key_added}"] = posteriors["z_loc"]
         if self.module.mixture_started:
-            proba = np.exp(posteriors["log_proba"])
+            proba = np.exp(self._of_clusters(posteriors["log_proba"]))
             novelty = self._novelty(posteriors)
             target.obsm[f"X_{key_added}_w"] = posteriors["w_loc"]
             target.obsm[f"{key_added}_proba"] = proba
-            clusters = pd.Categorical.from_codes(proba.argmax(1), list(self.component_names))
+            clusters = pd.Categorical.from_codes(proba.argmax(1), list(self.cluster_names))
             target.obs[key_added] = clusters.remove_unused_categories()
+            if self.component_clusters_ is not None:
+                component = posteriors["log_proba"].argmax(1)
+                fine = pd.Categorical.from_codes(component, list(self.component_names))
+                target.obs[f"{key_added}_fine"] = fine.remove_unused_categories()
             target.obs[f"{key_added}_confidence"] = self._confidence(proba, novelty)
             target.obs[f"{key_added}_novelty"] = novelty
-        else:
-            # what an earlier model wrote does not belong to this embedding
+        # what an earlier model wrote does not belong to this embedding
+        stale = []
+        if not self.module.mixture_started:
             for name in (f"X_{key_added}_w", f"{key_added}_proba"):
                 target.obsm.pop(name, None)
-            stale = [key_added, f"{key_added}_confidence", f"{key_added}_novelty"]
-            target.obs = target.obs.drop(columns=stale, errors="ignore")
+            stale += [key_added, f"{key_added}_confidence", f"{key_added}_novelty"]
+        if self.component_clusters_ is None:
+            stale.append(f"{key_added}_fine")
+        target.obs = target.obs.drop(columns=stale, errors="ignore")
         # scanpy keeps colours by position: those of an earlier partition would mislead
-        target.uns.pop(f"{key_added}_colors", None)
+        for name in (key_added, f"{key_added}_fine"):
+            target.uns.pop(f"{name}_colors", None)
         target.uns[key_added] = self._settings()
 
     def _settings(self) -> dict[str, object]:
@@ -309,4 +325,5 @@ class SCGMVAE(
         if self.module.mixture_started:
             settings["n_components"] = self.n_components_
             settings["components"] = self.component_names.astype(object)
+            settings["clusters"] = self.cluster_names.astype(object)
         return settings

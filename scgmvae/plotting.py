@@ -13,14 +13,17 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import dendrogram
 from scvi import REGISTRY_KEYS
 
 from scgmvae.checks import check_choices, check_columns, check_whole, rows_of
+from scgmvae.merging import tree_by_overlap
 
 if TYPE_CHECKING:
     from scgmvae.model import SCGMVAE
 
 __all__ = [
+    "components",
     "embedding",
     "latent",
     "latent_size",
@@ -126,6 +129,75 @@ def training(model: SCGMVAE) -> Figure:
         axis.yaxis.label.set_size(9)
     if any(f"{name}_validation" in history for name in names):
         axes.flat[0].legend(fontsize=8)
+    return figure
+
+
+def components(model: SCGMVAE, labels_key: str | None = None) -> Figure:
+    """Overlap of the components, in the order of their tree, and the labels of their cells.
+
+    Parameters
+    ----------
+    model
+        A trained model with components and data.
+    labels_key
+        obs column of labels; ``None`` takes the one that the model was set up with. Without any
+        there is no second panel.
+
+    Returns
+    -------
+    Figure: the tree by overlap over the heat map of :meth:`scgmvae.SCGMVAE.component_similarity`,
+    and the share of each component's cells that have a label.
+
+    Raises
+    ------
+    KeyError
+        If there is no such obs column.
+    RuntimeError
+        If the model has no components.
+    """
+    overlap = model.component_similarity()
+    names, n = overlap.index, len(overlap)
+    labels_key = labels_key or model._labels_key_of(model.adata)
+    check_columns(model.adata, labels_key=labels_key)
+    shares = None
+    if labels_key is not None:
+        cells = pd.Categorical(model.predict(components=True), list(names))
+        labels = model.adata.obs[labels_key].astype(str).to_numpy()
+        shares = pd.crosstab(cells, labels, normalize="index", dropna=False).reindex(names)
+    side = 0.28 * n + 1.2
+    widths = [side, 0.28 * (0 if shares is None else shares.shape[1]) + 1.2]
+    longest = max(map(len, [*names, *([] if shares is None else shares.columns)]))
+    n_panels = 1 if shares is None else 2
+    figure, axes = plt.subplots(
+        2,
+        n_panels,
+        figsize=(sum(widths[:n_panels]), side + 0.9 + 0.07 * longest),
+        height_ratios=[0.9, side],
+        width_ratios=widths[:n_panels],
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes[0]:
+        axis.set_axis_off()
+    order = np.arange(n)
+    if n > 1:
+        # centres of the leaves are at 5, 15, …, those of the heat map's columns at 0, 1, …
+        tree = dendrogram(tree_by_overlap(overlap.to_numpy()), no_plot=True)
+        order = np.array(tree["leaves"])
+        for x, y in zip(tree["icoord"], tree["dcoord"], strict=True):
+            axes[0, 0].plot((np.array(x) - 5) / 10, y, color="0.3", linewidth=1)
+        axes[0, 0].set_xlim(-0.5, n - 0.5)
+    panels = [(overlap.iloc[order, order], "overlap", "component")]
+    if shares is not None:
+        panels.append((shares.iloc[order], "share of the component's cells", labels_key))
+    for axis, (table, title, x_label) in zip(axes[1], panels, strict=True):
+        image = axis.imshow(table.to_numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axis.set_xticks(range(table.shape[1]), table.columns, rotation=90, fontsize=8)
+        axis.set_yticks(range(n), table.index, fontsize=8)
+        axis.set_xlabel(x_label, fontsize=9)
+        axis.set_title(title, fontsize=9)
+    axes[1, 0].set_ylabel("component", fontsize=9)
+    figure.colorbar(image, ax=axes[1, -1], shrink=0.6)
     return figure
 
 

@@ -1,10 +1,9 @@
-"""Results read out of a model: embedding, components, labels, terms of the bound."""
+"""Results read out of a model: embedding, clusters, labels, terms of the bound."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import count, islice
 from typing import Literal
 
 import numpy as np
@@ -43,17 +42,6 @@ OUTERMOST = 0.01
 
 class ResultsMixin:
     """What a trained model says of cells."""
-
-    @property
-    def component_names(self) -> NDArray[np.str_]:
-        """Names of the K components: label names where they carry labels, else numbers.
-
-        Numbers that are themselves labels are left out.
-        """
-        labels = self._label_names
-        numbers = (str(k) for k in count(len(labels)) if str(k) not in labels)
-        n_free = max(0, (self.n_components_ or 0) - len(labels))
-        return np.array([*labels, *islice(numbers, n_free)])
 
     @torch.inference_mode()
     def _posteriors(
@@ -184,7 +172,7 @@ class ResultsMixin:
         *,
         components: bool = False,
     ) -> NDArray[np.str_] | pd.DataFrame:
-        r"""Label of each cell, or its component where there are no labels.
+        r"""Label of each cell, or its cluster where there are no labels.
 
         .. math::
             p(l|x) = q(l) / \textstyle\sum_{l'} q(l'), \qquad
@@ -192,7 +180,8 @@ class ResultsMixin:
 
         with the sum over the components that carry labels. The others stand for types that no
         label names: their cells get the label that comes nearest, and show with
-        ``components=True``.
+        ``components=True``. The probability of a cluster is the sum over its components; where
+        some were dropped, the clusters' sum to 1 without them.
 
         Parameters
         ----------
@@ -205,12 +194,13 @@ class ResultsMixin:
         batch_size
             Cells at a time.
         components
-            Predict among all K components. A model without labels does so anyway.
+            Predict among all K components. A model without labels does so anyway, as long as
+            none of them were merged.
 
         Returns
         -------
-        Names ``(n,)``, or a DataFrame ``(n, n_labels)`` or ``(n, K)`` of probabilities, cells ×
-        names.
+        Names ``(n,)``, or a DataFrame of probabilities, cells × names of the labels, the clusters
+        (:attr:`cluster_names`) or the components (:attr:`component_names`).
 
         Raises
         ------
@@ -227,8 +217,9 @@ class ResultsMixin:
         rows = checks.rows_of(adata, indices)
         logits = self._posteriors(adata, rows, batch_size)["log_proba"]
         names = self.component_names
-        if self._label_names and not components:
-            names = names[: len(self._label_names)]
+        if not components:
+            logits, names = self._of_clusters(logits), self.cluster_names
+            names = names[: len(self._label_names) or None]  # labels are the first clusters
         logits = logits[:, : len(names)]
         if not soft:
             return names[logits.argmax(1)]
@@ -331,39 +322,6 @@ class ResultsMixin:
         table = pd.concat(parts, ignore_index=True)
         table.index = adata.obs_names[rows]
         return table
-
-    def component_table(self, adata: AnnData | None = None) -> pd.DataFrame:
-        r"""How the components are used.
-
-        Parameters
-        ----------
-        adata
-            Data with the genes of the model; ``None`` is the model's own.
-
-        Returns
-        -------
-        DataFrame with a row per component: ``n_cells`` assigned, their ``share``, the model's
-        ``weight`` π, ``mean_confidence`` (probability of the component in its cells),
-        ``entropy`` −s log s of the share in nats, whose sum is the entropy of use (log K where
-        all are used alike), and ``is_empty``.
-        """
-        self._check_mixture()
-        proba = np.exp(self._posteriors(adata)["log_proba"])
-        component = proba.argmax(1)
-        n_cells = np.bincount(component, minlength=proba.shape[1])
-        share = n_cells / len(proba)
-        confidence = pd.Series(proba.max(1)).groupby(component).mean()
-        return pd.DataFrame(
-            {
-                "n_cells": n_cells,
-                "share": share,
-                "weight": self.module.log_weights.detach().exp().cpu().numpy(),
-                "mean_confidence": confidence.reindex(range(proba.shape[1])).to_numpy(),
-                "entropy": -share * np.log(np.where(share > 0, share, 1.0)),
-                "is_empty": n_cells == 0,
-            },
-            index=pd.Index(self.component_names, name="component"),
-        )
 
     @torch.inference_mode()
     def get_aggregated_posterior(

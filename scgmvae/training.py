@@ -46,7 +46,7 @@ class StagedTrainingMixin:
         *,
         start: Start = "leiden",
         guide_key: str | None = None,
-        guide_weight: float = 10.0,
+        guide_weight: float | None = None,
         balance_key: str | None = None,
         seed: int | None = None,
         accelerator: str = "auto",
@@ -87,7 +87,8 @@ class StagedTrainingMixin:
             their labels.
         guide_weight
             Weight of the cross-entropy to the starting partition at the start of the joint stage,
-            in nats per nat; it falls to 0 over the first two thirds of the stage.
+            in nats per nat; it falls to 0 over the first two thirds of the stage. ``None`` is 10;
+            of images 0.64 for each pixel, and it falls until the end.
         balance_key
             obs column whose groups come up equally often in training, however rare they are. Cells
             without a label come up as often as without balancing where it is the column of labels.
@@ -111,7 +112,8 @@ class StagedTrainingMixin:
             Further arguments of :class:`~scgmvae.loading.SeededDataSplitter`.
         plan_kwargs
             Further arguments of :class:`~scgmvae.plan.StagedTrainingPlan`, for example ``lr``, or
-            ``classification_weight``, that of the cross-entropy of labelled cells (default 1).
+            ``classification_weight``, that of the cross-entropy of labelled cells (default 1, of
+            images 0.64 for each pixel).
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`.
 
@@ -157,6 +159,7 @@ class StagedTrainingMixin:
             )
         if not goes_on:  # what an interrupted start has found does not bind the next
             self.n_components_ = self.init_params_["non_kwargs"]["n_components"]
+            self.component_clusters_ = None
         checks.check_guide(self.adata, guide_key, self.n_components_)
         recipe = self._recipe
         if max_epochs is None:
@@ -193,8 +196,9 @@ class StagedTrainingMixin:
             settings_of_plan = {
                 "pretrain_epochs": pretrain_epochs,
                 "joint_epochs": max_epochs,
-                **(recipe.kl_weights if self.module.has_mixture else {}),
-                "guide_weight": 0.0 if goes_on else guide_weight,
+                **(recipe.weights(self.module.n_input) if self.module.has_mixture else {}),
+                **({} if guide_weight is None else {"guide_weight": guide_weight}),
+                **({"guide_weight": 0.0} if goes_on else {}),
                 **(plan_kwargs or {}),
             }
             if self.reference_categories_ is not None:
@@ -220,8 +224,11 @@ class StagedTrainingMixin:
             )
             runner()
         self.mixture_started_ = self.module.mixture_started
-        self._model_summary_string = self._summary()
         posteriors = self._posteriors()
+        finds_k = self.init_params_["non_kwargs"]["n_components"] is None and guide_key is None
+        if self.mixture_started_ and not goes_on and finds_k and not self._label_names:
+            self._merge(posteriors)
+        self._model_summary_string = self._summary()
         if self.module.mixture_started and self.reference_categories_ is None:
             trained = {name: values[splitter.train_idx] for name, values in posteriors.items()}
             self._remember_training_cells(trained)
@@ -353,20 +360,29 @@ class Recipe(NamedTuple):
 
     pretraining: Length
     joint: Length
-    kl_weights: dict[str, float]
-    """Largest weights of the divergences; a VAE without components always has 1."""
+    plan: dict[str, float]
+    """Settings of the training plan of a model with a mixture."""
+    per_value: dict[str, float]
+    """Further ones that are multiplied by the number of values in x, as its likelihood is."""
     straight: bool
     """Whether groups in the latent are balls, with straight borders between them."""
 
+    def weights(self, n_input: int) -> dict[str, float]:
+        """Settings of the training plan for x of n_input values."""
+        return self.plan | {name: value * n_input for name, value in self.per_value.items()}
 
-COUNTS = Recipe(Length(320, 5, 60), Length(1500, 20, 100), {}, straight=True)
+
+COUNTS = Recipe(Length(320, 5, 60), Length(1500, 20, 100), {}, {}, straight=True)
 """Longer pretraining ends at the same agreement with the labels (``benchmarks/recipe.py``)."""
 
 IMAGES = Recipe(
     Length(9400, 10, 60),
     Length(4700, 10, 60),
-    {"pretrain_kl_weight": 0.05, "max_kl_weight": 0.05},
+    {"pretrain_kl_weight": 0.05, "max_kl_weight": 0.05, "guide_fraction": 1.0},
+    {"guide_weight": 0.64, "classification_weight": 0.64},
     straight=False,
 )
 """A weak divergence in pretraining keeps the classes apart in z, as curved sheets rather than
-balls, which a graph follows and straight borders do not."""
+balls, which a graph follows and straight borders do not. Gaussian components cannot hold on to
+such sheets by themselves, so the guide fades until the very end. Cross-entropies weighted as for
+counts would drown in the reconstruction of hundreds of pixels."""

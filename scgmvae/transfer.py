@@ -20,6 +20,7 @@ __all__ = ["QueryMixin"]
 KEPT = (
     "n_components_",
     "mixture_started_",
+    "component_clusters_",
     "distance_quantiles_",
     "used_components_",
     "seed_",

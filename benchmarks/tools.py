@@ -1,0 +1,175 @@
+"""Existing tools that scgmvae is measured against, each as its authors recommend it.
+
+All functions take raw counts in ``X`` and leave the AnnData as it was. ``max_epochs=None`` is the
+number of epochs that the tool or its tutorial takes; other numbers are for the short forms.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import scvi
+from anndata import AnnData
+from numpy.typing import ArrayLike, NDArray
+from scvi.model import SCANVI, SCVI
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.neighbors import KNeighborsClassifier
+
+from scgmvae.partition import log_normalized_pcs
+
+LOGGERS = ("scvi", "lightning", "lightning.pytorch", "lightning.fabric")
+SCARCHES = {
+    "use_layer_norm": "both",
+    "use_batch_norm": "none",
+    "encode_covariates": True,
+    "dropout_rate": 0.2,
+    "n_layers": 2,
+}
+"""SCVI of a reference that queries are mapped to, as in scvi-tools' tutorial on scArches."""
+
+TUTORIAL = {"max_epochs": 20, "n_samples_per_label": 100}
+"""Training of SCANVI on top of SCVI in scvi-tools' tutorials."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings and no log below errors, neither from scvi-tools nor from Lightning."""
+    levels = {name: logging.getLogger(name).level for name in LOGGERS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+def _train(model: SCVI | SCANVI, max_epochs: int | None, **settings: object) -> None:
+    model.train(max_epochs=max_epochs, enable_progress_bar=False, **settings)
+
+
+def _scvi(
+    adata: AnnData,
+    seed: int,
+    batch_key: str | None,
+    max_epochs: int | None,
+    **settings: object,
+) -> SCVI:
+    scvi.settings.seed = seed
+    adata = adata.copy()
+    SCVI.setup_anndata(adata, batch_key=batch_key)
+    model = SCVI(adata, **settings)
+    _train(model, max_epochs)
+    return model
+
+
+@quiet()
+def scvi_latent(
+    adata: AnnData,
+    seed: int,
+    batch_key: str | None = None,
+    n_latent: int = 10,
+    max_epochs: int | None = None,
+) -> SCVI:
+    """SCVI with a negative binomial likelihood, otherwise with defaults."""
+    return _scvi(adata, seed, batch_key, max_epochs, n_latent=n_latent, gene_likelihood="nb")
+
+
+@quiet()
+def scanvi(
+    adata: AnnData,
+    labels_key: str,
+    unlabeled: str,
+    seed: int,
+    batch_key: str | None = None,
+    n_latent: int = 10,
+    max_epochs: int | None = None,
+) -> dict[str, SCANVI]:
+    """SCANVI from one pretrained SCVI (both with defaults), and as the tutorials train it."""
+    pretrained = _scvi(adata, seed, batch_key, max_epochs, n_latent=n_latent)
+    models = {}
+    for name, settings in {"SCANVI": {}, "SCANVI (tutorial)": TUTORIAL}.items():
+        model = SCANVI.from_scvi_model(pretrained, unlabeled, labels_key=labels_key)
+        epochs = settings | ({} if max_epochs is None else {"max_epochs": max_epochs})
+        _train(model, **{"max_epochs": None} | epochs)
+        models[name] = model
+    return models
+
+
+@quiet()
+def scanvi_query(
+    reference: AnnData,
+    query: AnnData,
+    labels_key: str,
+    unlabeled: str,
+    seed: int,
+    batch_key: str | None = None,
+    n_latent: int = 10,
+    max_epochs: int | None = None,
+) -> tuple[NDArray[np.str_], NDArray[np.float32]]:
+    """Labels of a reference mapped to a query with scArches, as in scvi-tools' tutorial.
+
+    Parameters
+    ----------
+    reference
+        Cells that the model is made from, with labels.
+    query
+        Cells with the same genes, and with batches of their own. Their labels are not looked at.
+    labels_key, unlabeled
+        Column in ``reference.obs`` and the value in it for no label.
+    seed, batch_key, n_latent, max_epochs
+        As for the other tools; ``max_epochs`` holds for each of the three trainings.
+
+    Returns
+    -------
+    Predicted labels ``(n,)`` and latent ``(n, L)`` of the query's cells.
+    """
+    pretrained = _scvi(reference, seed, batch_key, max_epochs, n_latent=n_latent, **SCARCHES)
+    model = SCANVI.from_scvi_model(pretrained, unlabeled, labels_key=labels_key)
+    _train(model, **TUTORIAL | ({} if max_epochs is None else {"max_epochs": max_epochs}))
+    query = query.copy()
+    query.obs[labels_key] = unlabeled
+    mapped = SCANVI.load_query_data(query, model)
+    settings = {"plan_kwargs": {"weight_decay": 0.0}, "check_val_every_n_epoch": 10}
+    _train(mapped, max_epochs or 100, **settings)
+    return mapped.predict(), mapped.get_latent_representation()
+
+
+def on_pcs(
+    adata: AnnData,
+    labels: ArrayLike,
+    is_labelled: NDArray[np.bool_],
+    n_pcs: int = 30,
+    k: int = 15,
+    seed: int = 0,
+) -> dict[str, NDArray]:
+    """Labels of all cells by classifiers on principal components, by name of the method.
+
+    A vote of the k nearest labelled cells, and shrunk linear discriminant analysis.
+
+    Parameters
+    ----------
+    adata
+        Raw counts in ``X``.
+    labels
+        Labels ``(n,)``; looked at only where ``is_labelled``.
+    is_labelled
+        Which cells are learned from, ``(n,)``.
+    n_pcs, k
+        Number of principal components and of votes, fewer where there are not as many.
+    seed
+        Of the principal components.
+    """
+    pcs = log_normalized_pcs(adata.X, n_pcs, seed)
+    classifiers = {
+        "PCA + 15-NN": KNeighborsClassifier(min(k, int(np.sum(is_labelled)))),
+        "PCA + LDA": LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
+    }
+    known = np.asarray(labels)[is_labelled]
+    return {name: c.fit(pcs[is_labelled], known).predict(pcs) for name, c in classifiers.items()}

@@ -1,0 +1,337 @@
+"""Components and what becomes of them: their use, their overlap, and merging to clusters."""
+
+from __future__ import annotations
+
+from itertools import count, islice
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy.special import log_softmax, logsumexp
+from scvi.data import _constants as scvi_constants
+
+from scgmvae import checks
+from scgmvae.merging import (
+    ComponentTree,
+    Criterion,
+    bhattacharyya,
+    entropy_elbow,
+    levels_of,
+    tree_by_elbo,
+    tree_by_entropy,
+    tree_by_overlap,
+)
+
+__all__ = ["ComponentsMixin"]
+
+N_DRAWS = 256
+"""Draws of w over which the overlap of components is averaged."""
+
+THRESHOLDS = {"overlap": 0.3, "elbo": 0.05}
+"""Overlap from which on two clusters are one; nats per cell that a merge may cost."""
+
+
+class ComponentsMixin:
+    """Names of components and clusters, their table, and merging."""
+
+    component_clusters_: NDArray[np.int64] | None = None
+    """Cluster of each component (K,), −1 where it is dropped; None before any merging."""
+
+    @property
+    def component_names(self) -> NDArray[np.str_]:
+        """Names of the K components: label names where they carry labels, else numbers.
+
+        Components that were merged have their cluster's name and a number in it: cluster ``"3"``
+        is of ``"3.0"`` and ``"3.1"``. Those that were dropped are ``"dropped.0"`` and so on.
+        Numbers that are themselves labels are left out.
+        """
+        if self.component_clusters_ is None:
+            return self._names_of_clusters(self.n_components_ or 0)
+        clusters = pd.Series(self.component_clusters_)
+        of_cluster = pd.Series([*self.cluster_names, "dropped"])  # the last one is at −1
+        names = of_cluster.to_numpy()[clusters]
+        rank, size = clusters.groupby(clusters).cumcount(), clusters.map(clusters.value_counts())
+        is_part = (size > 1) | (clusters < 0)
+        return np.array(
+            [
+                f"{name}.{r}" if part else name
+                for name, r, part in zip(names, rank, is_part, strict=True)
+            ]
+        )
+
+    @property
+    def cluster_names(self) -> NDArray[np.str_]:
+        """Names of the clusters: labels first, then numbers, the largest cluster first.
+
+        Without any merging clusters are the components.
+        """
+        if self.component_clusters_ is None:
+            return self.component_names
+        return self._names_of_clusters(int(self.component_clusters_.max()) + 1)
+
+    def _names_of_clusters(self, n: int) -> NDArray[np.str_]:
+        labels = self._label_names
+        numbers = (str(k) for k in count(len(labels)) if str(k) not in labels)
+        return np.array([*labels, *islice(numbers, max(0, n - len(labels)))])
+
+    def _of_clusters(self, log_proba: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Log probabilities of the clusters, (n, M), from those of the components, (n, K)."""
+        clusters = self.component_clusters_
+        if clusters is None:
+            return log_proba
+        summed = [
+            logsumexp(log_proba[:, clusters == m], axis=1) for m in range(clusters.max() + 1)
+        ]
+        return log_softmax(np.stack(summed, axis=1), axis=1)  # of what is left
+
+    # -------------------------------------------------------------------------- similarity
+
+    def component_similarity(self) -> pd.DataFrame:
+        r"""Overlap of each two components in z.
+
+        The Bhattacharyya coefficient of p(z|w,y=i,c) and p(z|w,y=j,c), averaged over 256 draws of
+        c from the data and of w from p(w|c): 1 for components that are the same, 0 for such that
+        have nothing in common.
+
+        Returns
+        -------
+        DataFrame, components × components.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no trained components, or no data to draw conditions from.
+        """
+        self._check_mixture()
+        names = self.component_names
+        return pd.DataFrame(bhattacharyya(*self._drawn_components()), index=names, columns=names)
+
+    @torch.inference_mode()
+    def _drawn_components(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Means and standard deviations of the components at draws of w and c, (S, K, L)."""
+        if self.adata is None:
+            raise RuntimeError("The model has no data to draw conditions from: load it with some.")
+        self.module.eval()
+        rows = np.sort(np.random.default_rng(0).integers(self.adata.n_obs, size=N_DRAWS))
+        (tensors,) = self._make_data_loader(self.adata, indices=rows, batch_size=N_DRAWS)
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            torch.manual_seed(0)
+            p_z = self.module.prior_components(tensors)
+        return p_z.loc.cpu().numpy(), p_z.scale.cpu().numpy()
+
+    def component_table(
+        self, adata: AnnData | None = None, labels_key: str | None = None
+    ) -> pd.DataFrame:
+        r"""How the components are used, and how they lie to each other.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        labels_key
+            obs column with the labels to compare to; ``None`` takes the one that the model was set
+            up with, if any.
+
+        Returns
+        -------
+        DataFrame with a row per component: ``cluster`` that it belongs to (missing where it is
+        dropped), ``n_cells`` assigned, their ``share``, the model's ``weight`` π,
+        ``mean_confidence`` (probability of the component in its cells), ``entropy`` −s log s of
+        the share in nats, whose sum is the entropy of use (log K where all are used alike),
+        ``is_empty``, the ``nearest`` other component, its ``overlap``
+        (:meth:`component_similarity`) and ``distance`` (of the means, in their pooled standard
+        deviations, averaged over w). Where there are labels, ``label``, the commonest of its
+        cells, and ``label_share``.
+
+        Raises
+        ------
+        KeyError
+            If there is no such obs column.
+        RuntimeError
+            If the model has no trained components.
+        """
+        self._check_mixture()
+        source = self._validate_anndata(adata)
+        checks.check_columns(source, labels_key=labels_key)
+        proba = np.exp(self._posteriors(source)["log_proba"])
+        n_components = proba.shape[1]
+        component = proba.argmax(1)
+        n_cells = np.bincount(component, minlength=n_components)
+        share = n_cells / len(proba)
+        confidence = pd.Series(proba.max(1)).groupby(component).mean()
+        clusters = self.component_clusters_
+        if clusters is None:
+            clusters = np.arange(n_components)
+        names = self.component_names
+        table = pd.DataFrame(
+            {
+                "cluster": np.array([*self.cluster_names, None], dtype=object)[clusters],
+                "n_cells": n_cells,
+                "share": share,
+                "weight": self.module.log_weights.detach().exp().cpu().numpy(),
+                "mean_confidence": confidence.reindex(range(n_components)).to_numpy(),
+                "entropy": -share * np.log(np.where(share > 0, share, 1.0)),
+                "is_empty": n_cells == 0,
+                **self._nearest(names),
+            },
+            index=pd.Index(names, name="component"),
+        )
+        if labels_key is None:
+            labels_key = self._labels_key_of(source)
+        if labels_key is not None:
+            labels = source.obs[labels_key].astype(str).to_numpy()
+            counts = pd.crosstab(component, labels).reindex(range(n_components), fill_value=0)
+            largest = counts.max(axis=1).to_numpy()
+            label = np.where(largest > 0, counts.idxmax(axis=1).to_numpy(), None)
+            with np.errstate(invalid="ignore"):
+                table = table.assign(label=label, label_share=largest / n_cells)
+        return table
+
+    def _labels_key_of(self, adata: AnnData) -> str | None:
+        """The obs column of labels that the model was set up with, where the data have it."""
+        if not self._label_names:
+            return None
+        key = self.registry_[scvi_constants._SETUP_ARGS_KEY]["labels_key"]
+        return key if key in adata.obs else None
+
+    def _nearest(self, names: NDArray[np.str_]) -> dict[str, NDArray]:
+        """Of each component the other that overlaps it most, and how much."""
+        loc, scale = self._drawn_components()
+        overlap = bhattacharyya(loc, scale)
+        if len(names) == 1:
+            return {"nearest": [None], "overlap": [np.nan], "distance": [np.nan]}
+        np.fill_diagonal(overlap, -1)
+        nearest = overlap.argmax(1)
+        pooled = (scale**2 + scale[:, nearest] ** 2) / 2  # (S, K, L)
+        distance = np.sqrt(((loc - loc[:, nearest]) ** 2 / pooled).sum(-1)).mean(0)
+        return {"nearest": names[nearest], "overlap": overlap.max(1), "distance": distance}
+
+    # ----------------------------------------------------------------------------- merging
+
+    def merge_components(
+        self,
+        n: int | None = None,
+        *,
+        threshold: float | None = None,
+        method: Criterion = "overlap",
+    ) -> ComponentTree:
+        """Merge components that the data do not tell apart to clusters, and write them back.
+
+        Afterwards :meth:`predict` and ``obs["scgmvae"]`` have the clusters,
+        ``predict(components=True)`` and ``obs["scgmvae_fine"]`` the components. The model itself
+        stays as it is, so merging can be done again with another number; ``n=K`` undoes it.
+        Components without cells are dropped. Those that carry labels stay apart.
+
+        Parameters
+        ----------
+        n
+            Number of clusters, labels among them.
+        threshold
+            In place of ``n``, where to stop. For ``"overlap"`` the least overlap, in (0, 1], that
+            is merged, 0.3 by default; for ``"elbo"`` the most nats per cell that a merge may
+            cost, 0.05 by default; for ``"entropy"`` the height, in [0, 1], the default being the
+            elbow of the entropy.
+        method
+            ``"overlap"``: average linkage of −log overlap of p(z|w,y,c)
+            (:meth:`component_similarity`). ``"entropy"``: the pair between which the cells'
+            posteriors are least decided. ``"elbo"``: the pair that costs least of the ELBO when
+            one Gaussian takes the place of two, on held-out cells if there are any.
+
+        Returns
+        -------
+        Tree of the components, ``linkage`` as scipy has it and ``levels``, the partition of the
+        components for each number of clusters; without those that carry labels or have no cells.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no trained components, or no data.
+        ValueError
+            If both ``n`` and ``threshold`` are given, or one is out of range.
+
+        References
+        ----------
+        Hennig (2010), Methods for merging Gaussian mixture components; Baudry et al. (2010),
+        Combining mixture components for clustering.
+        """
+        self._check_mixture()
+        checks.check_choices(method=(method, ("overlap", "entropy", "elbo")))
+        if n is not None and threshold is not None:
+            raise ValueError(
+                f"Give n or threshold, not both; received n={n} and threshold={threshold}."
+            )
+        if threshold is not None:
+            checks.check_at_least(0, threshold=threshold)
+            if method != "elbo" and not 0 < threshold <= 1:
+                raise ValueError(
+                    f"threshold of method={method!r} must be in (0, 1], but it is {threshold}."
+                )
+        if self.adata is None:
+            raise RuntimeError("The model has no data to merge components by: load it with some.")
+        if n is not None:
+            checks.check_whole(1, n=n)
+        posteriors = self._posteriors()
+        tree = self._merge(posteriors, n, threshold, method)
+        self._write(self.adata, posteriors)
+        return tree
+
+    def _merge(
+        self,
+        posteriors: dict[str, NDArray],
+        n: int | None = None,
+        threshold: float | None = None,
+        method: Criterion = "overlap",
+    ) -> ComponentTree:
+        """Merge components, given the posteriors of the model's own cells."""
+        n_components, n_labels = self.module.n_components, len(self._label_names)
+        n_cells = np.bincount(posteriors["log_proba"].argmax(1), minlength=n_components)
+        used = np.flatnonzero(n_cells > 0)
+        free = used[used >= n_labels]
+        if n is not None and not (1 if n_labels == 0 else n_labels + (len(free) > 0)) <= n:
+            raise ValueError(
+                f"n must be above the number of labels, {n_labels}, because components that carry "
+                f"labels stay apart; received {n}."
+            )
+        if n is not None and n > n_components:
+            raise ValueError(f"n must be at most K, {n_components}, but it is {n}.")
+        linkage = self._tree(posteriors, free, method)
+        levels = levels_of(linkage, self._names_of_clusters(n_components)[free])
+        if n is not None:
+            n_left = min(n - n_labels, len(free))
+        elif len(free) < 2:
+            n_left = len(free)
+        elif method == "entropy" and threshold is None:
+            n_left = entropy_elbow(np.exp(posteriors["log_proba"])[:, free], levels)
+        else:
+            highest = THRESHOLDS[method] if threshold is None else threshold
+            if method == "overlap":
+                highest = -np.log(highest)
+            n_left = len(free) - int((linkage[:, 2] <= highest).sum())
+        clusters = np.full(n_components, -1)
+        clusters[:n_labels] = np.arange(n_labels)
+        if n_left:
+            codes = levels[n_left].to_numpy()
+            sizes = np.bincount(codes, weights=n_cells[free])
+            clusters[free] = n_labels + np.argsort(np.argsort(-sizes, kind="stable"))[codes]
+        self.component_clusters_ = clusters
+        self._model_summary_string = self._summary()
+        return ComponentTree(linkage, levels.set_axis(self.component_names[free], axis=0))
+
+    def _tree(
+        self, posteriors: dict[str, NDArray], which: NDArray[np.integer], method: Criterion
+    ) -> NDArray[np.float64]:
+        if len(which) < 2:
+            return np.zeros((0, 4))
+        if method == "entropy":
+            return tree_by_entropy(np.exp(posteriors["log_proba"])[:, which])
+        loc, scale = self._drawn_components()
+        if method == "overlap":
+            return tree_by_overlap(bhattacharyya(loc, scale)[np.ix_(which, which)])
+        held_out = self.validation_indices
+        cells = slice(None) if held_out is None or not len(held_out) else held_out
+        proba = np.exp(posteriors["log_proba"][cells][:, which])
+        variance = (scale.astype(float) ** 2).mean(0) + loc.var(0)
+        z_loc, z_var = posteriors["z_loc"][cells], posteriors["z_var"][cells]
+        return tree_by_elbo(proba, z_loc, z_var, loc.mean(0)[which], variance[which])
