@@ -374,19 +374,40 @@ def test_images_are_trained_by_the_recipe_of_images(train, monkeypatch):
         for name, recipe in (("images", IMAGES), ("values", COUNTS))
     }
     assert n_pretraining["images"] > n_pretraining["values"]
-    for name, top in (("images", IMAGES.kl_weights["max_kl_weight"]), ("values", 1.0)):
+    for name, top in (("images", IMAGES.plan["max_kl_weight"]), ("values", 1.0)):
         weight = history[name]["kl_weight"]
         assert len(weight) == n_pretraining[name] + 2
         n_warmup = int(np.ceil(0.33 * n_pretraining[name]))
         assert np.all(np.diff(weight[: n_warmup - 1]) > 0)
         # in the rest of pretraining and in the joint stage
         np.testing.assert_allclose(weight[n_warmup:], top, rtol=1e-6)
-    assert IMAGES.kl_weights["max_kl_weight"] < 1
+    assert IMAGES.plan["max_kl_weight"] < 1
     assert straightened == [False, True]
+    # half of two joint epochs is left after the first: of 0.64 for each of four pixels, or, of the
+    # two thirds over which the guide of other values lasts, a quarter of 10
+    for name, weight in (("images", 0.64 * 4 / 2), ("values", 10 * (1 - 1 / 1.34))):
+        assert history[name]["guide_weight"][-2] == pytest.approx(weight)
+        assert history[name]["guide_weight"][-1] == pytest.approx(0, abs=1e-6)
+
+
+def test_labels_of_images_weigh_with_the_number_of_pixels(train, monkeypatch):
+    weights = []
+    loss = CGMVAE.loss
+
+    def remember(self, *args, classification_weight, **kwargs):
+        weights.append(classification_weight)
+        return loss(self, *args, classification_weight=classification_weight, **kwargs)
+
+    monkeypatch.setattr(CGMVAE, "loss", remember)
+    adata = make_images(n=60)
+    adata.obs["label"] = np.where(np.arange(60) % 2, "odd", "even")
+    SCGMVAE.setup_anndata(adata, labels_key="label")
+    train(SCGMVAE(adata, **SMALL), start="kmeans")
+    assert set(weights) == {0.64 * adata.n_vars}
 
 
 PRETRAIN_WEIGHT, MAX_WEIGHT = (
-    IMAGES.kl_weights[name] for name in ("pretrain_kl_weight", "max_kl_weight")
+    IMAGES.plan[name] for name in ("pretrain_kl_weight", "max_kl_weight")
 )
 
 
@@ -436,6 +457,7 @@ def conv_model(request, conv_images, make_model, train):
         **request.param,
     )
     how = {"max_epochs": 6, "pretrain_epochs": 14, "start": "kmeans", "batch_size": 25}
+    how["guide_weight"] = 10.0  # the images are what is to be learned in so few steps
     return train(model, plan_kwargs={"lr": 3e-3}, **how)
 
 
