@@ -24,8 +24,9 @@ tutorials: $(VENV)/.installed-tutorials ## run the notebooks in tutorials/
 docs: $(VENV)/.installed-docs ## build the documentation, with the notebooks run, in docs/_build
 	$(BIN)/sphinx-build -q docs docs/_build
 
+# Two processes of one thread each are faster than one of two: the tensors are small.
 test: lint ## lint, then all tests and doctests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-test ## check style and formatting
 	$(BIN)/ruff check $(CODE)

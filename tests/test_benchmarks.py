@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -39,6 +41,11 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
         ),
         pytest.param("cost.py", {"cost": (3, None)}, id="cost"),
         pytest.param("estimators.py", {"estimators": (4, None)}, id="estimators"),
+        pytest.param("merging.py --tasks pbmc3k", {"merging-pbmc3k": (4, "ARI")}, id="merging"),
+        pytest.param(
+            "likelihood.py --tasks pbmc3k", {"likelihood-pbmc3k": (1, None)}, id="likelihood"
+        ),
+        pytest.param("peers.py", {"peers-simulated": (12, "ACC")}, id="peers"),
         pytest.param(
             # one task of each kind
             "images.py --tasks mnist-20 mnist-100 vae cifar speed",
@@ -77,3 +84,45 @@ def test_merged_rows_replace_those_of_the_same_method_and_seed(tmp_path, monkeyp
     table = merge(path, rows, ["method", "seed"], script="x.py")
     assert table[["method", "ACC"]].values.tolist() == [["a", 0.7], ["b", 0.6]]
     assert json.loads(path.read_text())["rows"] == table.to_dict("records")
+
+
+def test_the_page_and_the_agreement_of_seeds_come_from_the_files(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from common import write
+    from page import over_sets, page
+    from stability import agreement
+
+    methods = ("PCA + Leiden 0.5", "scgmvae")
+    # the seeds of the one cut four cells across each other, those of the other agree
+    for method, second in zip(methods, ([0, 1, 0, 1], [1, 1, 0, 0]), strict=True):
+        for seed, codes in enumerate(([0, 0, 1, 1], second)):
+            np.save(tmp_path / f"pbmc4k~{method}~found~{seed}.npy", np.array(codes))
+    rows = [
+        {
+            "method": method,
+            "K": "found",
+            "seed": seed,
+            **dict.fromkeys(("ACC", "purity", "NMI"), 0.5),
+            "ARI": ari + 0.01 * seed,
+            "n_clusters": n_clusters,
+            "n_labels": 4,
+            "smallest": 10,
+            "n_recovered": 3,
+            "seconds": 1.0,
+            "peak_mb": 900.0,
+        }
+        for method, n_clusters, ari in zip(methods, (3, 5), (0.5, 0.75), strict=True)
+        for seed in range(2)
+    ]
+    write(tmp_path / "peers-pbmc4k.json", pd.DataFrame(rows))
+    agreed = agreement(tmp_path).set_index("method")["ARI"]
+    assert agreed["scgmvae"] == 1
+    assert agreed["PCA + Leiden 0.5"] == pytest.approx(-0.5)  # as two crossed halves of four
+    write(tmp_path / "stability.json", agreement(tmp_path))
+    means = over_sets(tmp_path)
+    assert means.index.tolist() == ["**scgmvae**, K found", "PCA + Leiden 0.5, K found"]
+    np.testing.assert_allclose(means["mean"], [0.755, 0.505])
+    np.testing.assert_allclose(means["error of K"], 0.25)  # one of four too many, and too few
+    text = page(tmp_path)
+    assert "| **scgmvae**, K found | 0.755 | 0.755 | 0.250 |" in text
+    assert "| 0.755 ± 0.007 |" in text
