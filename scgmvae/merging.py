@@ -209,8 +209,9 @@ def levels_of(tree: NDArray[np.floating], names: Sequence[str]) -> pd.DataFrame:
     b  0  1  1
     c  0  0  2
     """
-    codes = cut_tree(tree)[:, ::-1] if len(tree) else np.zeros((1, 1), dtype=int)
-    return pd.DataFrame(codes, index=list(names), columns=range(1, len(names) + 1))
+    n = len(names)
+    codes = cut_tree(tree)[:, ::-1] if len(tree) else np.zeros((n, n), dtype=int)
+    return pd.DataFrame(codes, index=list(names), columns=range(1, n + 1))
 
 
 def entropy_elbow(proba: NDArray[np.floating], levels: pd.DataFrame) -> int:

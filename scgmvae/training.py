@@ -63,8 +63,9 @@ class StagedTrainingMixin:
         """Train the model, and write embedding and clusters into its AnnData.
 
         The first call pretrains the model as a VAE, starts the mixture from a partition of the
-        cells, and trains both together. A further call goes on with the joint stage and keeps the
-        components.
+        cells, and trains both together. Where neither K nor labels nor ``guide_key`` is given,
+        components that overlap are then merged (:meth:`merge_components`). A further call goes on
+        with the joint stage and keeps components and clusters.
 
         Parameters
         ----------
@@ -83,8 +84,8 @@ class StagedTrainingMixin:
             from which differences between conditions are gone.
         guide_key
             obs column to start from in place of a partition that is found, for example one of
-            Leiden groups. Where there are labels as well, groups with labelled cells start by
-            their labels.
+            Leiden groups, which are not merged after training. Where there are labels as well,
+            groups with labelled cells start by their labels.
         guide_weight
             Weight of the cross-entropy to the starting partition at the start of the joint stage,
             in nats per nat; it falls to 0 over the first two thirds of the stage. ``None`` is 10;
