@@ -26,7 +26,7 @@ from scgmvae.label_field import LabelsField
 from scgmvae.likelihoods import COUNT_LIKELIHOODS, Likelihood
 
 if TYPE_CHECKING:
-    from scgmvae.model import SCGMVAE
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ __all__ = ["FieldsMixin"]
 
 
 class FieldsMixin:
-    """``setup_anndata``, ``load`` and the checks of new data."""
+    """``setup_anndata`` and the checks of new data."""
 
     _matched: AnnData | None = None
 
@@ -240,31 +240,6 @@ class FieldsMixin:
         if setup["categorical_covariate_keys"]:
             known |= self._state_of(REGISTRY_KEYS.CAT_COVS_KEY)["mappings"]
         return known
-
-    @classmethod
-    def load(cls, dir_path: str, adata: AnnData | None = None, **kwargs: object) -> SCGMVAE:
-        """Load a saved model.
-
-        Parameters
-        ----------
-        dir_path
-            Folder that :meth:`save` wrote.
-        adata
-            Data with the genes of the model; a copy with the genes in the model's order is taken
-            where they are in another. ``None`` takes the data saved with the model, if any.
-        **kwargs
-            Further arguments of :meth:`scvi.model.base.BaseModelClass.load`.
-
-        Notes
-        -----
-        The file is a pickle, which can run code: load only files that you trust.
-        """
-        if adata is not None and adata is not False:
-            registry = cls.load_registry(dir_path, kwargs.get("prefix"))
-            genes = registry[scvi_constants._FIELD_REGISTRIES_KEY][REGISTRY_KEYS.X_KEY]
-            names = genes[scvi_constants._STATE_REGISTRY_KEY]["column_names"]
-            adata = match_genes(adata, names)
-        return super().load(dir_path, adata, **kwargs)
 
     @classmethod
     def _set_up_if_needed(cls, adata: AnnData) -> None:

@@ -26,6 +26,7 @@ from scgmvae.likelihoods import Likelihood
 from scgmvae.loading import MinibatchLoader
 from scgmvae.module import CGMVAE, Prior, Widths
 from scgmvae.results import ResultsMixin
+from scgmvae.saving import SavingMixin
 from scgmvae.training import StagedTrainingMixin
 from scgmvae.transfer import QueryMixin
 
@@ -43,6 +44,7 @@ class SCGMVAE(
     GenerationMixin,
     DecodingMixin,
     QueryMixin,
+    SavingMixin,
     RNASeqMixin,
     VAEMixin,
     BaseModelClass,

@@ -1,0 +1,438 @@
+"""Model files that cannot run code: tensors as safetensors, all else as JSON.
+
+A saved model is a folder with
+
+* ``model.json``: format, versions, names and SHA-256 of the other files, registry and settings;
+* ``model.<hash>.safetensors``: weights, and the larger arrays;
+* ``adata.<hash>.h5ad``, if the data were saved as well.
+
+The JSON file is written last and put in place by one rename. Until then it names the files of the
+model that was there before, so a save that is killed leaves that model whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import anndata
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.data import _constants as scvi_constants
+from scvi.model._utils import parse_device_args
+from scvi.model.base._save_load import _initialize_model, _validate_var_names
+from torch import Tensor
+
+from scgmvae.genes import match_genes
+
+if TYPE_CHECKING:
+    from scgmvae.model import SCGMVAE
+
+__all__ = ["FORMAT", "SavingMixin", "decode", "encode"]
+
+FORMAT = 1
+"""Version of the format. Raised when an older scgmvae could not read what this one writes."""
+
+KIND = "type"
+"""Key of a JSON object that stands for a value that JSON does not have."""
+
+ARRAY, WEIGHT = "array.", "weight."
+PICKLE = "model.pt"
+PACKAGES = ("scgmvae", "scvi-tools", "torch", "anndata")
+
+
+class SavingMixin:
+    """``save`` and ``load``."""
+
+    def save(
+        self,
+        dir_path: str | Path,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        **anndata_write_kwargs: object,
+    ) -> None:
+        """Save the model, in files that cannot run code when they are loaded.
+
+        Optimiser states are not saved.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to write into.
+        prefix
+            Prefix of the files' names, where several models share a folder.
+        overwrite
+            Write into a folder that exists. A model that it holds is replaced once the new one is
+            whole.
+        save_anndata
+            Save the data as well.
+        **anndata_write_kwargs
+            Further arguments of :meth:`anndata.AnnData.write_h5ad`.
+
+        Raises
+        ------
+        OSError
+            If the files cannot be written. What was there stays as it was.
+        TypeError
+            If the model holds something that has no place in JSON, as a category that is neither
+            number, string nor boolean.
+        ValueError
+            If the folder exists and ``overwrite`` is False, or there is no data to save.
+        """
+        folder, prefix = Path(dir_path), prefix or ""
+        if folder.exists() and not overwrite:
+            raise ValueError(
+                f"The folder must not exist yet, but {folder} does. Give another, or "
+                "overwrite=True."
+            )
+        if save_anndata and self.adata is None:
+            raise ValueError("save_anndata=True needs data, but this model was loaded without.")
+        attributes = {name: v for name, v in self._get_user_attributes() if name.endswith("_")}
+        arrays: dict[str, NDArray] = {}
+        content = {
+            "class": type(self).__name__,
+            "versions": {name: version(name) for name in PACKAGES},
+            "var_names": encode(np.asarray(self.get_var_names()), arrays),
+            "attributes": encode(attributes, arrays),
+        }
+        tensors = {ARRAY + name: torch.from_numpy(array) for name, array in arrays.items()}
+        weights = self.module.state_dict()
+        tensors |= {WEIGHT + k: v.detach().cpu().contiguous() for k, v in weights.items()}
+        writers = {"model.safetensors": lambda path: save_file(tensors, path)}
+        if save_anndata:
+            writers["adata.h5ad"] = lambda path: self.adata.write_h5ad(
+                path, **anndata_write_kwargs
+            )
+        try:
+            _write(folder, prefix, content, writers)
+        except (OSError, SafetensorError) as error:
+            raise OSError(
+                f"The model could not be saved in {folder}: {error}. A model that was there "
+                "before is as it was, and this one can be saved elsewhere."
+            ) from error
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | Path,
+        adata: AnnData | bool | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+        *,
+        allow_pickle: bool = False,
+        **kwargs: object,
+    ) -> SCGMVAE:
+        """Load a saved model.
+
+        Parameters
+        ----------
+        dir_path
+            Folder that :meth:`save` wrote.
+        adata
+            Data with the genes of the model; a copy with the genes in the model's order is taken
+            where they are in another. ``None`` takes the data saved with the model, if any;
+            ``False`` takes none.
+        accelerator, device
+            Where to put the model, as in Lightning; ``"auto"`` takes a GPU where there is one.
+        prefix
+            Prefix of the files' names.
+        allow_pickle
+            Read a model in scvi-tools' own format. Such a file can run any code when it is loaded:
+            allow it only where you trust who made it.
+        **kwargs
+            Further arguments of :meth:`scvi.model.base.BaseModelClass.load`, for a pickle alone.
+
+        Raises
+        ------
+        ValueError
+            If there is no model, it is of another class, of a newer format, a pickle, or damaged:
+            a file is missing or not what was written.
+        """
+        folder, prefix = Path(dir_path), prefix or ""
+        if not (folder / f"{prefix}model.json").exists():
+            _check_pickle(folder, prefix, allow_pickle)
+            if adata is not None and adata is not False:
+                registry = super().load_registry(str(folder), prefix)
+                adata = match_genes(adata, _gene_names(registry))
+            return super().load(str(folder), adata, accelerator, device, prefix=prefix, **kwargs)
+        if kwargs:
+            raise TypeError(f"load got arguments that it does not have: {', '.join(kwargs)}.")
+        _, _, target = parse_device_args(
+            accelerator, device, return_device="torch", validate_single_device=True
+        )
+        saved = _read(folder, prefix, cls.__name__)
+        registry = saved.attributes.pop("registry_")
+        if adata is None and saved.adata_path is not None:
+            adata = anndata.read_h5ad(saved.adata_path)
+        if isinstance(adata, AnnData):
+            adata = match_genes(adata, _gene_names(registry))
+            _validate_var_names(adata, saved.var_names)
+            setup = registry[scvi_constants._SETUP_ARGS_KEY]
+            cls.setup_anndata(adata, source_registry=registry, **setup)
+        else:
+            adata = None
+        model = _initialize_model(cls, adata, registry, saved.attributes, None)
+        model.module.on_load(model)
+        model.module.load_state_dict(saved.weights)
+        model.to_device(target)
+        model.module.eval()
+        if adata is not None:
+            model._validate_anndata(adata)
+        return model
+
+    @classmethod
+    def load_registry(cls, dir_path: str | Path, prefix: str | None = None) -> dict[str, object]:
+        """The registry of a saved model, without loading it.
+
+        Parameters
+        ----------
+        dir_path, prefix
+            As in :meth:`load`.
+
+        Raises
+        ------
+        ValueError
+            As in :meth:`load`; a pickle is not read.
+        """
+        folder, prefix = Path(dir_path), prefix or ""
+        if not (folder / f"{prefix}model.json").exists():
+            _check_pickle(folder, prefix, allow_pickle=False)
+        return _read(folder, prefix, cls.__name__).attributes["registry_"]
+
+    @classmethod
+    def view_setup_args(cls, dir_path: str | Path, prefix: str | None = None) -> None:
+        """Print the arguments of ``setup_anndata`` that a saved model was set up with.
+
+        Parameters
+        ----------
+        dir_path, prefix
+            As in :meth:`load`.
+        """
+        AnnDataManager.view_setup_method_args(cls.load_registry(dir_path, prefix))
+
+
+def _gene_names(registry: Mapping[str, dict]) -> NDArray:
+    genes = registry[scvi_constants._FIELD_REGISTRIES_KEY][REGISTRY_KEYS.X_KEY]
+    return genes[scvi_constants._STATE_REGISTRY_KEY]["column_names"]
+
+
+def _check_pickle(folder: Path, prefix: str, allow_pickle: bool) -> None:
+    """Raise where there is no pickle either, or it must not be read."""
+    if not (folder / f"{prefix}{PICKLE}").exists():
+        raise ValueError(
+            f"{folder} must hold a saved model, but there is no {prefix}model.json in it. Check "
+            "the folder and the prefix."
+        )
+    if not allow_pickle:
+        raise ValueError(
+            f"{folder / (prefix + PICKLE)} is a pickle, scvi-tools' format, which can run any "
+            "code when it is loaded. If you trust who made it, load it with allow_pickle=True and "
+            "save it again."
+        )
+
+
+# ------------------------------------------------------------------------------ files
+
+
+class _Saved(NamedTuple):
+    attributes: dict[str, object]
+    var_names: NDArray
+    weights: dict[str, Tensor]
+    adata_path: Path | None
+
+
+def _digest(content: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(
+    folder: Path, prefix: str, content: dict[str, object], writers: dict[str, Callable]
+) -> None:
+    """Write files beside what is there, then put the JSON file that names them in place."""
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    workshop = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    placed: list[Path] = []
+    try:
+        content["files"] = {}
+        for name, write in writers.items():
+            made = workshop / name
+            write(made)
+            digest = _digest_of_file(made)
+            stem, suffix = name.split(".")
+            final = folder / f"{prefix}{stem}.{digest[:12]}.{suffix}"
+            if not final.exists():  # else it is the very same
+                placed.append(final)
+            made.replace(final)
+            content["files"][name] = {"name": final.name, "sha256": digest}
+        document = {"format": FORMAT, "sha256": _digest(content), "content": content}
+        made = workshop / "model.json"
+        made.write_text(json.dumps(document))
+        made.replace(folder / f"{prefix}model.json")
+    except BaseException:
+        for path in placed:
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
+    _remove_replaced(folder, prefix, {entry["name"] for entry in content["files"].values()})
+
+
+def _remove_replaced(folder: Path, prefix: str, kept: set[str]) -> None:
+    """Remove the files of the model that was replaced."""
+    for path in folder.iterdir():
+        parts = path.name.removeprefix(prefix).split(".")
+        is_ours = len(parts) == 3 and (parts[0], parts[2]) in {
+            ("model", "safetensors"),
+            ("adata", "h5ad"),
+        }
+        if path.name.startswith(prefix) and is_ours and path.name not in kept:
+            path.unlink()
+
+
+def _read(folder: Path, prefix: str, class_name: str) -> _Saved:
+    """What a folder holds, checked against its checksums."""
+    path = folder / f"{prefix}model.json"
+    damaged = f"{path} is damaged: it is not what scgmvae wrote. Restore it from a copy."
+    try:
+        document = json.loads(path.read_text())
+        found, content = document["format"], document["content"]
+        if found > FORMAT:
+            raise ValueError(
+                f"{path} has format {found}, and this scgmvae reads formats up to {FORMAT}. "
+                "Update scgmvae."
+            )
+        if document["sha256"] != _digest(content):
+            raise ValueError(damaged)
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(damaged) from error
+    if content["class"] != class_name:
+        raise ValueError(
+            f"{path} must be a {class_name}, but it is a {content['class']}. Load it with that "
+            "class."
+        )
+    paths = {}
+    for name, entry in content["files"].items():
+        paths[name] = file = folder / Path(entry["name"]).name  # never outside of the folder
+        if not file.exists():
+            raise ValueError(f"{file} is missing: the model in {folder} is not whole.")
+        if _digest_of_file(file) != entry["sha256"]:
+            raise ValueError(
+                f"{file} is damaged: its SHA-256 is not the {entry['sha256'][:12]}… that was "
+                "written. Restore it from a copy."
+            )
+    tensors = load_file(paths["model.safetensors"])
+    arrays = {k.removeprefix(ARRAY): v.numpy() for k, v in tensors.items() if k.startswith(ARRAY)}
+    weights = {k.removeprefix(WEIGHT): v for k, v in tensors.items() if k.startswith(WEIGHT)}
+    return _Saved(
+        decode(content["attributes"], arrays),
+        decode(content["var_names"], arrays),
+        weights,
+        paths.get("adata.h5ad"),
+    )
+
+
+# ------------------------------------------------------------------------------ values
+
+
+def encode(value: object, arrays: dict[str, NDArray]) -> object:
+    """A value as JSON has it; arrays of numbers go into ``arrays`` and leave their name.
+
+    Parameters
+    ----------
+    value
+        Numbers, strings, ``None``, arrays, DataFrames, and lists, tuples and mappings of these.
+    arrays
+        Gets the arrays.
+
+    Raises
+    ------
+    TypeError
+        For any other value.
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, np.generic):
+        return {KIND: "scalar", "dtype": value.dtype.str, "value": encode(value.item(), arrays)}
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind in "biuf":
+            name = str(len(arrays))
+            arrays[name] = np.array(value, order="C")
+            return {KIND: "array", "name": name}
+        values = [encode(v, arrays) for v in value.ravel().tolist()]
+        return {KIND: "array", "dtype": value.dtype.str, "shape": value.shape, "values": values}
+    if isinstance(value, pd.DataFrame):
+        columns = [encode(value[name].to_numpy(), arrays) for name in value.columns]
+        return {
+            KIND: "frame",
+            "names": [encode(name, arrays) for name in value.columns],
+            "index": encode(value.index.to_numpy(), arrays),
+            "index_name": value.index.name,
+            "columns": columns,
+        }
+    if isinstance(value, list):
+        return [encode(v, arrays) for v in value]
+    if isinstance(value, tuple):
+        return {KIND: "tuple", "values": [encode(v, arrays) for v in value]}
+    if isinstance(value, Mapping):
+        items = [[encode(k, arrays), encode(v, arrays)] for k, v in value.items()]
+        return {KIND: "mapping", "items": items}
+    raise TypeError(
+        "A model file holds numbers, strings, arrays, tables, lists and mappings, but the model "
+        f"has {value!r}, a {type(value).__name__}."
+    )
+
+
+def decode(value: object, arrays: Mapping[str, NDArray]) -> object:
+    """The value that :func:`encode` was given.
+
+    Parameters
+    ----------
+    value
+        As parsed from JSON.
+    arrays
+        The arrays that it names.
+    """
+    if isinstance(value, list):
+        return [decode(v, arrays) for v in value]
+    if not isinstance(value, dict):
+        return value
+    kind = value[KIND]
+    if kind == "scalar":
+        return np.dtype(value["dtype"]).type(decode(value["value"], arrays))
+    if kind == "array" and "name" in value:
+        return arrays[value["name"]]
+    if kind == "array":
+        array = np.empty(len(value["values"]), dtype=value["dtype"])
+        array[:] = [decode(v, arrays) for v in value["values"]]
+        return array.reshape(value["shape"])
+    if kind == "frame":
+        index = pd.Index(decode(value["index"], arrays), name=value["index_name"])
+        columns = [decode(column, arrays) for column in value["columns"]]
+        frame = pd.DataFrame(dict(enumerate(columns)), index=index)
+        return frame.set_axis([decode(name, arrays) for name in value["names"]], axis=1)
+    if kind == "tuple":
+        return tuple(decode(v, arrays) for v in value["values"])
+    return {decode(k, arrays): decode(v, arrays) for k, v in value["items"]}
