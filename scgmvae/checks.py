@@ -97,9 +97,9 @@ def check_obs_names(adata: AnnData) -> None:
 
 
 def check_at_least(smallest: float, **values: float | None) -> None:
-    """Raise ``ValueError`` where a named number is below the smallest; ``None`` passes."""
+    """Raise ``ValueError`` where a number is below the smallest, or NaN; ``None`` passes."""
     for name, value in values.items():
-        if value is not None and value < smallest:
+        if value is not None and not value >= smallest:
             raise ValueError(f"{name} must be at least {smallest}, but it is {value!r}.")
 
 

@@ -73,7 +73,8 @@ class ComponentsMixin:
 
     def _names_of_clusters(self, n: int) -> NDArray[np.str_]:
         labels = self._label_names
-        numbers = (str(k) for k in count(len(labels)) if str(k) not in labels)
+        taken = set(labels) | {label.split(".")[0] for label in labels}  # "3.1" looks like a part
+        numbers = (str(k) for k in count(len(labels)) if str(k) not in taken)
         return np.array([*labels, *islice(numbers, max(0, n - len(labels)))])
 
     def _of_clusters(self, log_proba: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -227,7 +228,8 @@ class ComponentsMixin:
         Parameters
         ----------
         n
-            Number of clusters, labels among them.
+            Number of clusters, labels among them; there are fewer where fewer components have
+            cells.
         threshold
             In place of ``n``, where to stop. For ``"overlap"`` the least overlap, in (0, 1], that
             is merged, 0.3 by default; for ``"elbo"`` the most nats per cell that a merge may
@@ -329,9 +331,15 @@ class ComponentsMixin:
         loc, scale = self._drawn_components()
         if method == "overlap":
             return tree_by_overlap(bhattacharyya(loc, scale)[np.ix_(which, which)])
-        held_out = self.validation_indices
-        cells = slice(None) if held_out is None or not len(held_out) else held_out
+        cells = self._held_out_cells()
         proba = np.exp(posteriors["log_proba"][cells][:, which])
         variance = (scale.astype(float) ** 2).mean(0) + loc.var(0)
         z_loc, z_var = posteriors["z_loc"][cells], posteriors["z_var"][cells]
         return tree_by_elbo(proba, z_loc, z_var, loc.mean(0)[which], variance[which])
+
+    def _held_out_cells(self) -> NDArray[np.integer] | slice:
+        """Rows of the data that were not trained on, or all where there are none."""
+        parts = (self.train_indices, self.validation_indices, self.test_indices)
+        sizes = [0 if rows is None else len(rows) for rows in parts]
+        is_trained_on = sum(sizes) == self.adata.n_obs  # and no other data, as after loading
+        return self.validation_indices if is_trained_on and sizes[1] else slice(None)

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import cut_tree, linkage
+from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from scipy.special import rel_entr, xlogy
 
@@ -72,7 +72,8 @@ def bhattacharyya(loc: NDArray[np.floating], scale: NDArray[np.floating]) -> NDA
         variances = scale[:, i] ** 2 + scale[:, j] ** 2  # (S, L)
         log_overlap = 0.5 * np.log(2 * scale[:, i] * scale[:, j] / variances)
         log_overlap = log_overlap - (loc[:, i] - loc[:, j]) ** 2 / (4 * variances)
-        overlap[i, j] = overlap[j, i] = np.exp(log_overlap.sum(-1)).mean()
+        # rounding can put equal ones above 1
+        overlap[i, j] = overlap[j, i] = min(1.0, np.exp(log_overlap.sum(-1)).mean())
     return overlap
 
 
@@ -84,6 +85,8 @@ def tree_by_overlap(overlap: NDArray[np.floating]) -> NDArray[np.float64]:
     overlap
         Of each two components, ``(K, K)``.
     """
+    if len(overlap) == 1:
+        return np.zeros((0, 4))
     distance = -np.log(np.maximum(overlap, SMALLEST))
     np.fill_diagonal(distance, 0)
     return linkage(squareform(distance, checks=False), "average")
@@ -210,8 +213,14 @@ def levels_of(tree: NDArray[np.floating], names: Sequence[str]) -> pd.DataFrame:
     c  0  0  2
     """
     n = len(names)
-    codes = cut_tree(tree)[:, ::-1] if len(tree) else np.zeros((n, n), dtype=int)
-    return pd.DataFrame(codes, index=list(names), columns=range(1, n + 1))
+    cluster = np.arange(n)  # of each component, by its number in the tree
+    levels = {n: cluster.copy()} if n else {}
+    # scipy's cut_tree takes merges of equal height in an order of its own
+    for step, (i, j) in enumerate(tree[:, :2].astype(int)):
+        cluster[(cluster == i) | (cluster == j)] = n + step
+        order = pd.unique(cluster)
+        levels[n - 1 - step] = pd.Index(order).get_indexer(cluster)
+    return pd.DataFrame(levels, index=list(names))[sorted(levels)]
 
 
 def entropy_elbow(proba: NDArray[np.floating], levels: pd.DataFrame) -> int:

@@ -6,6 +6,7 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import f1_score
 
 from scgmvae.metrics import (
     calibration_error,
@@ -13,9 +14,10 @@ from scgmvae.metrics import (
     clustering_scores,
     mixing_scores,
     purity,
+    type_recovery,
 )
 
-FUNCTIONS = [clustering_accuracy, purity, clustering_scores]
+FUNCTIONS = [clustering_accuracy, purity, clustering_scores, type_recovery]
 
 # labels, clusters, ACC, purity: each value counted by hand.
 CASES = [
@@ -267,3 +269,52 @@ def test_mixing_scores_name_the_extra_that_they_need(monkeypatch):
         ImportError, match=r"needs scib-metrics: pip install 'scgmvae\[benchmark\]'"
     ):
         mixing_scores(*embedding(0))
+
+
+# ---------------------------------------------------------------------------------- recovery
+
+
+@pytest.mark.parametrize(
+    ("labels", "clusters", "expected"),
+    [
+        pytest.param("AABBB", "xxyyy", {"A": (2, "x", 1), "B": (3, "y", 1)}, id="all_found"),
+        # both types suit the same cluster best: it may be the best of two
+        pytest.param(
+            "ABBBB", "xxxxy", {"A": (1, "x", 2 / 5), "B": (4, "x", 6 / 8)}, id="one_for_two"
+        ),
+        # A-x: 2*2/(3+2) = 4/5, A-y: 2*1/(3+4) = 2/7; B-y: 2*3/(3+4) = 6/7; C-z: 1
+        pytest.param(
+            "AAABBBC",
+            "xxyyyyz",
+            {"C": (1, "z", 1), "A": (3, "x", 4 / 5), "B": (3, "y", 6 / 7)},
+            id="smallest_first",
+        ),
+        # most of A is in y, but x is its own: 2*2/(5+2) = 4/7 against 2*3/(5+8) = 6/13
+        pytest.param(
+            "AAAAABBBBB",
+            "xxyyyyyyyy",
+            {"A": (5, "x", 4 / 7), "B": (5, "y", 10 / 13)},
+            id="not_by_most_cells",
+        ),
+    ],
+)
+def test_type_recovery_by_hand(labels, clusters, expected):
+    table = type_recovery(list(labels), list(clusters))
+    assert table.index.name == "type"
+    assert table.index.tolist() == list(expected)
+    assert table["n_cells"].tolist() == [n for n, _, _ in expected.values()]
+    assert table["cluster"].tolist() == [cluster for _, cluster, _ in expected.values()]
+    np.testing.assert_allclose(table["F1"], [f1 for _, _, f1 in expected.values()])
+
+
+def test_type_recovery_is_the_best_f1_score_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    labels = rng.choice(4, size=200, p=[0.5, 0.3, 0.15, 0.05])
+    clusters = np.where(rng.random(200) < 0.6, labels, rng.integers(6, size=200))
+    table = type_recovery(labels, pd.Categorical(clusters.astype(str), list("9543210")))
+    assert table["n_cells"].is_monotonic_increasing
+    for label, row in table.iterrows():
+        scores = {str(k): f1_score(labels == label, clusters == k) for k in range(6)}
+        assert row["F1"] == pytest.approx(max(scores.values()))
+        assert row["cluster"] == max(scores, key=scores.get)
+        assert row["n_cells"] == (labels == label).sum()
