@@ -302,8 +302,6 @@ class ComponentsMixin:
         levels = levels_of(linkage, self._names_of_clusters(n_components)[free])
         if n is not None:
             n_left = min(n - n_labels, len(free))
-        elif len(free) < 2:
-            n_left = len(free)
         elif method == "entropy" and threshold is None:
             n_left = entropy_elbow(np.exp(posteriors["log_proba"])[:, free], levels)
         else:
@@ -316,7 +314,8 @@ class ComponentsMixin:
         if n_left:
             codes = levels[n_left].to_numpy()
             sizes = np.bincount(codes, weights=n_cells[free])
-            clusters[free] = n_labels + np.argsort(np.argsort(-sizes, kind="stable"))[codes]
+            rank = np.argsort(np.argsort(-sizes, kind="stable"))
+            clusters[free] = n_labels + rank[codes]
         self.component_clusters_ = clusters
         self._model_summary_string = self._summary()
         return ComponentTree(linkage, levels.set_axis(self.component_names[free], axis=0))
