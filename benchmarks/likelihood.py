@@ -44,7 +44,10 @@ def held_out(seed: int, short: bool, *, name: str) -> list[dict[str, object]]:
     for told, epochs in SCVI_EPOCHS.items():
         if short and epochs:
             continue
-        peer = tools.scvi_latent(train, seed, batch_key, max_epochs=epochs or n_epochs)
+        peer = tools.scvi_latent(
+            train, seed, batch_key, max_epochs=epochs or n_epochs, train_size=1.0
+        )
+        assert len(peer.train_indices) == len(model.train_indices) == train.n_obs
         theirs = peer.get_marginal_ll(test, n_mc_samples=n_samples, return_mean=False)
         theirs = np.asarray(theirs, dtype=float)
         difference = ours - theirs

@@ -44,10 +44,11 @@ def fit(name: str, resolution: float, seed: int, short: bool) -> tuple[scgmvae.S
     model = scgmvae.SCGMVAE(adata)
     default, partition.RESOLUTION = partition.RESOLUTION, resolution
     start = time.process_time()
-    model.train(seed=seed, enable_progress_bar=False, **({"max_epochs": 2} if short else {}))
-    seconds = time.process_time() - start
-    partition.RESOLUTION = default
-    return model, seconds
+    try:
+        model.train(seed=seed, enable_progress_bar=False, **({"max_epochs": 2} if short else {}))
+    finally:
+        partition.RESOLUTION = default
+    return model, time.process_time() - start
 
 
 def merged(seed: int, short: bool, *, name: str) -> list[dict[str, object]]:

@@ -4,13 +4,15 @@
 
 A row is a method on a data set with a seed. *given* are methods that are told K, the number of
 labels; *found* those that are not. The settings of a method are the same for all data sets, and
-all see the same genes. SCVI trains for 100 epochs: its default of 400 for few cells takes four
-times as long. Labels serve the scores alone; cells whose label is ``unknown`` are clustered but
-not scored.
+all see the same genes; scgmvae and SCVI are told the batches of sc_mixology and the condition of
+kang, which PCA cannot make use of. SCVI trains for 100 epochs: its default of 400 for few cells
+takes four times as long. Labels serve the scores alone; cells whose label is ``unknown`` are
+clustered but not scored.
 
 *seconds* are those of the processor, which other work on the machine lengthens less, for the whole
 way from counts to clusters, so the training of SCVI is counted in each of its rows. *peak_mb* is
-the largest resident size of the process on that way, packages and data included. *smallest* is the
+the largest resident size of the process while it makes the representation or finds the clusters,
+packages, data and what earlier methods left included. *smallest* is the
 number of cells of the smallest type that is recovered: its best cluster has F1 ≥ 0.7 for it.
 
 ``--partitions`` names the folder that gets the clusters of every run, for ``stability.py``. With

@@ -59,13 +59,14 @@ def _scvi(
     seed: int,
     batch_key: str | None,
     max_epochs: int | None,
+    train_size: float = 0.9,
     **settings: object,
 ) -> SCVI:
     scvi.settings.seed = seed
     adata = adata.copy()
     SCVI.setup_anndata(adata, batch_key=batch_key)
     model = SCVI(adata, **settings)
-    _train(model, max_epochs)
+    _train(model, max_epochs, train_size=train_size)
     return model
 
 
@@ -76,9 +77,12 @@ def scvi_latent(
     batch_key: str | None = None,
     n_latent: int = 10,
     max_epochs: int | None = None,
+    train_size: float = 0.9,
 ) -> SCVI:
     """SCVI with a negative binomial likelihood, otherwise with defaults."""
-    return _scvi(adata, seed, batch_key, max_epochs, n_latent=n_latent, gene_likelihood="nb")
+    return _scvi(
+        adata, seed, batch_key, max_epochs, train_size, n_latent=n_latent, gene_likelihood="nb"
+    )
 
 
 @quiet()

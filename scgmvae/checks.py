@@ -303,16 +303,18 @@ def check_n_components(n_components: int | None, n_obs: int, n_labels: int = 0) 
         )
 
 
-def check_key_added(key_added: str, setup: dict[str, object]) -> None:
+def check_key_added(setup: dict[str, object], key_added: str = "scgmvae") -> None:
     """Raise ``ValueError`` where writing back would overwrite a column the model reads."""
     registered = [value for name, value in setup.items() if name.endswith("_key") and value]
     for name in ("categorical_covariate_keys", "continuous_covariate_keys"):
         registered += setup[name] or []
-    if key_added in registered:
-        raise ValueError(
-            f"key_added={key_added!r} would overwrite a column that the model was set up with. "
-            "Choose another name."
-        )
+    for written in (key_added, *(f"{key_added}_{n}" for n in ("fine", "confidence", "novelty"))):
+        if written in registered:
+            raise ValueError(
+                f"key_added={key_added!r} would overwrite the obs column {written!r}, which the "
+                "model was set up with. Choose another key; train() writes under 'scgmvae', so "
+                "give the column another name before that."
+            )
 
 
 def check_guide(adata: AnnData, guide_key: str | None, n_components: int | None) -> None:

@@ -36,7 +36,7 @@ THRESHOLDS = {"overlap": 0.3, "elbo": 0.05}
 class ComponentsMixin:
     """Names of components and clusters, their table, and merging."""
 
-    component_clusters_: NDArray[np.int64] | None = None
+    component_clusters_: NDArray[np.int64] | None
     """Cluster of each component (K,), −1 where it is dropped; None before any merging."""
 
     @property
@@ -45,12 +45,16 @@ class ComponentsMixin:
 
         Components that were merged have their cluster's name and a number in it: cluster ``"3"``
         is of ``"3.0"`` and ``"3.1"``. Those that were dropped are ``"dropped.0"`` and so on.
-        Numbers that are themselves labels are left out.
+        Numbers that are themselves labels, or that a label starts with as a part's name would,
+        are left out.
         """
         if self.component_clusters_ is None:
             return self._names_of_clusters(self.n_components_ or 0)
         clusters = pd.Series(self.component_clusters_)
-        of_cluster = pd.Series([*self.cluster_names, "dropped"])  # the last one is at −1
+        dropped = "dropped"
+        while any(label.startswith(f"{dropped}.") for label in self._label_names):
+            dropped += "_"
+        of_cluster = pd.Series([*self.cluster_names, dropped])  # the last one is at −1
         names = of_cluster.to_numpy()[clusters]
         rank, size = clusters.groupby(clusters).cumcount(), clusters.map(clusters.value_counts())
         is_part = (size > 1) | (clusters < 0)
@@ -144,7 +148,7 @@ class ComponentsMixin:
         ``is_empty``, the ``nearest`` other component, its ``overlap``
         (:meth:`component_similarity`) and ``distance`` (of the means, in their pooled standard
         deviations, averaged over w). Where there are labels, ``label``, the commonest of its
-        cells, and ``label_share``.
+        cells, and ``label_share`` among those of its cells that have one.
 
         Raises
         ------
@@ -182,13 +186,24 @@ class ComponentsMixin:
         if labels_key is None:
             labels_key = self._labels_key_of(source)
         if labels_key is not None:
-            labels = source.obs[labels_key].astype(str).to_numpy()
-            counts = pd.crosstab(component, labels).reindex(range(n_components), fill_value=0)
-            largest = counts.max(axis=1).to_numpy()
-            label = np.where(largest > 0, counts.idxmax(axis=1).to_numpy(), None)
-            with np.errstate(invalid="ignore"):
-                table = table.assign(label=label, label_share=largest / n_cells)
+            shares = self._label_shares(component, source, labels_key)
+            largest = shares.max(axis=1).to_numpy()
+            label = np.where(np.isnan(largest), None, shares.fillna(0).idxmax(axis=1).to_numpy())
+            table = table.assign(label=label, label_share=largest)
         return table
+
+    def _label_shares(
+        self, component: NDArray[np.integer], adata: AnnData, labels_key: str
+    ) -> pd.DataFrame:
+        """Share of each label among the labelled cells of each component, NaN without any."""
+        labels = adata.obs[labels_key].astype(object)
+        labels = labels.where(labels.isna(), labels.astype(str)).to_numpy()
+        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
+        if labels_key == setup["labels_key"]:
+            labels = np.where(labels == setup["unlabeled_category"], None, labels)
+        counts = pd.crosstab(component, labels)
+        counts = counts.reindex(range(self.module.n_components), fill_value=0)
+        return counts.div(counts.sum(axis=1).replace(0, np.nan), axis=0)
 
     def _labels_key_of(self, adata: AnnData) -> str | None:
         """The obs column of labels that the model was set up with, where the data have it."""
@@ -222,8 +237,9 @@ class ComponentsMixin:
 
         Afterwards :meth:`predict` and ``obs["scgmvae"]`` have the clusters,
         ``predict(components=True)`` and ``obs["scgmvae_fine"]`` the components. The model itself
-        stays as it is, so merging can be done again with another number; ``n=K`` undoes it.
-        Components without cells are dropped. Those that carry labels stay apart.
+        stays as it is, so merging can be done again with another number; ``n=K`` makes each
+        component a cluster. Components without cells are dropped. Those that carry labels stay
+        apart. The numbers of clusters, and with them the names of components, are given anew.
 
         Parameters
         ----------
@@ -233,7 +249,7 @@ class ComponentsMixin:
         threshold
             In place of ``n``, where to stop. For ``"overlap"`` the least overlap, in (0, 1], that
             is merged, 0.3 by default; for ``"elbo"`` the most nats per cell that a merge may
-            cost, 0.05 by default; for ``"entropy"`` the height, in [0, 1], the default being the
+            cost, 0.05 by default; for ``"entropy"`` the height, in (0, 1], the default being the
             elbow of the entropy.
         method
             ``"overlap"``: average linkage of −log overlap of p(z|w,y,c)
@@ -274,6 +290,7 @@ class ComponentsMixin:
             raise RuntimeError("The model has no data to merge components by: load it with some.")
         if n is not None:
             checks.check_whole(1, n=n)
+        checks.check_key_added(self.registry_[scvi_constants._SETUP_ARGS_KEY])
         posteriors = self._posteriors()
         tree = self._merge(posteriors, n, threshold, method)
         self._write(self.adata, posteriors)
@@ -293,8 +310,8 @@ class ComponentsMixin:
         free = used[used >= n_labels]
         if n is not None and not (1 if n_labels == 0 else n_labels + (len(free) > 0)) <= n:
             raise ValueError(
-                f"n must be above the number of labels, {n_labels}, because components that carry "
-                f"labels stay apart; received {n}."
+                f"n must be at least {n_labels + (len(free) > 0)}, because the {n_labels} "
+                f"components that carry labels stay apart; received {n}."
             )
         if n is not None and n > n_components:
             raise ValueError(f"n must be at most K, {n_components}, but it is {n}.")
@@ -338,7 +355,9 @@ class ComponentsMixin:
 
     def _held_out_cells(self) -> NDArray[np.integer] | slice:
         """Rows of the data that were not trained on, or all where there are none."""
+        if getattr(self, "trainer", None) is None:  # loaded, perhaps with other data
+            return slice(None)
         parts = (self.train_indices, self.validation_indices, self.test_indices)
         sizes = [0 if rows is None else len(rows) for rows in parts]
-        is_trained_on = sum(sizes) == self.adata.n_obs  # and no other data, as after loading
+        is_trained_on = sum(sizes) == self.adata.n_obs
         return self.validation_indices if is_trained_on and sizes[1] else slice(None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -24,9 +23,6 @@ from scgmvae.genes import match_genes
 from scgmvae.images import check_same_shape, pixel_scale
 from scgmvae.label_field import LabelsField
 from scgmvae.likelihoods import COUNT_LIKELIHOODS, Likelihood
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 

@@ -361,10 +361,15 @@ class GenerationMixin:
         if not np.isin(components, numbers).any():
             raise ValueError(
                 "component must have cells in the training data, but "
-                f"{str(names[numbers[0]])!r} is empty. Those with cells are: "
+                f"{_asked_for(component, names)!r} is empty. Those with cells are: "
                 f"{checks.listed(used)}."
             )
         return numbers
+
+
+def _asked_for(component: str | int, names: NDArray[np.str_]) -> str:
+    """The name of what was asked for by name or number."""
+    return component if isinstance(component, str) else str(names[component])
 
 
 def _columns(conditions: Sequence[Condition], index: pd.Index) -> dict[str, pd.Series]:

@@ -138,8 +138,10 @@ def tree_by_elbo(
 ) -> NDArray[np.float64]:
     """Merge the pair that costs least of the ELBO when one Gaussian takes the place of two.
 
-    That Gaussian has the mean and variance of the two together. The height is what the ELBO of a
-    cell falls by on average, in nats; all but the terms of z and y stays.
+    That Gaussian has the mean and variance of the two together. The height is about what the ELBO
+    of a cell falls by on average, in nats, in the terms of z and y: w is averaged out of the
+    components, their weights are their shares of the cells, and a height below that of an earlier
+    merge, or below 0, is raised to it.
 
     Parameters
     ----------

@@ -278,7 +278,7 @@ class SCGMVAE(
         self._check_if_trained(warn=False)
         target = self.adata if adata is None else adata
         checks.check_not_view(target)
-        checks.check_key_added(key_added, self.registry_[scvi_constants._SETUP_ARGS_KEY])
+        checks.check_key_added(self.registry_[scvi_constants._SETUP_ARGS_KEY], key_added)
         self._write(target, self._posteriors(adata), key_added)
 
     def _write(

@@ -146,7 +146,7 @@ def components(model: SCGMVAE, labels_key: str | None = None) -> Figure:
     Returns
     -------
     Figure: the tree by overlap over the heat map of :meth:`scgmvae.SCGMVAE.component_similarity`,
-    and the share of each component's cells that have a label.
+    and the share of each label among the labelled cells of a component.
 
     Raises
     ------
@@ -161,9 +161,8 @@ def components(model: SCGMVAE, labels_key: str | None = None) -> Figure:
     check_columns(model.adata, labels_key=labels_key)
     shares = None
     if labels_key is not None:
-        cells = pd.Categorical(model.predict(components=True), list(names))
-        labels = model.adata.obs[labels_key].astype(str).to_numpy()
-        shares = pd.crosstab(cells, labels, normalize="index", dropna=False).reindex(names)
+        component = pd.Categorical(model.predict(components=True), list(names)).codes
+        shares = model._label_shares(component, model.adata, labels_key).set_axis(names).fillna(0)
     side = 0.28 * n + 1.2
     widths = [side, 0.28 * (0 if shares is None else shares.shape[1]) + 1.2]
     longest = max(map(len, [*names, *([] if shares is None else shares.columns)]))
@@ -189,7 +188,7 @@ def components(model: SCGMVAE, labels_key: str | None = None) -> Figure:
         axes[0, 0].set_xlim(-0.5, n - 0.5)
     panels = [(overlap.iloc[order, order], "overlap", "component")]
     if shares is not None:
-        panels.append((shares.iloc[order], "share of the component's cells", labels_key))
+        panels.append((shares.iloc[order], "share of the component's labelled cells", labels_key))
     for axis, (table, title, x_label) in zip(axes[1], panels, strict=True):
         image = axis.imshow(table.to_numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axis.set_xticks(range(table.shape[1]), table.columns, rotation=90, fontsize=8)

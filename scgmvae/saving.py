@@ -16,6 +16,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -94,6 +95,11 @@ class SavingMixin:
             If the folder exists and ``overwrite`` is False, or there is no data to save.
         """
         folder, prefix = Path(dir_path), prefix or ""
+        if Path(prefix).name != prefix:
+            raise ValueError(
+                f"prefix must be the beginning of a file name, but it is {prefix!r}. Name folders "
+                "in dir_path."
+            )
         if folder.exists() and not overwrite:
             raise ValueError(
                 f"The folder must not exist yet, but {folder} does. Give another, or "
@@ -107,7 +113,7 @@ class SavingMixin:
             "class": type(self).__name__,
             "versions": {name: version(name) for name in PACKAGES},
             "var_names": encode(np.asarray(self.get_var_names()), arrays),
-            "attributes": encode(attributes, arrays),
+            "attributes": {name: _encode(name, v, arrays) for name, v in attributes.items()},
         }
         tensors = {ARRAY + name: torch.from_numpy(array) for name, array in arrays.items()}
         weights = self.module.state_dict()
@@ -163,6 +169,11 @@ class SavingMixin:
             If there is no model, it is of another class, of a newer format, a pickle, or damaged:
             a file is missing or not what was written.
         """
+        if not (adata is None or adata is False or isinstance(adata, AnnData)):
+            raise ValueError(
+                f"adata must be an AnnData, None or False, but it is a {type(adata).__name__}. "
+                "Read a file with anndata.read_h5ad first."
+            )
         folder, prefix = Path(dir_path), prefix or ""
         if not (folder / f"{prefix}model.json").exists():
             _check_pickle(folder, prefix, allow_pickle)
@@ -179,6 +190,13 @@ class SavingMixin:
         registry = saved.attributes.pop("registry_")
         if adata is None and saved.adata_path is not None:
             adata = anndata.read_h5ad(saved.adata_path)
+        elif adata is None:
+            warnings.warn(
+                "No data were saved with the model and none are given, so it is loaded without. "
+                "adata=False asks for that.",
+                UserWarning,
+                stacklevel=2,
+            )
         if isinstance(adata, AnnData):
             adata = match_genes(adata, _gene_names(registry))
             _validate_var_names(adata, saved.var_names)
@@ -191,6 +209,7 @@ class SavingMixin:
         model.module.load_state_dict(saved.weights)
         model.to_device(target)
         model.module.eval()
+        model._model_summary_string = model._summary()
         if adata is not None:
             model._validate_anndata(adata)
         return model
@@ -271,6 +290,8 @@ def _write(
     """Write files beside what is there, then put the JSON file that names them in place."""
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    document_path = folder / f"{prefix}model.json"
+    replaced = _named_in(document_path)
     workshop = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     placed: list[Path] = []
     try:
@@ -288,28 +309,49 @@ def _write(
         document = {"format": FORMAT, "sha256": _digest(content), "content": content}
         made = workshop / "model.json"
         made.write_text(json.dumps(document))
-        made.replace(folder / f"{prefix}model.json")
+        made.replace(document_path)
     except BaseException:
+        kept = _named_in(document_path)  # an interrupt can come after the last rename
         for path in placed:
-            path.unlink(missing_ok=True)
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
         raise
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
         if is_new and not any(folder.iterdir()):
             folder.rmdir()
-    _remove_replaced(folder, prefix, {entry["name"] for entry in content["files"].values()})
+    for name in replaced - _named_in(document_path):
+        (folder / name).unlink(missing_ok=True)
+    for left in folder.glob(".saving-*"):  # by saves that were killed
+        shutil.rmtree(left, ignore_errors=True)
 
 
-def _remove_replaced(folder: Path, prefix: str, kept: set[str]) -> None:
-    """Remove the files of the model that was replaced."""
-    for path in folder.iterdir():
-        parts = path.name.removeprefix(prefix).split(".")
-        is_ours = len(parts) == 3 and (parts[0], parts[2]) in {
-            ("model", "safetensors"),
-            ("adata", "h5ad"),
-        }
-        if path.name.startswith(prefix) and is_ours and path.name not in kept:
-            path.unlink()
+def _named_in(document_path: Path) -> set[str]:
+    """Names of the files that belong to a saved model; none where there is no model."""
+    try:
+        entries = json.loads(document_path.read_text())["content"]["files"].values()
+        return {entry["name"] for entry in entries if _is_plain(entry["name"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def _is_plain(name: object) -> bool:
+    """Whether a file of that name lies in the folder itself."""
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
+
+
+def _check_content(content: dict[str, object]) -> None:
+    """Raise ``TypeError`` where the document is not built as :meth:`SavingMixin.save` does."""
+    files, attributes = content["files"], content["attributes"]
+    is_sound = (
+        "model.safetensors" in files
+        and all(_is_plain(e["name"]) and isinstance(e["sha256"], str) for e in files.values())
+        and all(name.endswith("_") and name.isidentifier() for name in attributes)
+        and "registry_" in attributes
+        and {"class", "var_names"} <= content.keys()
+    )
+    if not is_sound:
+        raise TypeError("the document is not one of a model")
 
 
 def _read(folder: Path, prefix: str, class_name: str) -> _Saved:
@@ -319,6 +361,8 @@ def _read(folder: Path, prefix: str, class_name: str) -> _Saved:
     try:
         document = json.loads(path.read_text())
         found, content = document["format"], document["content"]
+        if isinstance(found, int) and found <= FORMAT:
+            _check_content(content)
         if found > FORMAT:
             raise ValueError(
                 f"{path} has format {found}, and this scgmvae reads formats up to {FORMAT}. "
@@ -326,7 +370,13 @@ def _read(folder: Path, prefix: str, class_name: str) -> _Saved:
             )
         if document["sha256"] != _digest(content):
             raise ValueError(damaged)
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        UnicodeDecodeError,
+        json.JSONDecodeError,
+    ) as error:
         raise ValueError(damaged) from error
     if content["class"] != class_name:
         raise ValueError(
@@ -335,7 +385,7 @@ def _read(folder: Path, prefix: str, class_name: str) -> _Saved:
         )
     paths = {}
     for name, entry in content["files"].items():
-        paths[name] = file = folder / Path(entry["name"]).name  # never outside of the folder
+        paths[name] = file = folder / entry["name"]
         if not file.exists():
             raise ValueError(f"{file} is missing: the model in {folder} is not whole.")
         if _digest_of_file(file) != entry["sha256"]:
@@ -347,7 +397,7 @@ def _read(folder: Path, prefix: str, class_name: str) -> _Saved:
     arrays = {k.removeprefix(ARRAY): v.numpy() for k, v in tensors.items() if k.startswith(ARRAY)}
     weights = {k.removeprefix(WEIGHT): v for k, v in tensors.items() if k.startswith(WEIGHT)}
     return _Saved(
-        decode(content["attributes"], arrays),
+        {name: decode(value, arrays) for name, value in content["attributes"].items()},
         decode(content["var_names"], arrays),
         weights,
         paths.get("adata.h5ad"),
@@ -355,6 +405,18 @@ def _read(folder: Path, prefix: str, class_name: str) -> _Saved:
 
 
 # ------------------------------------------------------------------------------ values
+
+
+def _encode(attribute: str, value: object, arrays: dict[str, NDArray]) -> object:
+    try:
+        return encode(value, arrays)
+    except TypeError as error:
+        raise TypeError(
+            "A model file holds numbers, strings, arrays, tables, lists and mappings, but "
+            f"{attribute} of the model has {error}. If it is a category of an obs column, make "
+            "that column one of strings and set the data up anew; or keep a pickle, with "
+            "scvi.model.base.BaseModelClass.save(model, folder)."
+        ) from error
 
 
 def encode(value: object, arrays: dict[str, NDArray]) -> object:
@@ -382,7 +444,8 @@ def encode(value: object, arrays: dict[str, NDArray]) -> object:
             arrays[name] = np.array(value, order="C")
             return {KIND: "array", "name": name}
         values = [encode(v, arrays) for v in value.ravel().tolist()]
-        return {KIND: "array", "dtype": value.dtype.str, "shape": value.shape, "values": values}
+        kind = "U" if value.dtype.kind == "U" else "O"
+        return {KIND: "array", "kind": kind, "shape": value.shape, "values": values}
     if isinstance(value, pd.DataFrame):
         columns = [encode(value[name].to_numpy(), arrays) for name in value.columns]
         return {
@@ -399,10 +462,7 @@ def encode(value: object, arrays: dict[str, NDArray]) -> object:
     if isinstance(value, Mapping):
         items = [[encode(k, arrays), encode(v, arrays)] for k, v in value.items()]
         return {KIND: "mapping", "items": items}
-    raise TypeError(
-        "A model file holds numbers, strings, arrays, tables, lists and mappings, but the model "
-        f"has {value!r}, a {type(value).__name__}."
-    )
+    raise TypeError(f"{value!r}, a {type(value).__name__}")
 
 
 def decode(value: object, arrays: Mapping[str, NDArray]) -> object:
@@ -425,8 +485,11 @@ def decode(value: object, arrays: Mapping[str, NDArray]) -> object:
     if kind == "array" and "name" in value:
         return arrays[value["name"]]
     if kind == "array":
-        array = np.empty(len(value["values"]), dtype=value["dtype"])
-        array[:] = [decode(v, arrays) for v in value["values"]]
+        values = [decode(v, arrays) for v in value["values"]]
+        if value["kind"] == "U":
+            return np.array(values, dtype=str).reshape(value["shape"])
+        array = np.empty(len(values), dtype=object)
+        array[:] = values
         return array.reshape(value["shape"])
     if kind == "frame":
         index = pd.Index(decode(value["index"], arrays), name=value["index_name"])

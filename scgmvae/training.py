@@ -89,7 +89,7 @@ class StagedTrainingMixin:
         guide_weight
             Weight of the cross-entropy to the starting partition at the start of the joint stage,
             in nats per nat; it falls to 0 over the first two thirds of the stage. ``None`` is 10;
-            of images 0.64 for each pixel, and it falls until the end.
+            of images 0.64 for each value of x, and it falls until the end.
         balance_key
             obs column whose groups come up equally often in training, however rare they are. Cells
             without a label come up as often as without balancing where it is the column of labels.
@@ -114,7 +114,7 @@ class StagedTrainingMixin:
         plan_kwargs
             Further arguments of :class:`~scgmvae.plan.StagedTrainingPlan`, for example ``lr``, or
             ``classification_weight``, that of the cross-entropy of labelled cells (default 1, of
-            images 0.64 for each pixel).
+            images 0.64 for each value of x).
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`.
 
@@ -142,6 +142,7 @@ class StagedTrainingMixin:
                 "one has none that the reference does not know. Read its results without training."
             )
         is_first = not self.is_trained_
+        checks.check_key_added(self.registry_[scvi_constants._SETUP_ARGS_KEY])
         checks.check_columns(self.adata, guide_key=guide_key, balance_key=balance_key)
         checks.check_at_least(1, max_epochs=max_epochs, batch_size=batch_size)
         checks.check_at_least(0, pretrain_epochs=pretrain_epochs, guide_weight=guide_weight)

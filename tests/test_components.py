@@ -592,7 +592,9 @@ def test_bad_arguments_change_neither_model_nor_data(model, settings, words):
 @pytest.mark.parametrize("n", [1, 2])
 def test_there_are_more_clusters_than_labels(labelled, n):
     obs = labelled.adata.obs.copy()
-    with pytest.raises(ValueError, match=f"above the number of labels, 2.*received {n}"):
+    with pytest.raises(
+        ValueError, match=f"n must be at least 3, because the 2 components.*received {n}"
+    ):
         labelled.merge_components(n)
     assert labelled.component_clusters_ is None
     pd.testing.assert_frame_equal(labelled.adata.obs, obs)
@@ -668,7 +670,9 @@ def test_the_figure_shows_overlaps_in_the_order_of_their_tree(model, merged):
 
 @pytest.mark.usefixtures("no_window_and_no_new_settings")
 def test_the_figure_shows_which_labels_the_cells_of_each_component_have(model):
-    shares = heat_maps(pl.components(model, "component"))["share of the component's cells"]
+    shares = heat_maps(pl.components(model, "component"))[
+        "share of the component's labelled cells"
+    ]
     assert shares.index.tolist() == order_of(model)
     assert shares.columns.tolist() == ["component_0", "component_1", "component_2"]
     np.testing.assert_allclose(shares.sum(axis=1), 1)
@@ -684,14 +688,51 @@ def test_the_figure_takes_the_labels_of_the_setup_and_shows_what_is_empty(labell
     avoid(labelled, 5, by=1e4)
     labelled.merge_components(3)
     maps = heat_maps(pl.components(labelled))
-    assert list(maps) == ["overlap", "share of the component's cells"]
-    shares = maps["share of the component's cells"]
-    assert shares.columns.tolist() == ["component_0", "component_1", "unknown"]
+    assert list(maps) == ["overlap", "share of the component's labelled cells"]
+    shares = maps["share of the component's labelled cells"]
+    assert shares.columns.tolist() == ["component_0", "component_1"]
     assert shares.index.tolist() == maps["overlap"].index.tolist()
-    expected = pd.Series(1.0, shares.index)
-    expected[[name for name in shares.index if name.startswith("dropped")]] = 0.0
-    assert expected["dropped.0"] == 0
+    has_label = (labelled.adata.obs["label"] != "unknown").to_numpy()
+    named = set(labelled.predict(components=True)[has_label])
+    assert 2 <= len(named) < len(shares)
+    expected = [float(name in named) for name in shares.index]
     np.testing.assert_allclose(shares.sum(axis=1), expected)
+
+
+def test_the_table_leaves_out_cells_without_a_label(labelled):
+    table = labelled.component_table()
+    component = labelled.predict(components=True)
+    labels = labelled.adata.obs["label"].to_numpy()
+    for name, row in table.iterrows():
+        own = pd.Series(labels[(component == name) & (labels != "unknown")])
+        if own.empty:
+            assert row["label"] is None
+            assert np.isnan(row["label_share"])
+        else:
+            shares = own.value_counts(normalize=True)
+            assert row["label"] == shares.index[0]
+            assert row["label_share"] == pytest.approx(shares.iloc[0])
+
+
+def test_a_column_of_the_setup_is_not_overwritten(counts, make_model, train):
+    adata = counts.copy()
+    adata.obs["scgmvae_fine"] = adata.obs["component"]
+    model = make_model(adata, {"labels_key": "scgmvae_fine"})
+    before = adata.obs.copy()
+    with pytest.raises(ValueError, match="overwrite the obs column 'scgmvae_fine'"):
+        train(model)
+    pd.testing.assert_frame_equal(adata.obs, before)
+
+
+def test_labels_like_the_name_of_what_is_dropped_keep_names_apart(counts, make_model, train):
+    adata = counts.copy()
+    names = {"component_0": "dropped.0", "component_1": "b", "component_2": "unknown"}
+    adata.obs["label"] = adata.obs["component"].astype(str).map(names)
+    model = train(make_model(adata, {"labels_key": "label"}, n_components=5), **LONGER)
+    avoid(model, 4, by=1e4)
+    model.merge_components(5)
+    assert "dropped_.0" in model.component_names
+    assert len(set(model.component_names)) == 5
 
 
 @pytest.mark.usefixtures("no_window_and_no_new_settings")
@@ -700,6 +741,6 @@ def test_the_figure_of_one_component_has_no_tree(single):
     maps = heat_maps(figure)
     assert maps["overlap"].to_dict() == {"0": {"0": 1.0}}
     expected = single.adata.obs["batch"].value_counts(normalize=True)
-    (row,) = maps["share of the component's cells"].to_dict("records")
+    (row,) = maps["share of the component's labelled cells"].to_dict("records")
     assert row == pytest.approx(expected.to_dict())
     assert not figure.axes[0].lines

@@ -128,6 +128,59 @@ def test_the_arguments_of_the_setup_can_be_seen(folder, capsys):
     assert "type" in shown
 
 
+def test_files_of_others_stay_when_a_model_is_overwritten(other, folder):
+    others = ["adata.raw.h5ad", "model.v1.safetensors", "notes.txt"]
+    for name in others:
+        (folder / name).write_text("mine")
+    (folder / ".saving-old").mkdir()  # of a save that was killed
+    other.save(folder, overwrite=True)
+    assert all((folder / name).read_text() == "mine" for name in others)
+    assert len(list(folder.iterdir())) == len(others) + 2
+    assert not (folder / ".saving-old").exists()
+
+
+def test_a_prefix_is_no_folder(model, tmp_path):
+    with pytest.raises(ValueError, match="beginning of a file name.*'sub/a_'"):
+        model.save(tmp_path / "model", prefix="sub/a_")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("adata", ["data.h5ad", True])
+def test_what_is_no_data_is_not_taken_for_it(folder, adata):
+    with pytest.raises(ValueError, match="adata must be an AnnData.*read_h5ad"):
+        SCGMVAE.load(folder, adata)
+
+
+def test_a_model_without_its_data_is_loaded_with_a_warning(model, tmp_path):
+    model.save(tmp_path / "model")
+    with pytest.warns(UserWarning, match="loaded without"):
+        assert SCGMVAE.load(tmp_path / "model").adata is None
+
+
+def test_a_category_that_json_lacks_is_named_with_a_remedy(counts, make_model, tmp_path):
+    adata = counts.copy()
+    adata.obs["age"] = pd.cut(np.arange(adata.n_obs), 2)
+    model = make_model(adata, {"batch_key": "age"})
+    with pytest.raises(TypeError, match="registry_ of the model has Interval.*strings"):
+        model.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_interrupt_after_the_last_rename_leaves_the_new_model(other, folder, monkeypatch):
+    replace = Path.replace
+
+    def interrupted(self, target):
+        replace(self, target)
+        if Path(target).name == "model.json":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            other.save(folder, overwrite=True)
+    assert_same(SCGMVAE.load(folder, other.adata.copy(), accelerator="cpu"), other)
+
+
 def test_models_share_a_folder_under_prefixes(model, other, tmp_path):
     model.save(tmp_path / "both", prefix="a_")
     other.save(tmp_path / "both", prefix="b_", overwrite=True)
@@ -230,14 +283,35 @@ def test_another_class_is_named(folder):
         SCGMVAE.load(folder)
 
 
-def test_files_outside_of_the_folder_are_not_read(folder):
-    def point_outside(document):
-        entry = document["content"]["files"]["model.safetensors"]
-        shutil.move(folder / entry["name"], folder.parent / "outside.safetensors")
-        entry["name"] = "../outside.safetensors"
+def point_outside(document):
+    document["content"]["files"]["model.safetensors"]["name"] = "../outside.safetensors"
 
-    rewrite(folder, point_outside)
-    with pytest.raises(ValueError, match="missing"):
+
+def point_at_the_folder(document):
+    document["content"]["files"]["model.safetensors"]["name"] = ".."
+
+
+def overwrite_a_method(document):
+    document["content"]["attributes"]["to_device"] = "x"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        point_outside,
+        point_at_the_folder,
+        overwrite_a_method,
+        pytest.param(lambda document: document["content"].pop("files"), id="no_files"),
+        pytest.param(lambda document: document["content"].pop("class"), id="no_class"),
+        pytest.param(lambda document: document.update(content=[1, 2]), id="no_content"),
+        pytest.param(lambda document: document.update(format="x"), id="no_number"),
+    ],
+)
+def test_a_document_that_is_not_of_a_model_is_refused(folder, change):
+    for path in folder.glob("*.safetensors"):
+        shutil.copy(path, folder.parent / "outside.safetensors")
+    rewrite(folder, change)
+    with pytest.raises(ValueError, match=r"model\.json is damaged"):
         SCGMVAE.load(folder)
 
 
