@@ -253,9 +253,11 @@ class ComponentsMixin:
             elbow of the entropy.
         method
             ``"overlap"``: average linkage of −log overlap of p(z|w,y,c)
-            (:meth:`component_similarity`). ``"entropy"``: the pair between which the cells'
-            posteriors are least decided. ``"elbo"``: the pair that costs least of the ELBO when
-            one Gaussian takes the place of two, on held-out cells if there are any.
+            (:meth:`component_similarity`), the safest where the number of clusters is open.
+            ``"entropy"``: the pair between which the cells' posteriors are least decided.
+            ``"elbo"``: the pair that costs least of the ELBO when one Gaussian takes the place of
+            two, on held-out cells if there are any; the best where ``n`` is given
+            (``benchmarks/merging.py``).
 
         Returns
         -------
