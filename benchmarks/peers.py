@@ -6,7 +6,8 @@ A row is a method on a data set with a seed. *given* are methods that are told K
 labels; *found* those that are not. The settings of a method are the same for all data sets, and
 all see the same genes; scgmvae and SCVI are told the batches of sc_mixology and the condition of
 kang, which PCA cannot make use of. SCVI trains for 100 epochs: its default of 400 for few cells
-takes four times as long. Labels serve the scores alone; cells whose label is ``unknown`` are
+takes four times as long. It keeps a tenth of the cells for validation, its default, while scgmvae
+trains on all. Labels serve the scores alone; cells whose label is ``unknown`` are
 clustered but not scored.
 
 *seconds* are those of the processor, which other work on the machine lengthens less, for the whole
