@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import matplotlib
+import matplotlib as mpl
 
-matplotlib.use("Agg")  # no window opens, with or without a display
+mpl.use("Agg")  # no window opens, with or without a display
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -29,6 +30,20 @@ def same_number_of_threads():
     n_threads = torch.get_num_threads()
     yield
     torch.set_num_threads(n_threads)
+
+
+@pytest.fixture
+def no_window_and_no_new_settings(monkeypatch):
+    """No figure is shown, and matplotlib's settings stay as they are."""
+
+    def show(*args, **kwargs):
+        raise AssertionError("the figure was shown")
+
+    monkeypatch.setattr(plt, "show", show)
+    before = dict(mpl.rcParams)
+    yield
+    plt.close("all")
+    assert dict(mpl.rcParams) == before
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,6 @@
 """Tests of components and clusters: overlap, table, merging, what it writes, and its figure."""
 
 import anndata
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -612,20 +610,6 @@ def test_without_trained_components_there_is_nothing_to_merge(
 
 
 # ------------------------------------------------------------------------------------ figure
-
-
-@pytest.fixture
-def no_window_and_no_new_settings(monkeypatch):
-    """No figure is shown, and matplotlib's settings stay as they are."""
-
-    def show(*args, **kwargs):
-        raise AssertionError("the figure was shown")
-
-    monkeypatch.setattr(plt, "show", show)
-    before = dict(mpl.rcParams)
-    yield
-    plt.close("all")
-    assert dict(mpl.rcParams) == before
 
 
 def heat_maps(figure):

@@ -1,26 +1,12 @@
 """Tests of scgmvae.plotting: what a figure shows, and that nothing else changes."""
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 import scgmvae
 
-
-@pytest.fixture(autouse=True)
-def no_window_and_no_new_settings(monkeypatch):
-    """No figure is shown, and matplotlib's settings stay as they are."""
-
-    def show(*args, **kwargs):
-        raise AssertionError("the figure was shown")
-
-    monkeypatch.setattr(plt, "show", show)
-    before = dict(mpl.rcParams)
-    yield
-    plt.close("all")
-    assert dict(mpl.rcParams) == before
+pytestmark = pytest.mark.usefixtures("no_window_and_no_new_settings")
 
 
 def panels(figure):

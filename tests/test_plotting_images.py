@@ -1,6 +1,5 @@
 """Tests of scgmvae.plotting: figures of images, of the latent, and of its size."""
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -16,18 +15,7 @@ N, H, W = 120, 8, 8
 SMALL = {"n_hidden": 16, "n_components": 3, "n_latent_w": 2}
 
 
-@pytest.fixture(autouse=True)
-def no_window_and_no_new_settings(monkeypatch):
-    """No figure is shown, and matplotlib's settings stay as they are."""
-
-    def show(*args, **kwargs):
-        raise AssertionError("the figure was shown")
-
-    monkeypatch.setattr(plt, "show", show)
-    before = dict(mpl.rcParams)
-    yield
-    plt.close("all")
-    assert dict(mpl.rcParams) == before
+pytestmark = pytest.mark.usefixtures("no_window_and_no_new_settings")
 
 
 @pytest.fixture(scope="module")
