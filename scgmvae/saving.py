@@ -186,7 +186,7 @@ class SavingMixin:
         _, _, target = parse_device_args(
             accelerator, device, return_device="torch", validate_single_device=True
         )
-        saved = _read(folder, prefix, cls.__name__)
+        saved = _read(folder, prefix, cls.__name__, with_data=adata is None)
         registry = saved.attributes.pop("registry_")
         if adata is None and saved.adata_path is not None:
             adata = anndata.read_h5ad(saved.adata_path)
@@ -231,7 +231,7 @@ class SavingMixin:
         folder, prefix = Path(dir_path), prefix or ""
         if not (folder / f"{prefix}model.json").exists():
             _check_pickle(folder, prefix, allow_pickle=False)
-        return _read(folder, prefix, cls.__name__).attributes["registry_"]
+        return _read(folder, prefix, cls.__name__, with_data=False).attributes["registry_"]
 
     @classmethod
     def view_setup_args(cls, dir_path: str | Path, prefix: str | None = None) -> None:
@@ -354,8 +354,8 @@ def _check_content(content: dict[str, object]) -> None:
         raise TypeError("the document is not one of a model")
 
 
-def _read(folder: Path, prefix: str, class_name: str) -> _Saved:
-    """What a folder holds, checked against its checksums."""
+def _read(folder: Path, prefix: str, class_name: str, with_data: bool) -> _Saved:
+    """What a folder holds, checked against its checksums; large data only where they are read."""
     path = folder / f"{prefix}model.json"
     damaged = f"{path} is damaged: it is not what scgmvae wrote. Restore it from a copy."
     try:
@@ -385,6 +385,8 @@ def _read(folder: Path, prefix: str, class_name: str) -> _Saved:
         )
     paths = {}
     for name, entry in content["files"].items():
+        if name == "adata.h5ad" and not with_data:
+            continue
         paths[name] = file = folder / entry["name"]
         if not file.exists():
             raise ValueError(f"{file} is missing: the model in {folder} is not whole.")

@@ -262,6 +262,13 @@ def test_a_damaged_file_is_named(folder, kind, damage):
     assert expected in str(caught.value)
 
 
+def test_damaged_data_do_not_matter_where_others_are_given(model, folder):
+    (path,) = folder.glob("*.h5ad")
+    path.write_bytes(b"damaged")
+    assert_same(SCGMVAE.load(folder, model.adata.copy(), accelerator="cpu"), model)
+    assert SCGMVAE.load_registry(folder)["setup_args"]["batch_key"] == "batch"
+
+
 def rewrite(folder, change):
     """Change a saved model's JSON, with a checksum that fits."""
     path = folder / "model.json"
