@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from scgmvae.networks import ConditionedLinear, Conditions, ConditionSizes
+from scgmvae.networks import ConditionedLinear, Conditions, ConditionSizes, full
 
 __all__ = ["ConvolutionalDecoder", "ConvolutionalTrunk", "check_image_shape"]
 
@@ -127,7 +127,7 @@ class ConvolutionalDecoder(nn.Module):
         """``(..., n, L)`` to one output, ``(..., n, H·W·C)``."""
         hidden = self.first(z, c)
         images = self.layers(hidden.view(-1, *self.first_shape))  # (S·n, C, H, W)
-        return [images.permute(0, 2, 3, 1).reshape(*hidden.shape[:-1], -1)]
+        return [full(images.permute(0, 2, 3, 1).reshape(*hidden.shape[:-1], -1))]
 
     @torch.no_grad()
     def start_at(self, output: Tensor) -> None:

@@ -6,16 +6,24 @@ the classes here add what the ones of :mod:`scvi.distributions` lack.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
 from scvi import distributions as scvi_distributions
-from scvi.distributions import Poisson, ZeroInflatedNegativeBinomial
+from scvi.distributions import Poisson
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
-from scgmvae.distributions import nb_log_prob
+from scgmvae.counts import (
+    nb_log_prob,
+    poisson_log_prob,
+    softmax_means,
+    softmax_nb_log_prob,
+    zinb_log_prob,
+)
 from scgmvae.networks import bounded_exp
+from scgmvae.sparse import dense
 
 __all__ = [
     "COUNT_LIKELIHOODS",
@@ -29,21 +37,58 @@ Likelihood = Literal["nb", "zinb", "poisson", "bernoulli", "gaussian"]
 LIKELIHOODS: tuple[str, ...] = get_args(Likelihood)
 COUNT_LIKELIHOODS = ("nb", "zinb", "poisson")
 
-MEAN_FLOOR = 1e-8
-"""Added to every mean count: a softmax output underflows to 0, where log μ has no value."""
-
 LOG_DISPERSION_BOUND = 14.0
 """Log inverse dispersions of counts and log scales of Gaussians stay within ±14."""
 
 
 class NegativeBinomial(scvi_distributions.NegativeBinomial):
-    """scvi-tools' negative binomial that remembers its dispersion before broadcasting.
+    """scvi-tools' negative binomial that makes its means from logits where they are asked for.
 
-    The fast likelihood sums over cells where the dispersion is one per gene.
+    Training does not ask: the fast likelihood is one of logits, and sums over cells where the
+    dispersion is one per gene.
     """
 
-    def __init__(self, mu: Tensor, theta: Tensor, scale: Tensor):
-        super().__init__(mu=mu, theta=theta, scale=scale, validate_args=False)
+    arg_constraints = {
+        "logits": constraints.real,
+        "theta": constraints.positive,
+        "size": constraints.positive,
+    }
+
+    def __init__(self, logits: Tensor, theta: Tensor, size: Tensor):
+        Distribution.__init__(self, batch_shape=logits.shape, validate_args=False)
+        self.logits, self.dispersion, self.size_of_cells = logits, theta, size
+        self.on_mps = logits.device.type == "mps"  # which scvi-tools asks where it draws
+
+    @cached_property
+    def _scale_and_mu(self) -> tuple[Tensor, Tensor]:
+        return softmax_means(self.logits, self.size)
+
+    @property
+    def size(self) -> Tensor:
+        """Counts of the cells, ``(..., n, 1)``."""
+        return self.size_of_cells.expand(*self.batch_shape[:-1], 1)
+
+    @property
+    def scale(self) -> Tensor:
+        """Shares of the genes, ``(..., n, G)``."""
+        return self._scale_and_mu[0]
+
+    @property
+    def mu(self) -> Tensor:
+        """Mean counts, ``(..., n, G)``."""
+        return self._scale_and_mu[1]
+
+    @property
+    def theta(self) -> Tensor:
+        """Inverse dispersions, ``(..., n, G)``."""
+        return self.dispersion.expand(self.batch_shape)
+
+
+class ZeroInflatedNegativeBinomial(scvi_distributions.ZeroInflatedNegativeBinomial):
+    """scvi-tools' zero-inflated negative binomial that keeps its dispersion as it was given."""
+
+    def __init__(self, mu: Tensor, theta: Tensor, zi_logits: Tensor, scale: Tensor):
+        super().__init__(mu=mu, theta=theta, zi_logits=zi_logits, scale=scale, validate_args=False)
         self.dispersion = theta
 
 
@@ -96,20 +141,16 @@ def make_likelihood(
         dispersion = bounded_exp(raw_dispersion, LOG_DISPERSION_BOUND)
     if kind == "gaussian":
         return Gaussian(heads[0], dispersion)
-    scale = torch.softmax(heads[0], dim=-1)
-    floor = torch.full((), MEAN_FLOOR, dtype=scale.dtype, device=scale.device)
     size = library.exp()
     if observed is not None:  # the whole cell has more counts than its measured genes show
-        size = size / scale[..., observed].sum(-1, keepdim=True)
-    mu = torch.addcmul(floor, size, scale)
+        size = size / torch.softmax(heads[0], dim=-1)[..., observed].sum(-1, keepdim=True)
+    if kind == "nb":
+        return NegativeBinomial(heads[0], dispersion, size)
+    scale, mu = softmax_means(heads[0], size)
     if kind == "poisson":
         return Poisson(rate=mu, scale=scale, validate_args=False)
     if kind == "zinb":
-        return ZeroInflatedNegativeBinomial(
-            mu=mu, theta=dispersion, zi_logits=heads[1], scale=scale, validate_args=False
-        )
-    if kind == "nb":
-        return NegativeBinomial(mu, dispersion, scale)
+        return ZeroInflatedNegativeBinomial(mu, dispersion, heads[1], scale)
     raise ValueError(f"likelihood must be one of {LIKELIHOODS}, but it is {kind!r}.")
 
 
@@ -121,11 +162,25 @@ def log_likelihood(p_x: Distribution, x: Tensor, observed: Tensor | None = None)
     p_x
         Distribution over ``(..., n, G)``.
     x
-        Data, ``(n, G)``.
+        Data, ``(n, G)``; counts dense or CSR.
     observed
         Which genes were measured, ``(G,)``; ``None`` where all were.
     """
+    with torch.autocast(x.device.type, enabled=False):  # sums need single precision
+        return _log_likelihood(p_x, x, observed)
+
+
+def _log_likelihood(p_x: Distribution, x: Tensor, observed: Tensor | None) -> Tensor:
     genes = slice(None) if observed is None else observed
-    if isinstance(p_x, NegativeBinomial):
-        return nb_log_prob(x[:, genes], p_x.mu[..., genes], p_x.dispersion[..., genes])
-    return p_x.log_prob(x)[..., genes].sum(-1)
+    if observed is None and isinstance(p_x, NegativeBinomial):
+        return softmax_nb_log_prob(x, p_x.logits, p_x.dispersion, p_x.size_of_cells)
+    if isinstance(p_x, Bernoulli | Gaussian):
+        return p_x.log_prob(x)[..., genes].sum(-1)
+    if observed is not None:
+        x = dense(x)[:, observed]
+    if isinstance(p_x, Poisson):
+        return poisson_log_prob(x, p_x.rate[..., genes])
+    mu, theta = p_x.mu[..., genes], p_x.dispersion[..., genes]
+    if isinstance(p_x, ZeroInflatedNegativeBinomial):
+        return zinb_log_prob(x, mu, theta, p_x.zi_logits[..., genes])
+    return nb_log_prob(x, mu, theta)

@@ -1,11 +1,13 @@
 """Minibatches: the registered fields of an AnnData, cut into tensors.
 
 :class:`torch.utils.data.DataLoader` collates cell by cell and hands minibatches through a queue;
-for counts in memory that costs as much as the training step. Here one slice makes one minibatch.
+for counts in memory that costs as much as the training step. Here all fields become tensors once,
+on the device where they fit, and one indexing makes one minibatch.
 """
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -14,14 +16,28 @@ import torch
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager
+from scvi.data._utils import registry_key_to_default_dtype
 from scvi.dataloaders import DataSplitter
 from scvi.dataloaders._data_splitting import validate_data_split
 from torch import Tensor
 
 from scgmvae.genes import OBSERVED_KEY, observed_genes
 from scgmvae.images import pixel_scale
+from scgmvae.matrices import RowsOnDisk, rows_in
+from scgmvae.sparse import dense, is_sparse, pinned
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["MinibatchLoader", "SeededDataSplitter"]
+
+CELLS_IN_MEMORY = 16_384
+"""Cells that are read at once from data on disk."""
+
+BLOCK = 64
+"""Neighbouring cells on disk that are read together in shuffled passes."""
+
+DEVICE_SHARE = 0.5
+"""Share of a GPU's free memory that data may take."""
 
 
 class MinibatchLoader:
@@ -30,7 +46,7 @@ class MinibatchLoader:
     Parameters
     ----------
     adata_manager
-        Manager of the AnnData.
+        Manager of the AnnData. A matrix on disk is read in parts.
     indices
         Rows to read; ``None`` reads all.
     batch_size
@@ -38,11 +54,16 @@ class MinibatchLoader:
         which is one for training, makes no minibatch of a single cell where there are more cells,
         because batch normalisation has no value for it.
     shuffle
-        Whether to draw a new order for every pass, from torch's random state.
+        Whether to draw a new order for every pass, from torch's random state. On disk blocks of
+        64 neighbouring cells are drawn, and the cells of those that are in memory at a time mixed.
     copies
         Expected number of times that each cell of the AnnData comes up in a pass, ``(n,)``, for a
         shuffled loader; ``None`` is once for all. In every pass a cell comes up as often as that,
         rounded up or down at random.
+    sparse
+        Whether minibatches bring x as a CSR tensor, or with its zeros.
+    cells_in_memory
+        Cells that are read at once from a matrix on disk, which bounds the memory it takes.
     **ignored
         What :class:`scvi.dataloaders.AnnDataLoader` takes for its workers, which are not needed.
 
@@ -59,19 +80,31 @@ class MinibatchLoader:
         batch_size: int | None = None,
         shuffle: bool = False,
         copies: NDArray[np.floating] | None = None,
+        sparse: bool = False,
+        cells_in_memory: int = CELLS_IN_MEMORY,
         **ignored: object,
     ):
-        self.dataset = adata_manager.create_torch_dataset()
-        indices = np.arange(len(self.dataset)) if indices is None else np.asarray(indices)
+        adata = adata_manager.adata
+        indices = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
         self.indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(int)
+        self.x = rows_in(adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY))
+        self.fields = {
+            key: _field_tensor(adata_manager, key)
+            for key in adata_manager.data_registry
+            if key != REGISTRY_KEYS.X_KEY
+        }
         self.pixel_scale = pixel_scale(adata_manager)
         self.batch_size = batch_size or settings.batch_size
         self.shuffle = shuffle
         self.copies = None
         if shuffle and copies is not None:
             self.copies = np.cumsum(copies[self.indices])
+        self.sparse = sparse
+        self.pin_memory = False
+        self.rank, self.n_ranks, self.seed = 0, 1, 0
+        self.cells_in_memory = cells_in_memory
         self.extra: dict[str, Tensor] = {}
-        observed = observed_genes(adata_manager.adata)
+        observed = observed_genes(adata)
         self.of_all_cells = {} if observed is None else {OBSERVED_KEY: torch.from_numpy(observed)}
 
     @property
@@ -79,21 +112,95 @@ class MinibatchLoader:
         """Cells in a pass, those that come up twice counted twice."""
         return len(self.indices) if self.copies is None else round(self.copies[-1])
 
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether x is read from a file in every pass."""
+        return isinstance(self.x, RowsOnDisk)
+
     def __len__(self) -> int:
-        n_obs = self.n_obs_per_pass
+        n_obs = -(-self.n_obs_per_pass // self.n_ranks)
         n_batches = -(-n_obs // self.batch_size)
         return min(n_batches, max(1, n_obs // 2)) if self.shuffle else n_batches
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for rows in np.array_split(self._order(), len(self)) if len(self) else ():
-            tensors = {k: torch.from_numpy(v) for k, v in self.dataset[rows].items()}
-            if self.pixel_scale != 1:
-                tensors[REGISTRY_KEYS.X_KEY] *= self.pixel_scale
-            tensors |= {key: values[rows] for key, values in self.extra.items()}
-            yield tensors | self.of_all_cells
+        if not len(self):
+            return
+        minibatches = np.array_split(self._order(), len(self) * self.n_ranks)
+        minibatches = minibatches[self.rank :: self.n_ranks]
+        if not self.is_on_disk:
+            for rows in minibatches:
+                yield self._minibatch(rows, self.x[rows])
+            return
+        n_at_once = max(1, self.cells_in_memory // len(minibatches[0]))
+        for first in range(0, len(minibatches), n_at_once):
+            part = minibatches[first : first + n_at_once]
+            in_memory = np.unique(np.concatenate(part))
+            x = self.x.load(in_memory)
+            for rows in part:
+                yield self._minibatch(rows, x[np.searchsorted(in_memory, rows)])
+
+    def _minibatch(self, rows: NDArray[np.integer], x: Tensor) -> dict[str, Tensor]:
+        if self.pixel_scale != 1:
+            x = x * self.pixel_scale
+        if not self.sparse:
+            x = dense(x)
+        elif not is_sparse(x):
+            x = x.to_sparse_csr()
+        places = torch.from_numpy(rows)
+        of_cells = {key: values[places] for key, values in (self.fields | self.extra).items()}
+        if self.pin_memory:
+            x = pinned(x)
+        return {REGISTRY_KEYS.X_KEY: x} | of_cells | self.of_all_cells
+
+    def move_to(self, device: torch.device) -> None:
+        """Keep x on a GPU, in the smallest types that hold it, where it fits.
+
+        Parameters
+        ----------
+        device
+            The device that the minibatches are for. A CPU needs nothing.
+        """
+        if device.type != "cuda":
+            return
+        # from pinned memory a minibatch is sent while the GPU works on the one before
+        self.pin_memory = True
+        if self.is_on_disk:
+            return
+        x = self.x.compact()
+        free, _ = torch.cuda.mem_get_info(device)
+        if x.nbytes > DEVICE_SHARE * free:
+            logger.info(
+                "The data (%.1f GB) do not fit into half of the GPU's free memory (%.1f GB): "
+                "minibatches are sent there one by one.",
+                x.nbytes / 1e9,
+                free / 1e9,
+            )
+            return
+        self.x, self.pin_memory = x.to(device), False
+
+    def share_out(self, rank: int, n_ranks: int, seed: int) -> None:
+        """Give each of several processes, which call this alike, its part of the minibatches.
+
+        Parameters
+        ----------
+        rank, n_ranks
+            Number of this process, and of all.
+        seed
+            Seed of the order, which has to be the same in all processes.
+        """
+        self.rank, self.n_ranks, self.seed = rank, n_ranks, seed
 
     def _order(self) -> NDArray[np.integer]:
         """Rows of the next pass, in order."""
+        if self.n_ranks == 1:
+            return self._drawn_order()
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(self.seed)
+            self.seed += 1  # the next pass has another order
+            return self._drawn_order()
+
+    def _drawn_order(self) -> NDArray[np.integer]:
+        """An order from torch's random state."""
         order = self.indices
         if self.copies is not None:
             # systematic resampling: evenly spaced points on the cumulated numbers of copies
@@ -101,9 +208,28 @@ class MinibatchLoader:
             points *= self.copies[-1] / self.n_obs_per_pass
             last = len(order) - 1  # rounding can put the last point beyond the end
             order = order[np.searchsorted(self.copies, points, side="right").clip(max=last)]
-        if self.shuffle:
-            order = order[torch.randperm(len(order)).numpy()]
-        return order
+        if not self.shuffle:
+            return order
+        return self._shuffled_blocks(order) if self.is_on_disk else _shuffled(order)
+
+    def _shuffled_blocks(self, order: NDArray[np.integer]) -> NDArray[np.integer]:
+        """The rows in a new order in which those that are in memory at a time are few blocks."""
+        order = np.sort(order)
+        blocks = np.split(order, range(BLOCK, len(order), BLOCK))
+        order = np.concatenate([blocks[i] for i in torch.randperm(len(blocks)).tolist()])
+        n_at_once = self.cells_in_memory
+        parts = np.split(order, range(n_at_once, len(order), n_at_once))
+        return np.concatenate([_shuffled(part) for part in parts])
+
+
+def _shuffled(order: NDArray[np.integer]) -> NDArray[np.integer]:
+    return order[torch.randperm(len(order)).numpy()]
+
+
+def _field_tensor(manager: AnnDataManager, key: str) -> Tensor:
+    """A registered field of the cells as a tensor, (n, any)."""
+    dtype = registry_key_to_default_dtype(key)
+    return torch.from_numpy(np.array(manager.get_from_registry(key), dtype=dtype))
 
 
 class SeededDataSplitter(DataSplitter):
@@ -134,6 +260,7 @@ class SeededDataSplitter(DataSplitter):
         external_indexing: list[np.ndarray] | None = None,
         **kwargs: object,
     ):
+        self.seed = seed
         if external_indexing is None:
             n_obs = adata_manager.adata.n_obs
             n_train, n_val = validate_data_split(n_obs, train_size, validation_size)
@@ -151,3 +278,11 @@ class SeededDataSplitter(DataSplitter):
                 external_indexing=external_indexing,
                 **kwargs,
             )
+
+    def train_dataloader(self) -> MinibatchLoader:
+        """Loader of the training cells, which keeps their x on a GPU where there is one."""
+        loader = super().train_dataloader()
+        if self.trainer is not None:
+            loader.move_to(self.trainer.strategy.root_device)
+            loader.share_out(self.trainer.global_rank, self.trainer.world_size, self.seed)
+        return loader

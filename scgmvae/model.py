@@ -182,6 +182,10 @@ class SCGMVAE(
             **self._module_kwargs,
         )
 
+    def _make_data_loader(self, *args: object, **kwargs: object) -> MinibatchLoader:
+        """As in scvi-tools, with x in the layout that the module reads faster."""
+        return super()._make_data_loader(*args, sparse=self.module.takes_sparse, **kwargs)
+
     def _summary(self) -> str:
         settings = ", ".join(f"{name}: {value}" for name, value in self._module_kwargs.items())
         n_components = self.n_components_ or "yet unknown"

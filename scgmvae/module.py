@@ -49,6 +49,7 @@ from torch.distributions import Normal
 from torch.nn.functional import cross_entropy, one_hot
 
 from scgmvae import distributions as dist
+from scgmvae import sparse
 from scgmvae.checks import check_at_least, check_choices, check_whole
 from scgmvae.convolutions import ConvolutionalDecoder, ConvolutionalTrunk, check_image_shape
 from scgmvae.genes import OBSERVED_KEY
@@ -289,6 +290,12 @@ class CGMVAE(BaseModuleClass):
         """Whether x are counts."""
         return self.gene_likelihood in COUNT_LIKELIHOODS
 
+    @property
+    def takes_sparse(self) -> bool:
+        """Whether minibatches can bring x as a CSR tensor."""
+        by_layers = isinstance(self.encoder.trunk, Trunk)
+        return self.is_count and by_layers and self.classifier_input == "z"
+
     def _make_dispersion(
         self, n_input: int, n_batch: int, gaussian_scale: float | None
     ) -> nn.Parameter | None:
@@ -465,7 +472,7 @@ class CGMVAE(BaseModuleClass):
         Parameters
         ----------
         x
-            Data, ``(n, G)``.
+            Data, ``(n, G)``; dense or, where :attr:`takes_sparse`, CSR.
         batch_index, cat_covs, cont_covs
             Conditions: codes ``(n, 1)`` and ``(n, n_covariates)``, values ``(n, n_covariates)``.
         size_factor
@@ -493,7 +500,7 @@ class CGMVAE(BaseModuleClass):
         if self.use_size_factor:
             size = size_factor * self.size_scale
         else:
-            size = x.sum(-1, keepdim=True)
+            size = sparse.row_sums(x)
         outputs = {
             "qz": q_z,
             "z": z,
@@ -529,8 +536,10 @@ class CGMVAE(BaseModuleClass):
         Genes that were not measured are 0 there and the others are scaled up, as input dropout
         does it with genes that it hides in training.
         """
-        seen = torch.log1p(x) if self.is_count else x
-        return seen if observed is None else seen / observed.float().mean()
+        seen = sparse.map_values(torch.log1p, x) if self.is_count else x
+        if observed is None:
+            return seen
+        return sparse.map_values(lambda values: values / observed.float().mean(), seen)
 
     def _classify(self, z: Tensor, encoder_input: Tensor, c: Conditions) -> Tensor:
         """Logits of q(y|z,c) or q(y|z,x,c), (..., n, K)."""

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from scgmvae import sparse
+
 __all__ = [
     "Classifier",
     "ComponentPrior",
@@ -66,8 +68,16 @@ def inverse_bounded_exp(value: Tensor, bound: float) -> Tensor:
 
 
 def _normal(loc: Tensor, raw_scale: Tensor) -> Normal:
-    scale = bounded_exp(raw_scale, LOG_SCALE_BOUND)
-    return Normal(loc, scale, validate_args=False)
+    scale = bounded_exp(full(raw_scale), LOG_SCALE_BOUND)
+    return Normal(full(loc), scale, validate_args=False)
+
+
+def full(output: Tensor) -> Tensor:
+    """Output in single precision, where mixed precision has left half of it.
+
+    Divergences and likelihoods are sums over many values, and bfloat16 has three digits.
+    """
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
 
 
 class Conditions(NamedTuple):
@@ -128,7 +138,7 @@ class ConditionedLinear(nn.Module):
         if self.weight is None:
             out = self.bias.expand(*inputs.shape[:-1], -1)
         else:
-            out = nn.functional.linear(inputs, self.weight, self.bias)
+            out = sparse.linear(inputs, self.weight, self.bias)
         for i, offsets in self.offsets.items():
             out = out + c.one_hots[int(i)] @ offsets
         if self.slopes is not None:
@@ -154,6 +164,24 @@ class ConditionedLinear(nn.Module):
                 old = self.offsets[str(i)].detach()
             added = old.mean(0).expand(n - n_known, -1)
             self.offsets[str(i)] = nn.Parameter(torch.cat([old, added]))
+
+
+class Dropout(nn.Dropout):
+    """Dropout that takes 16 random bits for each value on a CPU.
+
+    :class:`torch.nn.Dropout` draws a number for each, which takes four times as long. The
+    probability is rounded to 1/65,536.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` with some values set to 0 and the others scaled up, in training."""
+        if not self.training or not 0 < self.p < 1 or x.device.type != "cpu":
+            return super().forward(x)
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        n_dropped = round(self.p * 2**16)
+        keep = (bits >= n_dropped - 2**15).to(x.dtype)
+        return x * keep.mul_(2**16 / (2**16 - n_dropped))
 
 
 class Trunk(nn.Module):
@@ -190,7 +218,7 @@ class Trunk(nn.Module):
             nn.BatchNorm1d(n, momentum=0.01, eps=1e-3) if use_batch_norm else nn.Identity()
             for n in widths[1:]
         )
-        self.dropout = nn.Dropout(dropout_rate)
+        self.dropout = Dropout(dropout_rate)
 
     @property
     def takes_conditions(self) -> bool:
@@ -236,7 +264,7 @@ class Encoder(nn.Module):
         noise: bool = True,
     ):
         super().__init__()
-        self.input_dropout = nn.Dropout(input_dropout_rate)
+        self.input_dropout = Dropout(input_dropout_rate)
         self.trunk = trunk
         sizes = ConditionSizes() if trunk.takes_conditions else sizes
         self.z_loc = ConditionedLinear(trunk.n_out, n_latent, sizes)
@@ -246,8 +274,11 @@ class Encoder(nn.Module):
             self.w_scale = ConditionedLinear(trunk.n_out, n_latent_w, sizes)
 
     def forward(self, x: Tensor, c: Conditions) -> Tensor:
-        """Hidden representation of the cells, ``(n, n_hidden)``, that both heads read."""
-        return self.trunk(self.input_dropout(x), c)
+        """Hidden representation of the cells, ``(n, n_hidden)``, that both heads read.
+
+        x is dense or, for a :class:`Trunk`, CSR.
+        """
+        return self.trunk(sparse.map_values(self.input_dropout, x), c)
 
     def q_z(self, hidden: Tensor, c: Conditions, center: Tensor | float = 0.0) -> Normal:
         """q(z|x,c), parameters ``(n, L)``, as a deviation from the mean of p(z|c)."""
@@ -285,7 +316,7 @@ class Classifier(nn.Module):
 
     def forward(self, inputs: Tensor, c: Conditions) -> Tensor:
         """Logits, ``(..., n, K)``."""
-        return self.logits(self.trunk(inputs, c))
+        return full(self.logits(self.trunk(inputs, c)))
 
 
 class DirichletNetwork(Classifier):
@@ -407,7 +438,7 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor, c: Conditions) -> list[Tensor]:
         """Outputs of each head, ``(..., n, G)``."""
         hidden = self.trunk(z, c)
-        return [head(hidden, c) for head in self.heads]
+        return [full(head(hidden, c)) for head in self.heads]
 
     @torch.no_grad()
     def start_at(self, output: Tensor) -> None:

@@ -51,8 +51,6 @@ RESOLUTION_FOR_K = 1.0
 MERGE_RESOLUTION = 0.4
 FINEST = 20.0
 """Largest resolution that is tried to get K groups to merge from."""
-LARGEST_GRAPH = 100_000
-"""Of more cells, as many at random make the graph, and the others follow their neighbours."""
 N_VOTES = 15
 SMALLEST_GRAPH = 5
 """Fewer cells are one group: there is no graph to speak of."""
@@ -130,10 +128,7 @@ def initial_partition(
         )
         codes = mixture.fit_predict(x)
     else:
-        rows = np.arange(len(x))
-        if len(x) > LARGEST_GRAPH:
-            rows = np.random.default_rng(seed).choice(len(x), LARGEST_GRAPH, replace=False)
-        graph = neighbor_graph(x[rows], seed)
+        graph = neighbor_graph(x, seed)
         resolution = RESOLUTION if n_groups is None else RESOLUTION_FOR_K
         codes = leiden(graph, resolution, seed)
         while not straight and codes.max() + 1 < (n_groups or 0) and resolution < FINEST:
@@ -142,8 +137,6 @@ def initial_partition(
         if n_groups is not None:
             codes = merge_groups(graph, codes, n_groups)
             codes = split_groups(graph, codes, n_groups, seed)
-        if len(rows) < len(x):
-            codes = KNeighborsClassifier(N_VOTES).fit(x[rows], codes).predict(x)
         if n_groups is not None and straight:
             codes = nearest_mean(x, codes)
     return by_size(codes)

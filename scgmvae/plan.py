@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from torch import Tensor
 from scgmvae.checks import check_at_least, check_whole
 from scgmvae.images import SEEN_KEY, distorted
 from scgmvae.module import CGMVAE, GUIDE_KEY
+from scgmvae.parallel import start_on_all
 
 if TYPE_CHECKING:
     from scvi.module.base import LossOutput
@@ -199,6 +201,11 @@ class StagedTrainingPlan(TrainingPlan):
         self.log(loss_name, means.pop(f"loss_{mode}"), prog_bar=True, sync_dist=self.use_sync_dist)
         self.log_dict(means, sync_dist=self.use_sync_dist)
 
+    def on_train_start(self) -> None:
+        """Let processes that train together draw different noise."""
+        if self.trainer.world_size > 1:
+            torch.manual_seed(torch.initial_seed() + self.trainer.global_rank)
+
     def on_train_epoch_start(self) -> None:
         """Forget what a sanity check or an interrupted epoch left."""
         self._totals = {}
@@ -238,7 +245,7 @@ class MixtureStart(pl.Callback):
         is_due = trainer.current_epoch >= pl_module.pretrain_epochs
         if module.mixture_started or not module.has_mixture or not is_due:
             return
-        partition = self.start()
+        partition = start_on_all(trainer, module, self.start)
         trainer.train_dataloader.extra[GUIDE_KEY] = torch.from_numpy(partition)
         trainer.strategy.setup_optimizers(trainer)
 
@@ -248,8 +255,14 @@ class StagedTrainRunner(TrainRunner):
 
     def _run_training_core(self) -> None:
         handler = signal.getsignal(signal.SIGINT)
+        # Lightning leaves the mode as it finds it, and an earlier training or a reading of results
+        # has left dropout off and batch normalisation with fixed statistics.
+        self.training_plan.train()
         try:
-            self.trainer.fit(self.training_plan, self.data_splitter, ckpt_path=self.ckpt_path)
+            with warnings.catch_warnings():
+                # what a query leaves in evaluation mode is frozen on purpose
+                warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+                self.trainer.fit(self.training_plan, self.data_splitter, ckpt_path=self.ckpt_path)
         except SystemExit as exit_:
             # Lightning turns Ctrl-C into an exit of the whole process and deafens it to SIGINT.
             if not isinstance(exit_.__context__, KeyboardInterrupt):
@@ -262,6 +275,19 @@ class StagedTrainRunner(TrainRunner):
                 self.trainer.current_epoch + 1,
                 self.trainer.max_epochs,
             )
+        except OSError:
+            self._keep()
+            logger.error(
+                "Training ended in epoch %d of %d, because a file could not be read or written; "
+                "what was trained so far is kept.",
+                self.trainer.current_epoch + 1,
+                self.trainer.max_epochs,
+            )
+            raise
+        self._keep()
+
+    def _keep(self) -> None:
+        """Hand what was trained over to the model."""
         self._update_history()
         self.model.train_indices = self.data_splitter.train_idx
         self.model.validation_indices = self.data_splitter.val_idx

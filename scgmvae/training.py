@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS, settings
@@ -21,7 +22,8 @@ from torch import Tensor
 
 from scgmvae import checks
 from scgmvae.images import pixel_scale
-from scgmvae.loading import SeededDataSplitter
+from scgmvae.loading import BLOCK, CELLS_IN_MEMORY, SeededDataSplitter
+from scgmvae.matrices import column_means, is_on_disk, read_rows
 from scgmvae.partition import (
     Start,
     by_size,
@@ -30,6 +32,7 @@ from scgmvae.partition import (
     log_normalized_pcs,
     partition_by_labels,
 )
+from scgmvae.parallel import check_devices, strategy_for
 from scgmvae.plan import MixtureStart, StagedTrainingPlan, StagedTrainRunner
 from scgmvae.start import start_decoder, start_mixture
 
@@ -81,7 +84,8 @@ class StagedTrainingMixin:
             Initial partition: ``"leiden"``, ``"kmeans"`` or ``"gmm"``, see
             :func:`~scgmvae.partition.initial_partition`. Counts without conditions are partitioned
             by principal components of their log-normalised values; all else by the pretrained z,
-            from which differences between conditions are gone.
+            from which differences between conditions are gone. Of more than 100,000 cells, or
+            16,384 on disk, a sample is partitioned, and the others follow the classifier.
         guide_key
             obs column to start from in place of a partition that is found, for example one of
             Leiden groups, which are not merged after training. Where there are labels as well,
@@ -99,7 +103,9 @@ class StagedTrainingMixin:
             ``scvi.settings.seed``, or 0. On a CPU the same seed gives the same result bit for bit;
             on a GPU sums are added up in varying order.
         accelerator, devices
-            As in Lightning; ``"auto"`` takes a GPU where there is one.
+            As in Lightning; ``"auto"`` takes a GPU where there is one. With several devices a
+            script is run once for each of them (``strategy="ddp"``), and ``batch_size`` is that of
+            one device.
         train_size, validation_size, shuffle_set_split
             As in :class:`scvi.dataloaders.DataSplitter`, except that all cells are trained on
             unless early stopping needs some for validation (then 0.9).
@@ -163,6 +169,7 @@ class StagedTrainingMixin:
             self.n_components_ = self.init_params_["non_kwargs"]["n_components"]
             self.component_clusters_ = None
         checks.check_guide(self.adata, guide_key, self.n_components_)
+        check_devices(accelerator, devices)
         recipe = self._recipe
         if max_epochs is None:
             max_epochs = recipe.joint.epochs(self.adata.n_obs)
@@ -182,6 +189,7 @@ class StagedTrainingMixin:
             shuffle_set_split=shuffle_set_split,
             batch_size=batch_size,
             copies=self._copies(balance_key),
+            sparse=self.module.takes_sparse,
             **(datasplitter_kwargs or {}),
         )
         with torch.random.fork_rng(range(torch.cuda.device_count())):
@@ -190,7 +198,7 @@ class StagedTrainingMixin:
                 self.module = self._make_module()
                 x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
                 rows = np.sort(splitter.external_indexing[0])
-                mean = np.asarray(x[rows].mean(axis=0)).ravel() * pixel_scale(self.adata_manager)
+                mean = column_means(x, rows) * pixel_scale(self.adata_manager)
                 start_decoder(self.module, mean)
                 if self.module.use_size_factor:
                     factors = self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)
@@ -212,6 +220,7 @@ class StagedTrainingMixin:
 
             callbacks = [*trainer_kwargs.pop("callbacks", ()), MixtureStart(start_from_data)]
             warmup = trainer_kwargs.pop("early_stopping_warmup_epochs", 0)
+            strategy = strategy_for(trainer_kwargs.pop("strategy", "auto"), devices)
             runner = StagedTrainRunner(
                 self,
                 training_plan=plan,
@@ -222,10 +231,15 @@ class StagedTrainingMixin:
                 early_stopping=early_stopping,
                 early_stopping_warmup_epochs=pretrain_epochs + warmup,
                 callbacks=callbacks,
+                strategy=strategy,
                 **trainer_kwargs,
             )
-            runner()
-        self.mixture_started_ = self.module.mixture_started
+            try:
+                runner()
+            finally:  # also where data on disk could not be read any more
+                self.mixture_started_ = self.module.mixture_started
+                if self.mixture_started_:
+                    self.n_components_ = self.module.n_components
         posteriors = self._posteriors()
         finds_k = self.init_params_["non_kwargs"]["n_components"] is None and guide_key is None
         if self.mixture_started_ and not goes_on and finds_k and not self._label_names:
@@ -275,27 +289,55 @@ class StagedTrainingMixin:
         -------
         Codes of all cells, −1 outside of ``rows``.
         """
-        posteriors = self._posteriors(indices=rows)
-        partition = self._partition(rows, posteriors["z_loc"], start, guide_key, seed)
+        chosen = rows if guide_key is not None else self._cells_to_start_from(rows, seed)
+        posteriors = self._posteriors(indices=chosen)
+        partition = self._partition(chosen, posteriors["z_loc"], start, guide_key, seed)
         n_found = max(self.module.n_labels, int(partition.max()) + 1)
         self.n_components_ = self.n_components_ or n_found
-        tensors = self._training_cells(rows)
+        tensors = self._training_cells(chosen)
         start_mixture(
             self.module, tensors, posteriors, torch.from_numpy(partition), self.n_components_
         )
-        self.module.train()
         codes = np.full(self.adata.n_obs, -1)
-        codes[rows] = partition
+        codes[chosen] = partition
+        others = np.setdiff1d(rows, chosen)
+        if len(others):  # they follow the classifier that was fitted to the chosen ones
+            codes[others] = self._posteriors(indices=others)["log_proba"].argmax(1)
+            labels = self._label_codes()[others]
+            codes[others] = np.where(labels >= 0, labels, codes[others])
+        self.module.train()
         return codes
+
+    def _cells_to_start_from(self, rows: NDArray[np.integer], seed: int) -> NDArray[np.integer]:
+        """Training cells that are partitioned: all, or a sample that memory and time allow.
+
+        Labelled cells come first, up to half of the sample, those of the rarest labels before
+        others. On disk the sample is made of blocks of neighbours, which are read at once.
+        """
+        on_disk = is_on_disk(self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY))
+        largest = CELLS_IN_MEMORY if on_disk else LARGEST_START
+        if len(rows) <= largest:
+            return rows
+        rng = np.random.default_rng(seed)
+        labels = pd.Series(self._label_codes()[rows], index=rows)
+        labelled = labels[labels >= 0].sample(frac=1, random_state=seed)
+        rank = labelled.groupby(labelled).cumcount().sort_values(kind="stable")
+        chosen = rank.index[: largest // 2].to_numpy()
+        others = np.setdiff1d(rows, chosen)
+        block = BLOCK if on_disk else 1
+        blocks = np.split(others, range(block, len(others), block))
+        n_blocks = (largest - len(chosen)) // block
+        picked = rng.choice(len(blocks), min(n_blocks, len(blocks)), replace=False)
+        return np.sort(np.concatenate([chosen, *(blocks[i] for i in picked)]))
 
     def _training_cells(self, rows: NDArray[np.integer]) -> dict[str, Tensor]:
         """The training cells as one minibatch, with x only where the classifier sees it."""
         x_key = REGISTRY_KEYS.X_KEY
-        n_columns = None if self.module.classifier_input == "zx" else 0
         loader = self._make_data_loader(self.adata, rows, batch_size=1024)
-        parts = [part | {x_key: part[x_key][:, :n_columns].clone()} for part in loader]
-        of_cells = [key for key in parts[0] if key not in loader.of_all_cells]
-        tensors = {key: torch.cat([part[key] for part in parts]) for key in of_cells}
+        tensors = {key: values[rows] for key, values in loader.fields.items()}
+        tensors[x_key] = torch.empty(len(rows), 0)
+        if self.module.classifier_input == "zx":
+            tensors[x_key] = torch.cat([part[x_key] for part in loader])
         return tensors | loader.of_all_cells
 
     def _partition(
@@ -310,7 +352,7 @@ class StagedTrainingMixin:
         representation = z
         if self.module.is_count and not self.module.has_conditions:
             counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-            representation = log_normalized_pcs(counts[rows], seed=seed)
+            representation = log_normalized_pcs(read_rows(counts, rows), seed=seed)
         if guide_key is not None:
             column = self.adata.obs[guide_key].iloc[rows].astype("category")
             partition = by_size(column.cat.codes.to_numpy())
@@ -329,6 +371,9 @@ class StagedTrainingMixin:
             )
         return partition
 
+
+LARGEST_START = 100_000
+"""Of more cells, a sample is partitioned."""
 
 LABELLED_SHARE = 0.1
 """Share of labelled cells in a minibatch, unless there are more."""

@@ -738,50 +738,7 @@ def test_images_of_bytes_that_lack_a_pixel_are_read_as_those_of_floats(train):
     np.testing.assert_allclose(*values, atol=1e-4)
 
 
-# ------------------------------------------------------------------------------ large partitions
-
-
-@pytest.fixture
-def small_graph(monkeypatch):
-    monkeypatch.setattr(partition, "LARGEST_GRAPH", 150)
-
-
-def make_blobs(sizes, seed=0):
-    """Points of well separated groups in random order, and their groups."""
-    rng = np.random.default_rng(seed)
-    truth = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
-    centers = 12 * np.eye(len(sizes), 6)
-    return (centers[truth] + rng.normal(size=(len(truth), 6))).astype(np.float32), truth
-
-
-@pytest.mark.parametrize("n_groups", [None, 4])
-@pytest.mark.parametrize("straight", [False, True], ids=["ragged", "straight"])
-def test_a_graph_of_some_cells_finds_the_groups_of_all(small_graph, n_groups, straight):
-    x, truth = make_blobs([260, 180, 110, 50])
-    codes = initial_partition(x, n_groups, straight=straight)
-    assert codes.shape == truth.shape
-    assert codes.dtype == np.int64
-    # numbered by size, which is how the groups were made
-    np.testing.assert_array_equal(codes, truth)
-
-
-def test_the_cells_of_the_graph_are_as_many_as_it_can_hold(small_graph, monkeypatch):
-    seen, neighbor_graph = [], partition.neighbor_graph
-
-    def remember(x, seed):
-        seen.append(x)
-        return neighbor_graph(x, seed)
-
-    monkeypatch.setattr(partition, "neighbor_graph", remember)
-    x, _ = make_blobs([200, 100])
-    initial_partition(x, 2, seed=1)
-    initial_partition(x, 2, seed=2)
-    initial_partition(x[:150], 2, seed=1)
-    first, second, all_cells = seen
-    assert len(first) == len(second) == 150
-    assert len(np.unique(first, axis=0)) == 150  # none is drawn twice
-    assert not np.array_equal(first, second)
-    np.testing.assert_array_equal(all_cells, x[:150])
+# ------------------------------------------------------------------------------ straight borders
 
 
 def test_straight_borders_put_each_cell_to_the_nearest_mean():

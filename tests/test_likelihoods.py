@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy import special, stats
 
+from scgmvae.counts import MEAN_FLOOR
 from scgmvae.likelihoods import (
     COUNT_LIKELIHOODS,
     LOG_DISPERSION_BOUND,
-    MEAN_FLOOR,
     Likelihood,
     log_likelihood,
     make_likelihood,

@@ -91,7 +91,9 @@ def test_every_field_reaches_the_module(adata, make_model, train):
     assert set(model.component_names[:3]) == {"component_0", "component_1", "component_2"}
     assert model.component_names[3] == "3"
     tensors = next(iter(model._make_data_loader(adata, indices=np.arange(5))))
-    np.testing.assert_array_equal(tensors[KEYS.X_KEY], adata.layers["raw"][:5].toarray())
+    np.testing.assert_array_equal(
+        tensors[KEYS.X_KEY].to_dense(), adata.layers["raw"][:5].toarray()
+    )
     np.testing.assert_allclose(tensors[KEYS.CONT_COVS_KEY][:, 0], adata.obs["age"][:5], rtol=1e-6)
     np.testing.assert_array_equal(
         tensors[KEYS.CAT_COVS_KEY][:, 0], adata.obs["donor"].astype("category").cat.codes[:5]
@@ -235,7 +237,9 @@ def test_normalised_expression_of_some_genes_samples_and_cells(trained):
     np.testing.assert_allclose(mean.mean(), draws.mean(), rtol=0.02)
 
 
-def test_expression_under_another_batch_follows_the_truth(trained, counts):
+def test_expression_under_another_batch_follows_the_truth(counts, make_model, train):
+    model = make_model(counts.copy(), setup={"batch_key": "batch"})
+    trained = train(model, max_epochs=40, pretrain_epochs=40)
     z_before = trained.get_latent_representation()
     log = {
         name: np.log(
@@ -247,7 +251,7 @@ def test_expression_under_another_batch_follows_the_truth(trained, counts):
     }
     learned = log["batch_1"] - log["batch_0"]
     truth = counts.varm["batch_shift"][:, 1]
-    assert np.corrcoef(learned, truth)[0, 1] > 0.6  # measured: 0.77
+    assert np.corrcoef(learned, truth)[0, 1] > 0.75  # six seeds: 0.84 to 0.90
     np.testing.assert_array_equal(trained.get_latent_representation(), z_before)
     # cells of batch_1 are decoded as such anyway, up to the draw of z
     own = trained.get_normalized_expression(n_samples=10, return_numpy=True)
