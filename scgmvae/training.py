@@ -24,6 +24,7 @@ from scgmvae import checks
 from scgmvae.images import pixel_scale
 from scgmvae.loading import BLOCK, CELLS_IN_MEMORY, SeededDataSplitter
 from scgmvae.matrices import column_means, is_on_disk, read_rows
+from scgmvae.parallel import check_devices, strategy_for
 from scgmvae.partition import (
     Start,
     by_size,
@@ -32,7 +33,6 @@ from scgmvae.partition import (
     log_normalized_pcs,
     partition_by_labels,
 )
-from scgmvae.parallel import check_devices, strategy_for
 from scgmvae.plan import MixtureStart, StagedTrainingPlan, StagedTrainRunner
 from scgmvae.start import start_decoder, start_mixture
 
