@@ -83,7 +83,7 @@ class DualVAE(FieldsMixin, TermsMixin, SavingMixin, BaseModelClass):
     >>> model = scgmvae.DualVAE(adata, n_latent_foreground=24)
     >>> model.train(max_epochs=2, enable_progress_bar=False)
     >>> model.get_foreground().shape, model.get_latent_representation(which="background").shape
-    ((200, 864), (200, 16))
+    ((200, 864), (200, 8))
     """
 
     _module_cls = DualModule

@@ -41,7 +41,7 @@ class DecliningPlan(TrainingPlan):
         module: DualModule,
         *,
         n_steps: int,
-        lr: float = 1.5e-3,
+        lr: float = 8e-4,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         **kwargs: object,

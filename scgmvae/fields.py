@@ -137,6 +137,8 @@ class FieldsMixin:
     def _labels_of(registry: dict) -> list[str]:
         """Names of the labels in the order of their components; none without labels."""
         fields = registry[scvi_constants._FIELD_REGISTRIES_KEY]
+        if REGISTRY_KEYS.LABELS_KEY not in fields:
+            return []
         state = fields[REGISTRY_KEYS.LABELS_KEY][scvi_constants._STATE_REGISTRY_KEY]
         if LabelsField.UNLABELED_CATEGORY not in state:
             return []
