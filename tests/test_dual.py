@@ -13,14 +13,14 @@ from scgmvae.networks import Conditions
 from scgmvae.resolution import LowResolution
 
 SHAPE = (24, 36)  # not square
-SMALL = {"n_latent_foreground": 24, "n_latent_background": 4, "window": 8}
+SMALL = {"n_latent_foreground": 24, "n_latent_background": 4, "window": 6}
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
 @pytest.fixture(scope="module")
 def images():
-    """600 images of 24 × 36 pixels with 24 sectors; copy them before use."""
-    return two_photon(600, seed=3, image_shape=SHAPE)
+    """800 images of 24 × 36 pixels with 24 sectors; copy them before use."""
+    return two_photon(800, seed=3, image_shape=SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def counts():
 
 @pytest.fixture(scope="module")
 def trained(images):
-    """A model trained on the first 400 images; only to be read."""
-    model = DualVAE(images[:400].copy(), **SMALL)
+    """A model trained on the first 600 images; only to be read."""
+    model = DualVAE(images[:600].copy(), **SMALL)
     model.train(100, seed=0, **QUIET)
     return model
 
@@ -195,7 +195,7 @@ def test_the_importance_bound_rises_with_samples_from_the_bound_of_x():
 
 
 def test_foreground_and_background_are_found_in_images_that_were_not_trained_on(trained, images):
-    unseen = images[400:].copy()
+    unseen = images[600:].copy()
     foreground, background = trained.get_foreground(unseen), trained.get_background(unseen)
     assert correlation(foreground, unseen.layers["true_foreground"]) > 0.85
     assert correlation(background, unseen.layers["true_background"]) > 0.9
@@ -218,8 +218,8 @@ def test_training_writes_the_results_back(trained):
     for which, key in (("foreground", "X_dualvae_fg"), ("background", "X_dualvae_bg")):
         z = trained.get_latent_representation(which=which)
         np.testing.assert_array_equal(adata.obsm[key], z)
-        assert z.shape == (400, SMALL[f"n_latent_{which}"])
-    assert adata.uns["dualvae"]["params"]["window"] == 8
+        assert z.shape == (600, SMALL[f"n_latent_{which}"])
+    assert adata.uns["dualvae"]["params"]["window"] == 6
 
 
 def test_the_terms_make_the_loss_that_was_trained(trained):
