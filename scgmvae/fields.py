@@ -28,6 +28,14 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["FieldsMixin"]
 
+CONDITION_ARGS = (
+    "batch_key",
+    "size_factor_key",
+    "categorical_covariate_keys",
+    "continuous_covariate_keys",
+)
+"""Arguments of ``setup_anndata`` whose obs columns new data must have as well."""
+
 
 class FieldsMixin:
     """``setup_anndata`` and the checks of new data."""
@@ -107,7 +115,11 @@ class FieldsMixin:
             CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
             NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
         ]
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        cls._register(adata, AnnDataManager(fields, setup_method_args), **kwargs)
+
+    @classmethod
+    def _register(cls, adata: AnnData, manager: AnnDataManager, **kwargs: object) -> None:
+        """Register the fields of a manager, or leave the data as they were."""
         with checks.unchanged_on_error(adata):
             if cls._original_of(adata) is not None:
                 _assign_adata_uuid(adata, overwrite=True)
@@ -125,6 +137,8 @@ class FieldsMixin:
     def _labels_of(registry: dict) -> list[str]:
         """Names of the labels in the order of their components; none without labels."""
         fields = registry[scvi_constants._FIELD_REGISTRIES_KEY]
+        if REGISTRY_KEYS.LABELS_KEY not in fields:
+            return []
         state = fields[REGISTRY_KEYS.LABELS_KEY][scvi_constants._STATE_REGISTRY_KEY]
         if LabelsField.UNLABELED_CATEGORY not in state:
             return []
@@ -175,15 +189,11 @@ class FieldsMixin:
         checks.check_obs_names(adata)
         setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
         checks.check_layer(adata, setup["layer"])
-        checks.check_columns(
-            adata,
-            batch_key=setup["batch_key"],
-            size_factor_key=setup["size_factor_key"],
-            categorical_covariate_keys=setup["categorical_covariate_keys"],
-            continuous_covariate_keys=setup["continuous_covariate_keys"],
-        )
-        checks.check_size_factors(adata, setup["size_factor_key"])
-        checks.check_continuous(adata, setup["continuous_covariate_keys"])
+        # all but the layer are there where the model has them
+        columns = {name: value for name, value in setup.items() if name in CONDITION_ARGS}
+        checks.check_columns(adata, **columns)
+        checks.check_size_factors(adata, columns.get("size_factor_key"))
+        checks.check_continuous(adata, columns.get("continuous_covariate_keys"))
         for column, known in self._known_categories().items():
             checks.check_categories(adata, column, known)
         if self._is_copy(adata):
@@ -230,10 +240,10 @@ class FieldsMixin:
         """The categories of each registered categorical condition, by obs column."""
         setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
         known = {}
-        if setup["batch_key"] is not None:
+        if setup.get("batch_key") is not None:
             state = self._state_of(REGISTRY_KEYS.BATCH_KEY)
             known[setup["batch_key"]] = state["categorical_mapping"]
-        if setup["categorical_covariate_keys"]:
+        if setup.get("categorical_covariate_keys"):
             known |= self._state_of(REGISTRY_KEYS.CAT_COVS_KEY)["mappings"]
         return known
 

@@ -1,4 +1,4 @@
-"""Results read out of a model: embedding, clusters, labels, terms of the bound."""
+"""Results read out of a model: embedding, clusters, labels, posteriors."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from torch.distributions import (
 from torch.quasirandom import SobolEngine
 
 from scgmvae import checks
+from scgmvae.terms import TermsMixin
 
 __all__ = ["ResultsMixin"]
 
@@ -40,7 +41,7 @@ OUTERMOST = 0.01
 """Share of the training cells, those furthest out, whose confidence is lowered."""
 
 
-class ResultsMixin:
+class ResultsMixin(TermsMixin):
     """What a trained model says of cells."""
 
     @torch.inference_mode()
@@ -287,41 +288,6 @@ class ResultsMixin:
     def _confidence(self, proba: NDArray, novelty: NDArray) -> NDArray[np.float32]:
         """Probability of the chosen component, towards 0 for the outermost cells, (n,)."""
         return (proba.max(1) * ((1 - novelty) / OUTERMOST).clip(max=1)).astype(np.float32)
-
-    @torch.inference_mode()
-    def get_elbo_terms(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        batch_size: int | None = None,
-    ) -> pd.DataFrame:
-        """Terms of the negative ELBO of each cell.
-
-        Parameters
-        ----------
-        adata
-            Data with the genes of the model; ``None`` is the model's own.
-        indices
-            Rows to use.
-        batch_size
-            Cells at a time.
-
-        Returns
-        -------
-        DataFrame, cells × terms, in nats; the ELBO of a cell is minus the sum of its row. The
-        terms are estimated with one sample of z and w.
-        """
-        self._check_if_trained(warn=False)
-        adata = self._validate_anndata(adata)
-        rows = checks.rows_of(adata, indices)
-        parts = []
-        for tensors in self._make_data_loader(adata, indices=rows, batch_size=batch_size):
-            _, _, output = self.module(tensors)
-            terms = output.reconstruction_loss | output.kl_local
-            parts.append(pd.DataFrame({name: term.cpu() for name, term in terms.items()}))
-        table = pd.concat(parts, ignore_index=True)
-        table.index = adata.obs_names[rows]
-        return table
 
     @torch.inference_mode()
     def get_aggregated_posterior(

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Self
 
 import anndata
 import numpy as np
@@ -38,9 +38,6 @@ from scvi.model.base._save_load import _initialize_model, _validate_var_names
 from torch import Tensor
 
 from scgmvae.genes import match_genes
-
-if TYPE_CHECKING:
-    from scgmvae.model import SCGMVAE
 
 __all__ = ["FORMAT", "SavingMixin", "decode", "encode"]
 
@@ -142,7 +139,7 @@ class SavingMixin:
         *,
         allow_pickle: bool = False,
         **kwargs: object,
-    ) -> SCGMVAE:
+    ) -> Self:
         """Load a saved model.
 
         Parameters

@@ -58,6 +58,20 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             },
             id="images",
         ),
+        pytest.param(
+            "dual.py",
+            {
+                "dual-separation": (4, "sectors"),
+                "dual-interactions": (3, "sectors"),
+                "dual-strengths": (4, "sectors"),
+            },
+            id="dual",
+        ),
+        pytest.param(
+            "ambient.py",
+            {"ambient-10pct": (4, "specificity"), "ambient-20pct": (4, "specificity")},
+            id="ambient",
+        ),
     ],
 )
 def test_a_benchmark_writes_its_rows_with_machine_and_versions(script, results, tmp_path):
@@ -69,7 +83,8 @@ def test_a_benchmark_writes_its_rows_with_machine_and_versions(script, results, 
     for name, (n_rows, score) in results.items():
         written = json.loads((tmp_path / f"{name}.json").read_text())
         assert len(written["rows"]) == n_rows
-        assert score is None or all(0 <= row[score] <= 1 for row in written["rows"])
+        scores = [] if score is None else [row[score] for row in written["rows"]]
+        assert all(0 <= value <= 1 for value in scores if value is not None)  # or has no such
         assert written["machine"]["versions"]["scgmvae"]
         assert written["short"] is True
 

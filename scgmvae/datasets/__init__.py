@@ -5,6 +5,7 @@
 :func:`load`               an ``.h5ad`` file of a local collection, by its name
 :func:`blobs`              Gaussian classes, the same in every condition up to a shift
 :func:`synthetic_counts`   negative-binomial counts with known components, batches, conditions
+:func:`two_photon`         images of sharp sectors over diffuse light, both known
 :func:`digits`             1,797 handwritten digits of 8 × 8 pixels, without a download
 :func:`mnist`              70,000 handwritten digits of 28 × 28 pixels
 :func:`fashion_mnist`      70,000 articles of clothing of 28 × 28 pixels
@@ -14,7 +15,8 @@
 
 The simulators draw from their own generator, made from ``seed``; equal arguments give equal data.
 Counts are neither filtered, normalised nor scaled: that is left to scanpy. Images are rows of
-pixels, uint8 (v stands for v / 255) or float32 in [0, 1], of the shape ``uns["image_shape"]``.
+pixels, uint8 (v stands for v / 255), float32 in [0, 1] or, of microscopy, float32 in photons, of
+the shape ``uns["image_shape"]``.
 
 The environment variable ``SCGMVAE_DATA_DIR`` names a folder of local files; images that are not
 there are downloaded once and kept in the user's cache.
@@ -22,6 +24,7 @@ there are downloaded once and kept in the user's cache.
 
 from scgmvae.datasets.images import cifar10, digits, fashion_mnist, images_to_anndata, mnist
 from scgmvae.datasets.local import load, pbmc68k_reduced
+from scgmvae.datasets.microscopy import two_photon
 from scgmvae.datasets.simulated import blobs, synthetic_counts
 
 __all__ = [
@@ -34,4 +37,5 @@ __all__ = [
     "mnist",
     "pbmc68k_reduced",
     "synthetic_counts",
+    "two_photon",
 ]

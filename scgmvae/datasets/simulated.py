@@ -320,12 +320,14 @@ def _categorical(prefix: str, codes: NDArray, n_categories: int) -> pd.Categoric
     return pd.Categorical.from_codes(codes, [f"{prefix}_{i}" for i in range(n_categories)])
 
 
-def _annotated(x: NDArray | sp.csr_matrix, obs: dict, var_prefix: str) -> ad.AnnData:
-    """AnnData with the rows named ``cell_0``, ... and the columns ``<var_prefix>_0``, ..."""
-    n_cells, n_vars = x.shape
+def _annotated(
+    x: NDArray | sp.csr_matrix, obs: dict, var_prefix: str, row: str = "cell"
+) -> ad.AnnData:
+    """AnnData with the rows named ``<row>_0``, ... and the columns ``<var_prefix>_0``, ..."""
+    n_rows, n_vars = x.shape
     return ad.AnnData(
         x,
-        obs=pd.DataFrame(obs, index=[f"cell_{i}" for i in range(n_cells)]),
+        obs=pd.DataFrame(obs, index=[f"{row}_{i}" for i in range(n_rows)]),
         var=pd.DataFrame(index=[f"{var_prefix}_{i}" for i in range(n_vars)]),
     )
 
