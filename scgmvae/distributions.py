@@ -171,9 +171,6 @@ def conjugate_dirichlet_bound(q_y: Tensor, alpha: Tensor) -> Tensor:
         + \mathrm{KL}(q(d) \| \mathrm{Dir}(\alpha))
         = -H(q(y)) - \log B(\alpha + q(y)) + \log B(\alpha)
 
-    The module adds the two terms up, because each is logged; this closed form is what they are
-    tested against.
-
     Parameters
     ----------
     q_y

@@ -44,8 +44,11 @@ class SparseRows:
 
     @classmethod
     def of(cls, matrix: sparse.spmatrix | sparse.sparray) -> Self:
-        """Of a scipy matrix, whose memory is shared where it is CSR."""
+        """Of a scipy matrix, whose memory is shared where it is CSR, each value stored once."""
         csr = matrix.tocsr()
+        if not csr.has_canonical_format:  # values of one place are meant as their sum
+            csr = csr.copy()
+            csr.sum_duplicates()
         return cls(*map(_tensor, (csr.indptr, csr.indices, csr.data)), csr.shape[1])
 
     @property

@@ -718,7 +718,12 @@ class CGMVAE(BaseModuleClass):
             )
             kl_w = dist.normal_kl(inference_outputs["qw"], generative_outputs["pw"], w)
             kl = {"kl_z": dist.mixture_kl(q_z, p_z, q_y, z), "kl_w": kl_w}
-            if self.prior == "dirichlet":
+            if self.prior == "dirichlet" and self.dirichlet_posterior == "conjugate":
+                # the sum of both is simpler than each, and has all of the gradient
+                with torch.no_grad():
+                    kl["kl_y"] = dist.categorical_dirichlet_kl(q_y, concentration)
+                kl["kl_d"] = dist.conjugate_dirichlet_bound(q_y, self.alpha) - kl["kl_y"]
+            elif self.prior == "dirichlet":
                 kl["kl_y"] = dist.categorical_dirichlet_kl(q_y, concentration)
                 kl["kl_d"] = dist.dirichlet_kl(concentration, self.alpha)
             else:

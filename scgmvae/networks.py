@@ -364,9 +364,10 @@ class ComponentPrior(nn.Module):
 
     def forward(self, w: Tensor, c: Conditions) -> Normal:
         """p(z|w,y,c) for every y, parameters ``(..., K, L)`` for ``w`` of shape ``(..., W)``."""
-        shift = self.shift(self.trunk(w, c)).unflatten(-1, (2, *self.shape))
-        loc_shift, scale_shift = shift.unbind(-3)  # each (..., K, L)
-        return _normal(self.loc + loc_shift, self.raw_scale + scale_shift)
+        anchors = torch.cat([self.loc.flatten(), self.raw_scale.flatten()])
+        placed = nn.functional.linear(self.trunk(w, c), self.shift.weight, anchors)
+        loc, raw_scale = placed.unflatten(-1, (2, *self.shape)).unbind(-3)  # each (..., K, L)
+        return _normal(loc, raw_scale)
 
     @torch.no_grad()
     def start_at(self, loc: Tensor, scale: Tensor) -> None:

@@ -21,11 +21,13 @@ def check_devices(accelerator: str, devices: int | list[int] | str) -> None:
     """Raise ``ValueError`` where more GPUs are asked for than there are."""
     if accelerator not in ("gpu", "cuda") or devices in ("auto", -1, "-1"):
         return
-    asked = devices if isinstance(devices, list) else list(range(int(devices)))
+    if isinstance(devices, str) and "," in devices:
+        devices = devices.split(",")
+    asked = list(map(int, devices)) if isinstance(devices, list) else range(int(devices))
     n_found = torch.cuda.device_count()
     if asked and max(asked) >= n_found:
         raise ValueError(
-            f"devices={devices} asks for {max(asked) + 1} GPUs, but {n_found} are found. Give "
+            f"devices={devices!r} asks for {max(asked) + 1} GPUs, but {n_found} are found. Give "
             "devices='auto', or accelerator='cpu'."
         )
 
