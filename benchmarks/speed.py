@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -34,7 +33,7 @@ import pandas as pd
 import scanpy as sc
 import scvi
 import torch
-from common import load_counts, set_threads, write
+from common import load_counts, peak_memory, set_threads, write
 from lightning.pytorch import Callback
 from scipy import optimize, sparse
 from scvi.distributions import NegativeBinomial as ScviNegativeBinomial
@@ -300,11 +299,7 @@ def growth(short: bool) -> pd.DataFrame:
         for n_cells in (300, 600) if short else (5_000, 20_000, 80_000, 320_000):
             counts_of(n_cells, 100 if short else 2000, 0.08).write_h5ad(path)
             for where in ("memory", "disk"):
-                # a process of its own, whose peak is that of this training
-                command = [sys.executable, __file__, "--child", where, str(path)]
-                command += ["--threads", str(torch.get_num_threads())]
-                result = subprocess.run(command, capture_output=True, text=True, check=True)
-                rows.append(json.loads(result.stdout.splitlines()[-1]))
+                rows.append(train_one(where, path) if short else train_alone(where, path))
                 print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
     exponents = {
@@ -314,18 +309,27 @@ def growth(short: bool) -> pd.DataFrame:
     return table.assign(exponent=table["x_in"].map(exponents))
 
 
+def train_alone(where: str, path: Path) -> dict[str, object]:
+    """:func:`train_one` in a process of its own, which has held nothing else in memory."""
+    command = [sys.executable, __file__, "--child", where, str(path)]
+    command += ["--threads", str(torch.get_num_threads())]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
 def train_one(where: str, path: Path) -> dict[str, object]:
-    adata = ad.read_h5ad(path, backed="r" if where == "disk" else None)
-    scgmvae.SCGMVAE.setup_anndata(adata)
-    model = scgmvae.SCGMVAE(adata, n_components=10)
     timer = EpochTimer()
-    model.train(2, 1, batch_size=128, callbacks=[timer], **QUIET)
+    with peak_memory() as peak:
+        adata = ad.read_h5ad(path, backed="r" if where == "disk" else None)
+        scgmvae.SCGMVAE.setup_anndata(adata)
+        model = scgmvae.SCGMVAE(adata, n_components=10)
+        model.train(2, 1, batch_size=128, callbacks=[timer], **QUIET)
     return {
         "cells": adata.n_obs,
         "x_in": where,
         "s_per_epoch": timer.seconds[2],
         "s_start": timer.seconds[1] - timer.seconds[2],
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": peak.mb,
     }
 
 

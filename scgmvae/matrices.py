@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Self
 
+import h5py
 import numpy as np
 import torch
 from anndata.abc import CSCDataset
@@ -153,6 +155,7 @@ def read_rows(matrix: object, rows: Rows) -> NDArray | sparse.csr_matrix:
         return matrix[rows]
     runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
     try:
+        _check_whole(matrix)
         parts = [matrix[int(run[0]) : int(run[-1]) + 1] for run in runs]
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise OSError(
@@ -162,6 +165,15 @@ def read_rows(matrix: object, rows: Rows) -> NDArray | sparse.csr_matrix:
     if sparse.issparse(parts[0]):
         return sparse.vstack(parts, format="csr")
     return np.concatenate([np.asarray(part) for part in parts])
+
+
+def _check_whole(matrix: object) -> None:
+    """Raise ``OSError`` where an HDF5 file has gone or lost its end, which HDF5 reads as zeros."""
+    file = getattr(getattr(matrix, "group", matrix), "file", None)
+    if isinstance(file, h5py.File):
+        missing = file.id.get_filesize() - os.path.getsize(file.filename)
+        if missing > 0:
+            raise OSError(f"{file.filename} has lost its last {missing} bytes")
 
 
 def rows_in(matrix: object) -> SparseRows | DenseRows | RowsOnDisk:

@@ -88,7 +88,8 @@ class ResultsMixin(TermsMixin):
                 }
             for name, value in values.items():
                 parts.setdefault(name, []).append(value.cpu())
-        return {name: torch.cat(values).numpy() for name, values in parts.items()}
+        # one after the other, so that there is never a second copy of all
+        return {name: torch.cat(parts.pop(name)).numpy() for name in list(parts)}
 
     def _noise(self) -> Tensor:
         """Points that stand for N(0, I) of z, (S, 1, L), the same for every cell."""

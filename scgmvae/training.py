@@ -246,7 +246,9 @@ class StagedTrainingMixin:
             self._merge(posteriors)
         self._model_summary_string = self._summary()
         if self.module.mixture_started and self.reference_categories_ is None:
-            trained = {name: values[splitter.train_idx] for name, values in posteriors.items()}
+            trained = posteriors
+            if len(splitter.train_idx) < self.adata.n_obs:
+                trained = {name: values[splitter.train_idx] for name, values in posteriors.items()}
             self._remember_training_cells(trained)
         self._write(self.adata, posteriors)
 
@@ -301,10 +303,12 @@ class StagedTrainingMixin:
         codes = np.full(self.adata.n_obs, -1)
         codes[chosen] = partition
         others = np.setdiff1d(rows, chosen)
-        if len(others):  # they follow the classifier that was fitted to the chosen ones
-            codes[others] = self._posteriors(indices=others)["log_proba"].argmax(1)
-            labels = self._label_codes()[others]
-            codes[others] = np.where(labels >= 0, labels, codes[others])
+        # the others follow the classifier that was fitted to the chosen ones
+        for part in np.split(others, range(CELLS_IN_MEMORY, len(others), CELLS_IN_MEMORY)):
+            if len(part):
+                codes[part] = self._posteriors(indices=part)["log_proba"].argmax(1)
+        labels = self._label_codes()
+        codes[others] = np.where(labels[others] >= 0, labels[others], codes[others])
         self.module.train()
         return codes
 

@@ -40,6 +40,18 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             id="integration",
         ),
         pytest.param("cost.py", {"cost": (3, None)}, id="cost"),
+        pytest.param(
+            "speed.py",
+            {
+                "speed-steps": (3, None),
+                "speed-parts": (8, None),
+                "speed-likelihood": (24, None),
+                "speed-predict": (2, None),
+                "speed-growth": (4, None),
+                "speed-fit": (2, None),
+            },
+            id="speed",
+        ),
         pytest.param("estimators.py", {"estimators": (4, None)}, id="estimators"),
         pytest.param("merging.py --tasks pbmc3k", {"merging-pbmc3k": (4, "ARI")}, id="merging"),
         pytest.param(

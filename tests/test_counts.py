@@ -8,7 +8,16 @@ import pytest
 import torch
 from scipy import stats
 
-from scgmvae.counts import nb_log_prob
+from scgmvae import counts
+from scgmvae.counts import (
+    MEAN_FLOOR,
+    nb_log_prob,
+    poisson_log_prob,
+    softmax_means,
+    softmax_nb_log_prob,
+    zinb_log_prob,
+)
+from scgmvae.sparse import csr_tensor
 
 F64 = torch.float64
 
@@ -195,3 +204,197 @@ def test_nb_gradients_do_not_depend_on_a_cells_neighbours(rng):
     nb_log_prob(x[2:3], alone, theta).sum().backward()
     assert_close(together[2], alone.grad[0])
     assert together[[0, 1, 3, 4]].abs().max() == 0
+
+
+# ------------------------------------------------------------------ all likelihoods of counts
+
+FORMS = [pytest.param(False, id="dense"), pytest.param(True, id="csr")]
+
+
+def zi_arguments(rng, shape):
+    return tensor(rng.normal(scale=2, size=shape)).requires_grad_()
+
+
+def call(kind, x, mu, theta, zi_logits):
+    """One of the likelihoods, ``mu`` being the logits of softmax_nb, whose cells have 100."""
+    if kind == "softmax_nb":
+        return softmax_nb_log_prob(x, mu, theta, torch.full((len(x), 1), 100.0).to(mu))
+    if kind == "poisson":
+        return poisson_log_prob(x, mu)
+    return nb_log_prob(x, mu, theta) if kind == "nb" else zinb_log_prob(x, mu, theta, zi_logits)
+
+
+def plain(kind, x, mu, theta, zi_logits):
+    """What :func:`call` has to give, as it is written in books, dense and left to autograd."""
+    if kind == "softmax_nb":
+        return plain_log_prob(x, 100 * torch.softmax(mu, -1) + MEAN_FLOOR, theta)
+    if kind == "poisson":
+        return (x * torch.log(mu) - mu - torch.lgamma(x + 1)).sum(-1)
+    if kind == "nb":
+        return plain_log_prob(x, mu, theta)
+    log_nb = plain_log_prob(*(v.unsqueeze(-1) for v in (x.expand_as(mu), mu, theta.expand_as(mu))))
+    inflated = torch.sigmoid(zi_logits)
+    return torch.log((1 - inflated) * log_nb.exp() + inflated * (x == 0)).sum(-1)
+
+
+@pytest.mark.parametrize("as_csr", FORMS)
+@pytest.mark.parametrize("theta_shape", THETA_SHAPES)
+@pytest.mark.parametrize("samples", SAMPLES)
+@pytest.mark.parametrize("kind", ["nb", "softmax_nb", "zinb", "poisson"])
+def test_values_and_gradients_equal_the_plain_formula(rng, kind, samples, theta_shape, as_csr):
+    x, mu, theta = nb_arguments(rng, theta_shape, samples)
+    zi_logits = zi_arguments(rng, (*samples, 5, 4))
+    expected = plain(kind, x, mu, theta, zi_logits)
+    actual = call(kind, x.to_sparse_csr() if as_csr else x, mu, theta, zi_logits)
+    assert actual.shape == (*samples, 5)
+    assert_close(actual, expected.detach())
+    weights = tensor(rng.normal(size=expected.shape))
+    used = {"zinb": [mu, theta, zi_logits], "poisson": [mu]}.get(kind, [mu, theta])
+    of_actual = torch.autograd.grad((weights * actual).sum(), used)
+    of_expected = torch.autograd.grad((weights * expected).sum(), used)
+    for ours, plainly in zip(of_actual, of_expected, strict=True):
+        assert_close(ours, plainly)
+
+
+@pytest.mark.parametrize("kind", ["softmax_nb", "zinb", "poisson"])
+@pytest.mark.parametrize("theta_shape", THETA_SHAPES)
+def test_gradients_equal_finite_differences(rng, kind, theta_shape):
+    x, mu, theta = nb_arguments(rng, theta_shape, (2,))
+    arguments = (mu, theta, zi_arguments(rng, (2, 5, 4)))
+    assert torch.autograd.gradcheck(
+        lambda *given: call(kind, x.to_sparse_csr(), *given), arguments
+    )
+
+
+@pytest.mark.parametrize("x", DATA[1:])
+@pytest.mark.parametrize("kind", ["softmax_nb", "zinb", "poisson"])
+def test_no_zeros_only_zeros_and_fractions(rng, kind, x):
+    x, mu, theta = nb_arguments(rng, (4,), x=x)
+    zi_logits = zi_arguments(rng, (5, 4))
+    expected = plain(kind, x, mu, theta, zi_logits).detach()
+    assert_close(call(kind, x, mu, theta, zi_logits), expected)
+    assert_close(call(kind, x.to_sparse_csr(), mu, theta, zi_logits), expected)
+
+
+@pytest.mark.parametrize("kind", ["nb", "softmax_nb", "zinb", "poisson"])
+def test_zeros_that_a_csr_matrix_stores_count_as_zeros(rng, kind):
+    x, mu, theta = nb_arguments(rng, (4,))
+    every = torch.ones_like(x).to_sparse_csr()
+    stored = csr_tensor(every.crow_indices(), every.col_indices(), x.flatten(), 4)
+    weights, zi_logits = tensor(rng.normal(size=5)), zi_arguments(rng, (5, 4))
+    values = [call(kind, form, mu, theta, zi_logits) for form in (x, stored)]
+    assert_close(values[1], values[0].detach())
+    gradients = [torch.autograd.grad((weights * value).sum(), mu)[0] for value in values]
+    assert_close(*gradients)
+
+
+@pytest.mark.parametrize("size_of_block", [1, 7, 13])
+@pytest.mark.parametrize("theta_shape", THETA_SHAPES)
+@pytest.mark.parametrize("kind", ["nb", "softmax_nb"])
+def test_blocks_of_cells_change_nothing(rng, monkeypatch, kind, theta_shape, size_of_block):
+    x, mu, theta = nb_arguments(rng, theta_shape, (3,))
+    x[2] = 0  # a block without counts
+    weights = tensor(rng.normal(size=(3, 5)))
+
+    def value_and_gradients():
+        value = call(kind, x, mu, theta, None)
+        return [value, *torch.autograd.grad((weights * value).sum(), [mu, theta])]
+
+    at_once = value_and_gradients()
+    monkeypatch.setattr(counts, "BLOCK", size_of_block)  # one cell, one, and three of four genes
+    for ours, expected in zip(value_and_gradients(), at_once, strict=True):
+        assert_close(ours, expected.detach(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("theta_shape", THETA_SHAPES)
+def test_logits_get_the_gradient_that_their_means_would_pass_on(rng, theta_shape):
+    x, logits, theta = nb_arguments(rng, theta_shape, (3,))
+    size = tensor(rng.uniform(1, 1e4, size=(5, 1)))
+    weights = tensor(rng.normal(size=(3, 5)))
+    fused = softmax_nb_log_prob(x, logits, theta, size)
+    apart = nb_log_prob(x, softmax_means(logits, size)[1], theta)
+    assert_close(fused, apart.detach())
+    gradients = [torch.autograd.grad((weights * v).sum(), [logits, theta]) for v in (fused, apart)]
+    for of_fused, of_apart in zip(*gradients, strict=True):
+        assert_close(of_fused, of_apart)
+
+
+def test_means_are_the_cells_counts_shared_out(rng):
+    logits, size = tensor(rng.normal(size=(3, 5, 4))), tensor(rng.uniform(1, 100, size=(5, 1)))
+    scale, mu = softmax_means(logits, size)
+    assert_close(scale.sum(-1), np.ones((3, 5)))
+    assert_close(mu, (size * scale + MEAN_FLOOR).numpy())
+
+
+@pytest.mark.parametrize("as_csr", FORMS)
+def test_softmax_nb_in_single_precision_equals_scipy_over_a_grid(as_csr):
+    # two genes, so that every mean is the share of one of them in the counts of the cell
+    (x, mu, theta), _ = nb_grid(F64)
+    keep = ((mu / theta > 1e-6) & (x <= 10_000)).squeeze(-1)
+    x, mu, theta = (v[keep].float() for v in (x, mu, theta))
+    logits = torch.zeros(len(x), 2)
+    pair = torch.cat([x, torch.zeros_like(x)], dim=1)
+    pair = pair.to_sparse_csr() if as_csr else pair
+    actual = softmax_nb_log_prob(pair, logits, theta.expand(-1, 2).contiguous(), 2 * mu)
+    mu, theta = mu.double() + MEAN_FLOOR, theta.double()
+    p = (theta / (theta + mu)).numpy()
+    expected = stats.nbinom(theta.numpy(), p).logpmf(x.numpy())
+    at_zero = stats.nbinom(theta.numpy(), p).logpmf(0)
+    # Counts of a hundred and more have terms of opposite sign, each of them rounded
+    largest = (x * torch.log1p(theta / mu)).abs().numpy()
+    rounding = np.where(x.numpy() >= 100, 2e-7 * largest, 0)
+    error = np.abs(actual.double().unsqueeze(-1).numpy() - expected - at_zero)
+    assert np.all(error <= 1e-5 * np.abs(expected + at_zero) + rounding)
+
+
+@pytest.mark.parametrize("as_csr", FORMS)
+@pytest.mark.parametrize("zi_logit", [-60.0, -10.0, 0.0, 10.0, 60.0])
+def test_zinb_in_single_precision_equals_fifty_digits_over_a_grid(zi_logit, as_csr):
+    (x, mu, theta), log_nb = nb_grid(torch.float32)
+    pi = torch.full_like(mu, zi_logit)
+    actual = zinb_log_prob(x.to_sparse_csr() if as_csr else x, mu, theta, pi)
+    keep = -np.logaddexp(0, zi_logit)  # log σ(−π)
+    zero = np.logaddexp(keep + zi_logit, keep + log_nb)
+    expected = np.where(x.squeeze(-1) == 0, zero, keep + log_nb)
+    x, mu, theta = (v.double().squeeze(-1) for v in (x, mu, theta))
+    parts = [x * torch.log1p(theta / mu), torch.lgamma(x + 1), theta * torch.log1p(mu / theta)]
+    largest = torch.stack(parts).abs().amax(0).numpy() + abs(zi_logit)
+    # a sum of two shares that is nearly 1 has a logarithm as precise as the 1 is
+    rounding = np.where(x.numpy() > 0, 2e-7 * largest, 1e-6)
+    error = np.abs(actual.double().numpy() - expected)
+    assert np.all(error <= 1e-5 * np.abs(expected) + rounding)
+
+
+@pytest.mark.parametrize("zi_logit", [-1e4, -100.0, 100.0, 1e4])
+def test_extreme_zero_inflation_has_finite_values_and_gradients(zi_logit):
+    x = torch.tensor([[0.0, 3.0, 0.0, 1e6]])
+    mu = torch.tensor([[1e-8, 1e6, 1e6, 1e-8]], requires_grad=True)
+    theta = torch.tensor([1e-4, 1e6, 1e6, 1e-4], requires_grad=True)
+    pi = torch.full((1, 4), zi_logit, requires_grad=True)
+    value = zinb_log_prob(x, mu, theta, pi)
+    assert torch.isfinite(value).all()
+    for gradient in torch.autograd.grad(value.sum(), [mu, theta, pi]):
+        assert torch.isfinite(gradient).all()
+
+
+def test_poisson_in_single_precision_equals_scipy_over_a_grid():
+    (x, mu, _), _ = nb_grid(torch.float32)
+    expected = stats.poisson(mu.double().numpy()).logpmf(x.double().numpy())[:, 0]
+    largest = torch.maximum(x * mu.log().abs(), torch.lgamma(x + 1)).squeeze(-1).numpy()
+    for form in (x, x.to_sparse_csr()):
+        error = np.abs(poisson_log_prob(form, mu).double().numpy() - expected)
+        assert np.all(error <= 1e-5 * np.abs(expected) + 2e-7 * largest)
+
+
+def test_gradients_of_single_and_double_precision_agree_for_large_counts(rng):
+    x = tensor([[1e6, 1e5, 1e4, 0], [0, 300, 9, 8]])
+    logits, theta = tensor(rng.normal(size=(2, 4))), tensor([1e-4, 1.0, 1e4, 1e6])
+    size = x.sum(1, keepdim=True)
+    gradients = []
+    for dtype in (torch.float32, F64):
+        leaves = [logits.to(dtype).requires_grad_(), theta.to(dtype).requires_grad_()]
+        value = softmax_nb_log_prob(x.to(dtype), *leaves, size.to(dtype)).sum()
+        gradients.append(torch.autograd.grad(value, leaves))
+    for single, double in zip(*gradients, strict=True):
+        scale = double.abs().amax().item()
+        assert_close(single.double(), double.numpy(), rtol=1e-4, atol=1e-6 * scale)

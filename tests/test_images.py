@@ -11,7 +11,7 @@ from scvi import REGISTRY_KEYS as KEYS
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 
-from scgmvae import SCGMVAE, images, partition
+from scgmvae import SCGMVAE, images
 from scgmvae.images import check_same_shape, distorted, image_shape_of, pixel_scale
 from scgmvae.loading import MinibatchLoader
 from scgmvae.module import CGMVAE

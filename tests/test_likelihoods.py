@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from scipy import special, stats
+from scvi import distributions as scvi_distributions
+from scvi.distributions._utils import DistributionConcatenator, subset_distribution
 
 from scgmvae.counts import MEAN_FLOOR
 from scgmvae.likelihoods import (
@@ -188,3 +190,73 @@ def test_a_large_inverse_dispersion_gives_poisson_counts(kind, rng):
     np.testing.assert_allclose(
         log_likelihood(p_x, torch.as_tensor(x)).numpy(), expected, rtol=1e-4
     )
+
+
+# ------------------------------------------------------- means that are made where asked for
+
+
+@pytest.fixture(params=[(), (3,)], ids=["one_sample", "sample_axis"])
+def ours_and_theirs(request, rng):
+    """The negative binomial of logits, and that of scvi-tools at the same means."""
+    ours, parameters = make("nb", rng, request.param)
+    mu, theta = (torch.as_tensor(parameters[name]) for name in ("mu", "dispersion"))
+    scale = mu / torch.as_tensor(parameters["size"])
+    return ours, scvi_distributions.NegativeBinomial(mu=mu + MEAN_FLOOR, theta=theta, scale=scale)
+
+
+def test_nb_of_logits_has_the_parameters_of_that_of_means(ours_and_theirs):
+    ours, theirs = ours_and_theirs
+    for name in ("mu", "scale", "mean", "variance"):
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name))
+    torch.testing.assert_close(ours.theta, theirs.theta.expand_as(theirs.mu))
+
+
+def test_nb_of_logits_draws_as_that_of_means(ours_and_theirs):
+    draws = []
+    for distribution in ours_and_theirs:
+        torch.manual_seed(0)
+        draws.append(distribution.sample((4,)))
+    assert draws[0].shape == (4, *ours_and_theirs[0].batch_shape)
+    assert torch.equal(*draws)
+
+
+def test_nb_of_logits_gives_counts_the_probability_of_that_of_means(ours_and_theirs, rng):
+    x = torch.as_tensor(draw_x("nb", rng))
+    ours, theirs = (distribution.log_prob(x) for distribution in ours_and_theirs)
+    # scvi-tools' formula adds 1e-8 to what it takes logarithms of
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_nb_of_logits_is_put_together_and_cut_by_scvi_tools(rng):
+    store = DistributionConcatenator()
+    parts = [make("nb", rng)[0] for _ in range(2)]
+    for part in parts:
+        store.store_distribution(part)
+    together = store.get_concatenated_distributions()
+    assert together.batch_shape == (2 * N, G)
+    second = subset_distribution(together, torch.arange(N, 2 * N))
+    for name in ("mu", "scale", "theta"):
+        expected = [getattr(part, name) for part in parts]
+        torch.testing.assert_close(getattr(together, name), torch.cat(expected))
+        torch.testing.assert_close(getattr(second, name), expected[1])
+
+
+@pytest.mark.parametrize("kind", COUNT_LIKELIHOODS)
+def test_log_likelihood_takes_csr_and_leaves_out_genes_that_were_not_measured(kind, rng):
+    p_x, parameters = make(kind, rng, (3,))
+    x = draw_x(kind, rng)
+    csr = torch.as_tensor(x).to_sparse_csr()
+    expected = scipy_log_prob(kind, x, parameters)
+    np.testing.assert_allclose(log_likelihood(p_x, csr), expected.sum(-1), rtol=1e-6)
+    observed = np.array([True, False, True, True])
+    value = log_likelihood(p_x, csr, torch.as_tensor(observed))
+    np.testing.assert_allclose(value, expected[..., observed].sum(-1), rtol=1e-6)
+
+
+def test_log_likelihood_is_as_precise_under_autocast(rng):
+    p_x, _ = make("nb", rng)
+    x = torch.as_tensor(draw_x("nb", rng))
+    with torch.autocast("cpu", torch.bfloat16):
+        value = log_likelihood(p_x, x)
+    assert value.dtype == torch.float64
+    assert torch.equal(value, log_likelihood(p_x, x))

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from anndata import AnnData
+from anndata import AnnData, read_h5ad
 from scipy import sparse
 from scvi import REGISTRY_KEYS as KEYS
 
 from scgmvae import SCGMVAE
-from scgmvae.loading import MinibatchLoader, SeededDataSplitter
+from scgmvae.loading import BLOCK, MinibatchLoader, SeededDataSplitter
+from scgmvae.matrices import RowsOnDisk
 
 N, G = 103, 4
 
@@ -24,7 +25,9 @@ def make_manager(n=N, as_sparse=False):
 
 def rows_of(minibatches):
     """The rows that each minibatch holds, as its values of gene 0 tell."""
-    return [(batch[KEYS.X_KEY][:, 0].numpy() - 1).astype(int) for batch in minibatches]
+    x = [batch[KEYS.X_KEY] for batch in minibatches]
+    x = [values.to_dense() if values.layout is torch.sparse_csr else values for values in x]
+    return [(values[:, 0].numpy() - 1).astype(int) for values in x]
 
 
 @pytest.fixture(scope="module")
@@ -259,3 +262,197 @@ def test_a_small_rest_does_not_warn():
     # 129 cells in minibatches of 128: scvi-tools warns of a last minibatch of one cell
     splitter = split(make_manager(129), train_size=1.0, batch_size=128)
     assert [len(part) for part in rows_of(splitter.train_dataloader())] == [65, 64]
+
+
+# ------------------------------------------------------------------------------ CSR tensors
+
+
+@pytest.mark.parametrize("as_sparse", [False, True], ids=["of_dense", "of_sparse"])
+def test_minibatches_that_are_asked_for_as_csr_hold_the_same(manager, as_sparse):
+    csr = list(MinibatchLoader(make_manager(as_sparse=as_sparse), batch_size=20, sparse=True))
+    dense = list(MinibatchLoader(manager, batch_size=20))
+    assert len(csr) == len(dense) == 6
+    for one, other in zip(csr, dense, strict=True):
+        assert one[KEYS.X_KEY].layout is torch.sparse_csr
+        assert torch.equal(one[KEYS.X_KEY].to_dense(), other[KEYS.X_KEY])
+        assert torch.equal(one[KEYS.CONT_COVS_KEY], other[KEYS.CONT_COVS_KEY])
+
+
+# ---------------------------------------------------------------------------------- on disk
+
+N_DISK = 10 * BLOCK + 17
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["dense", "csr"])
+def on_disk(request, tmp_path_factory):
+    """Manager of an AnnData that is read from a file."""
+    path = tmp_path_factory.mktemp("on_disk") / "x.h5ad"
+    make_manager(N_DISK, request.param).adata.write_h5ad(path)
+    adata = read_h5ad(path, backed="r")
+    SCGMVAE.setup_anndata(adata, continuous_covariate_keys=["row"])
+    yield SCGMVAE._get_most_recent_anndata_manager(adata)
+    adata.file.close()
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """Rows of every reading from a file."""
+    loads, load = [], RowsOnDisk.load
+
+    def recorded(self, rows):
+        loads.append(rows)
+        return load(self, rows)
+
+    monkeypatch.setattr(RowsOnDisk, "load", recorded)
+    return loads
+
+
+def disk_loader(on_disk, *args, cells_in_memory=3 * BLOCK, batch_size=32, **settings):
+    return MinibatchLoader(
+        on_disk, *args, cells_in_memory=cells_in_memory, batch_size=batch_size, **settings
+    )
+
+
+def test_every_pass_over_a_file_has_each_cell_once_in_a_new_order(on_disk, seeded):
+    loader = disk_loader(on_disk, shuffle=True)
+    passes = [np.concatenate(rows_of(loader)) for _ in range(3)]
+    for rows in passes:
+        np.testing.assert_array_equal(np.sort(rows), np.arange(N_DISK))
+    assert (passes[0] == passes[1]).mean() < 0.05
+    assert (passes[1] == passes[2]).mean() < 0.05
+
+
+def test_minibatches_of_a_file_mix_blocks_from_all_over_it(on_disk, seeded):
+    loader = disk_loader(on_disk, shuffle=True)
+    n_blocks = [len(np.unique(rows // BLOCK)) for rows in rows_of(loader)]
+    # three blocks are in memory at a time, more where one is cut, fewer at the end
+    assert np.mean(n_blocks) >= 3
+    assert min(n_blocks[:-1]) >= 2
+    # which blocks come together is drawn anew
+    together = [tuple(np.unique(rows_of(loader)[0] // BLOCK)) for _ in range(8)]
+    assert len(set(together)) > 4
+
+
+@pytest.mark.parametrize("shuffle", [False, True], ids=["in_order", "shuffled"])
+@pytest.mark.parametrize("cells_in_memory", [100, 3 * BLOCK, 10_000])
+def test_no_more_cells_of_a_file_are_in_memory_than_may_be(
+    on_disk, seeded, loads, shuffle, cells_in_memory
+):
+    loader = disk_loader(on_disk, shuffle=shuffle, cells_in_memory=cells_in_memory)
+    np.testing.assert_array_equal(np.sort(np.concatenate(rows_of(loader))), np.arange(N_DISK))
+    sizes = np.array([len(rows) for rows in loads])
+    assert sizes.max() <= cells_in_memory
+    assert sizes.sum() == N_DISK  # nothing is read twice
+    assert len(sizes) <= 1.4 * np.ceil(N_DISK / cells_in_memory)
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2], ids=["one_process", "two_processes"])
+@pytest.mark.parametrize("batch_size", [32, 40], ids=["even", "uneven"])
+def test_shuffled_cells_of_a_file_are_read_in_long_runs(
+    on_disk, seeded, loads, batch_size, n_ranks
+):
+    loader = disk_loader(on_disk, shuffle=True, batch_size=batch_size)
+    loader.share_out(0, n_ranks, seed=0)
+    list(loader)
+    # every run is a reading of its own, of which single cells take as long as blocks
+    n_runs = sum(1 + np.count_nonzero(np.diff(rows) > 1) for rows in loads)
+    assert n_runs < 3 * N_DISK / BLOCK
+
+
+def test_a_minibatch_may_be_larger_than_what_is_read_at_once(on_disk):
+    rows = rows_of(disk_loader(on_disk, cells_in_memory=10, batch_size=100))
+    np.testing.assert_array_equal(np.concatenate(rows), np.arange(N_DISK))
+
+
+def test_the_fields_of_a_cell_of_a_file_stay_together(on_disk, seeded):
+    loader = disk_loader(on_disk, shuffle=True)
+    loader.extra["guide"] = torch.arange(N_DISK) * 2
+    for batch in loader:
+        (rows,) = rows_of([batch])
+        assert (batch[KEYS.X_KEY] == batch[KEYS.X_KEY][:, :1]).all()
+        np.testing.assert_array_equal(batch[KEYS.CONT_COVS_KEY][:, 0].numpy(), rows)
+        np.testing.assert_array_equal(batch["guide"].numpy(), 2 * rows)
+
+
+def test_rows_of_a_file_keep_their_order_without_shuffling(on_disk):
+    indices = [500, 3, 99, 4, 7]
+    rows = rows_of(disk_loader(on_disk, indices, batch_size=2))
+    assert [part.tolist() for part in rows] == [[500, 3], [99, 4], [7]]
+
+
+def test_a_file_and_memory_give_the_same_minibatches_in_order(on_disk):
+    in_memory = make_manager(N_DISK)
+    for one, other in zip(
+        MinibatchLoader(in_memory, batch_size=50), disk_loader(on_disk, batch_size=50), strict=True
+    ):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert torch.equal(one[name], other[name])
+
+
+def test_cells_of_a_file_come_up_as_often_as_they_have_copies(on_disk, seeded, loads):
+    copies = np.where(np.arange(N_DISK) % 100 == 0, 20.0, 1.0)
+    loader = disk_loader(on_disk, shuffle=True, copies=copies)
+    rows = np.concatenate(rows_of(loader))
+    np.testing.assert_array_equal(np.bincount(rows, minlength=N_DISK), copies)
+    assert max(map(len, loads)) <= 3 * BLOCK
+
+
+# ------------------------------------------------------------------------ several processes
+
+
+def shared_out(manager, n_ranks, seed=5, n_passes=1, **settings):
+    """Minibatches of each rank in each pass, [rank][pass][minibatch]."""
+    ranks = []
+    for rank in range(n_ranks):
+        torch.manual_seed(rank)  # as each process has a random state of its own
+        loader = MinibatchLoader(manager, shuffle=True, **settings)
+        loader.share_out(rank, n_ranks, seed)
+        ranks.append([rows_of(loader) for _ in range(n_passes)])
+        assert all(len(rows) == len(loader) for rows in ranks[-1])
+    return ranks
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
+@pytest.mark.parametrize("batch_size", [7, 10, 1000])
+def test_processes_share_the_cells_of_every_pass(manager, seeded, batch_size, n_ranks):
+    ranks = shared_out(manager, n_ranks, n_passes=2, batch_size=batch_size)
+    for minibatches in zip(*ranks, strict=True):  # of all ranks in a pass
+        assert len({len(rows) for rows in minibatches}) == 1
+        assert max(len(rows) for part in minibatches for rows in part) <= batch_size
+        together = np.concatenate([rows for part in minibatches for rows in part])
+        np.testing.assert_array_equal(np.sort(together), np.arange(N))
+    first, second = (np.concatenate(rows) for rows in ranks[0])
+    assert not np.array_equal(np.sort(first), np.sort(second))
+
+
+def test_processes_share_the_cells_of_a_file(on_disk, seeded, loads):
+    settings = {"batch_size": 32, "cells_in_memory": 3 * BLOCK}
+    ranks = shared_out(on_disk, 2, **settings)
+    together = np.concatenate([rows for (part,) in ranks for rows in part])
+    np.testing.assert_array_equal(np.sort(together), np.arange(N_DISK))
+    assert max(map(len, loads)) <= 3 * BLOCK
+
+
+def test_processes_share_copies_of_cells(manager, seeded):
+    copies = np.where(np.arange(N) < 3, 5.0, 1.0)
+    ranks = shared_out(manager, 2, batch_size=20, copies=copies)
+    together = np.concatenate([rows for (part,) in ranks for rows in part])
+    np.testing.assert_array_equal(np.bincount(together, minlength=N), copies)
+
+
+def test_the_seed_of_shared_orders_leaves_the_random_state_alone(manager, seeded):
+    loader = MinibatchLoader(manager, shuffle=True, batch_size=20)
+    loader.share_out(0, 2, seed=5)
+    before = torch.get_rng_state()
+    first = rows_of(loader)
+    assert torch.equal(torch.get_rng_state(), before)
+    loader.share_out(0, 2, seed=5)
+    for one, other in zip(first, rows_of(loader), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 51])
+def test_processes_have_no_minibatch_of_a_single_cell(manager, seeded, batch_size):
+    ranks = shared_out(manager, 2, batch_size=batch_size)
+    assert min(len(rows) for (part,) in ranks for rows in part) > 1

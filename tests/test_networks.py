@@ -19,9 +19,11 @@ from scgmvae.networks import (
     ConditionSizes,
     Decoder,
     DirichletNetwork,
+    Dropout,
     Encoder,
     Trunk,
     bounded_exp,
+    full,
 )
 
 N, G, L, W, K, S, N_HIDDEN = 6, 7, 3, 2, 4, 5, 16
@@ -402,3 +404,87 @@ def test_an_image_moves_as_a_whole_under_convolutions(channels):
             trunk(x.flatten(1), Conditions()).view(128, 5, 5) for x in (image, image.roll(8, 2))
         ]
     torch.testing.assert_close(units[0][:, :, 1:3], units[1][:, :, 2:4])
+
+
+# ------------------------------------------------------------------------ dropout, precision
+
+
+def dropped(p, x, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Dropout(p)(x)
+
+
+@pytest.mark.parametrize("p", [0.01, 0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_and_keeps_the_mean(p):
+    x = torch.ones(1_000_001)  # not divisible by four, the values of one random number
+    out = dropped(p, x)
+    kept = out != 0
+    # five standard errors of a mean of a million
+    assert kept.double().mean().item() == pytest.approx(1 - p, abs=5e-3 * math.sqrt(p * (1 - p)))
+    assert out.double().mean().item() == pytest.approx(1, abs=5e-3 * math.sqrt(p / (1 - p)))
+    # the scale is the exact one of the probability in 65,536ths
+    np.testing.assert_allclose(out[kept].unique(), 1 / (1 - round(p * 2**16) / 2**16), rtol=1e-6)
+
+
+def test_dropout_drops_values_independently():
+    kept = (dropped(0.5, torch.ones(400_000)) != 0).double().view(-1, 4)
+    # neither the four values of one random number nor those of two are alike
+    correlation = np.corrcoef(np.hstack([kept[:-1].numpy(), kept[1:].numpy()]).T)
+    assert np.abs(correlation - np.eye(8)).max() < 0.02
+
+
+def test_dropout_follows_from_the_seed_of_torch():
+    x = torch.randn(3, 5, 7)
+    assert torch.equal(dropped(0.5, x), dropped(0.5, x))
+    assert not torch.equal(dropped(0.5, x), dropped(0.5, x, seed=1))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+def test_dropout_does_nothing_in_evaluation_mode(p):
+    x = torch.randn(3, 5)
+    assert torch.equal(Dropout(p).eval()(x), x)
+
+
+@pytest.mark.parametrize(("p", "factor"), [(0.0, 1), (1.0, 0), (1e-9, 1), (1 - 1e-9, 0)])
+def test_dropout_of_nothing_and_of_all(p, factor):
+    x = torch.randn(3, 5)
+    assert torch.equal(dropped(p, x), factor * x)
+
+
+def test_dropout_passes_gradients_through_what_it_keeps():
+    x = torch.ones(40, 25, requires_grad=True)
+    out = dropped(0.5, x)
+    out.sum().backward()
+    assert torch.equal(x.grad, out.detach())  # 0 or 2, as x is 1
+    assert set(x.grad.unique().tolist()) == {0.0, 2.0}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_dropout_keeps_the_type_and_shape(dtype):
+    x = torch.ones(3, 5, 1, dtype=dtype)
+    out = dropped(0.5, x)
+    assert (out.dtype, out.shape) == (dtype, x.shape)
+    assert dropped(0.5, x[:0]).shape == (0, 5, 1)
+
+
+def test_full_makes_single_precision_of_half_and_leaves_the_rest():
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        assert full(torch.ones(2, dtype=dtype)).dtype == torch.float32
+    assert full(torch.ones(2, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_an_encoder_reads_csr_as_it_reads_the_same_with_zeros():
+    x = torch.rand(N, G) * (torch.rand(N, G) < 0.4)
+    encoder = Encoder(Trunk(G, SIZES, (N_HIDDEN,)), SIZES, L, W, input_dropout_rate=0.0)
+    c = conditions()
+    torch.testing.assert_close(encoder(x.to_sparse_csr(), c), encoder(x, c))
+
+
+def test_hidden_genes_of_csr_are_those_that_have_counts():
+    x = torch.rand(N, G) * (torch.arange(G) % 2)
+    encoder = Encoder(Trunk(G, SIZES, ()), SIZES, L, W, input_dropout_rate=0.5)
+    seen = encoder(x.to_sparse_csr(), conditions()).to_dense()
+    assert (seen[x == 0] == 0).all()
+    np.testing.assert_allclose(seen[seen != 0], 2 * x[seen != 0], rtol=1e-5)
+    assert 0 < (seen != 0).sum() < (x != 0).sum()
