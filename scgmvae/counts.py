@@ -330,6 +330,7 @@ def zinb_log_prob(x: Tensor, mu: Tensor, theta: Tensor, zi_logits: Tensor) -> Te
         + counts * torch.log(mu_nz / (theta_nz + mu_nz))
     )
     other = _of_nonzero(nb_zero, at) + bracket.to(mu.dtype) - _of_nonzero(zero, at)
+    other = torch.where(at.values > 0, other, 0)  # a CSR matrix may store zeros as well
     return _add_to_cells(zero.sum(-1), at, other)
 
 

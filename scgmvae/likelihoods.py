@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from scgmvae.counts import (
+    MEAN_FLOOR,
     nb_log_prob,
     poisson_log_prob,
     softmax_means,
@@ -57,7 +58,8 @@ class NegativeBinomial(scvi_distributions.NegativeBinomial):
     def __init__(self, logits: Tensor, theta: Tensor, size: Tensor):
         Distribution.__init__(self, batch_shape=logits.shape, validate_args=False)
         self.logits, self.dispersion, self.size_of_cells = logits, theta, size
-        self.on_mps = logits.device.type == "mps"  # which scvi-tools asks where it draws
+        # what scvi-tools reads where it draws and in its own log_prob
+        self.on_mps, self._eps = logits.device.type == "mps", MEAN_FLOOR
 
     @cached_property
     def _scale_and_mu(self) -> tuple[Tensor, Tensor]:

@@ -118,15 +118,15 @@ class MinibatchLoader:
         return isinstance(self.x, RowsOnDisk)
 
     def __len__(self) -> int:
-        n_obs = -(-self.n_obs_per_pass // self.n_ranks)
-        n_batches = -(-n_obs // self.batch_size)
-        return min(n_batches, max(1, n_obs // 2)) if self.shuffle else n_batches
+        n_obs = self.n_obs_per_pass
+        n_batches = -(-n_obs // (self.batch_size * self.n_ranks))
+        return min(n_batches, max(1, n_obs // (2 * self.n_ranks))) if self.shuffle else n_batches
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         if not len(self):
             return
         minibatches = np.array_split(self._order(), len(self) * self.n_ranks)
-        minibatches = minibatches[self.rank :: self.n_ranks]
+        minibatches = minibatches[self.rank * len(self) : (self.rank + 1) * len(self)]
         if not self.is_on_disk:
             for rows in minibatches:
                 yield self._minibatch(rows, self.x[rows])
@@ -134,9 +134,12 @@ class MinibatchLoader:
         n_at_once = max(1, self.cells_in_memory // len(minibatches[0]))
         for first in range(0, len(minibatches), n_at_once):
             part = minibatches[first : first + n_at_once]
-            in_memory = np.unique(np.concatenate(part))
+            of_part = np.concatenate(part)
+            in_memory = np.unique(of_part)
             x = self.x.load(in_memory)
-            for rows in part:
+            if self.shuffle:
+                of_part = _shuffled(of_part)
+            for rows in np.split(of_part, np.cumsum([len(rows) for rows in part[:-1]])):
                 yield self._minibatch(rows, x[np.searchsorted(in_memory, rows)])
 
     def _minibatch(self, rows: NDArray[np.integer], x: Tensor) -> dict[str, Tensor]:
@@ -210,16 +213,11 @@ class MinibatchLoader:
             order = order[np.searchsorted(self.copies, points, side="right").clip(max=last)]
         if not self.shuffle:
             return order
-        return self._shuffled_blocks(order) if self.is_on_disk else _shuffled(order)
-
-    def _shuffled_blocks(self, order: NDArray[np.integer]) -> NDArray[np.integer]:
-        """The rows in a new order in which those that are in memory at a time are few blocks."""
-        order = np.sort(order)
-        blocks = np.split(order, range(BLOCK, len(order), BLOCK))
-        order = np.concatenate([blocks[i] for i in torch.randperm(len(blocks)).tolist()])
-        n_at_once = self.cells_in_memory
-        parts = np.split(order, range(n_at_once, len(order), n_at_once))
-        return np.concatenate([_shuffled(part) for part in parts])
+        if not self.is_on_disk:
+            return _shuffled(order)
+        # neighbours stay together here, and are mixed with others once they are in memory
+        blocks = np.split(np.sort(order), range(BLOCK, len(order), BLOCK))
+        return np.concatenate([blocks[i] for i in torch.randperm(len(blocks)).tolist()])
 
 
 def _shuffled(order: NDArray[np.integer]) -> NDArray[np.integer]:

@@ -175,11 +175,11 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` with some values set to 0 and the others scaled up, in training."""
-        if not self.training or not 0 < self.p < 1 or x.device.type != "cpu":
+        n_dropped = round(self.p * 2**16)
+        if not self.training or not 0 < n_dropped < 2**16 or x.device.type != "cpu":
             return super().forward(x)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-        n_dropped = round(self.p * 2**16)
         keep = (bits >= n_dropped - 2**15).to(x.dtype)
         return x * keep.mul_(2**16 / (2**16 - n_dropped))
 

@@ -22,7 +22,7 @@ def check_devices(accelerator: str, devices: int | list[int] | str) -> None:
     if accelerator not in ("gpu", "cuda") or devices in ("auto", -1, "-1"):
         return
     if isinstance(devices, str) and "," in devices:
-        devices = devices.split(",")
+        devices = [device for device in devices.split(",") if device]
     asked = list(map(int, devices)) if isinstance(devices, list) else range(int(devices))
     n_found = torch.cuda.device_count()
     if asked and max(asked) >= n_found:

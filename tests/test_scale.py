@@ -231,14 +231,17 @@ def samples(monkeypatch):
 def test_a_sample_is_partitioned_and_the_others_follow(
     adata, make_model, train, samples, n_components
 ):
-    model = train(make_model(adata, n_components=n_components), max_epochs=6, pretrain_epochs=20)
+    # after fewer joint epochs components of well separated groups still overlap, and are merged
+    model = train(make_model(adata, n_components=n_components), max_epochs=12, pretrain_epochs=20)
     (start,) = samples
     assert len(np.unique(start["cells"])) == 150
     assert (start["codes"] >= 0).all()
     others = np.setdiff1d(np.arange(300), start["cells"])
     component = adata.obs["component"].to_numpy()
     assert adjusted_rand_score(component[others], start["codes"][others]) > 0.9
-    assert agreement(adata, model) > 0.95
+    # of components: in so short a training their merging errs with and without a sample
+    components = model.predict(components=True)
+    assert adjusted_rand_score(component, components) > 0.95
 
 
 def test_all_cells_are_partitioned_where_there_are_few(adata, make_model, train, samples):
