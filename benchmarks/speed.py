@@ -295,8 +295,8 @@ def predict(short: bool) -> pd.DataFrame:
 def growth(short: bool) -> pd.DataFrame:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "counts.h5ad"
         for n_cells in (300, 600) if short else (5_000, 20_000, 80_000, 320_000):
+            path = Path(folder) / f"{n_cells}.h5ad"
             counts_of(n_cells, 100 if short else 2000, 0.08).write_h5ad(path)
             for where in ("memory", "disk"):
                 rows.append(train_one(where, path) if short else train_alone(where, path))

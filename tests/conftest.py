@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import matplotlib as mpl
 
 mpl.use("Agg")  # no window opens, with or without a display
@@ -12,6 +17,8 @@ import torch
 
 from scgmvae import SCGMVAE
 from scgmvae.datasets import synthetic_counts
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 # Small networks and minibatches: many steps in the few epochs that a test can afford.
 NETWORK = {"n_hidden": 32, "n_latent": 5, "n_latent_w": 4}
@@ -88,3 +95,26 @@ def trained(counts, make_model, train):
 def trained_normal(counts, make_model, train):
     """The model without components, trained on a copy of ``counts``; only to be read."""
     return train(make_model(counts.copy(), prior="normal"))
+
+
+@pytest.fixture
+def check_benchmark(tmp_path):
+    """Function that runs the short form of a script, and checks what it has written.
+
+    It takes the script, with arguments if any, and for each JSON the number of its rows and the
+    column, if any, that holds a score between 0 and 1.
+    """
+
+    def check(script, results):
+        command = [sys.executable, *script.split(), "--short", "--out", str(tmp_path)]
+        run = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr[-2000:]
+        for name, (n_rows, score) in results.items():
+            written = json.loads((tmp_path / f"{name}.json").read_text())
+            assert len(written["rows"]) == n_rows
+            scores = [] if score is None else [row[score] for row in written["rows"]]
+            assert all(0 <= value <= 1 for value in scores if value is not None)
+            assert written["machine"]["versions"]["scgmvae"]
+            assert written["short"] is True
+
+    return check
