@@ -21,10 +21,11 @@ from scgmvae import checks
 from scgmvae.dual import DualLikelihood, DualModule
 from scgmvae.dual_plan import DecliningPlan
 from scgmvae.fields import FieldsMixin
+from scgmvae.finite import FiniteWatch
 from scgmvae.genes import observed_genes
 from scgmvae.images import image_shape_of
 from scgmvae.loading import MinibatchLoader, SeededDataSplitter
-from scgmvae.plan import StagedTrainRunner
+from scgmvae.plan import KeepingTrainRunner
 from scgmvae.saving import SavingMixin
 from scgmvae.terms import TermsMixin
 
@@ -244,13 +245,15 @@ class DualVAE(FieldsMixin, TermsMixin, SavingMixin, BaseModelClass):
                 )
                 self.module.start_at(tensors[REGISTRY_KEYS.X_KEY])
             plan = DecliningPlan(self.module, n_steps=n_steps, **(plan_kwargs or {}))
-            runner = StagedTrainRunner(
+            watch = FiniteWatch(self.adata.obs_names)
+            runner = KeepingTrainRunner(
                 self,
                 training_plan=plan,
                 data_splitter=splitter,
                 max_epochs=max_epochs,
                 accelerator=accelerator,
                 devices=devices,
+                callbacks=[*trainer_kwargs.pop("callbacks", ()), watch],
                 **trainer_kwargs,
             )
             runner()

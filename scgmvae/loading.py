@@ -28,7 +28,10 @@ from scgmvae.sparse import dense, is_sparse, pinned
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["MinibatchLoader", "SeededDataSplitter"]
+__all__ = ["CELLS_KEY", "MinibatchLoader", "SeededDataSplitter"]
+
+CELLS_KEY = "cells"
+"""Key of the rows of the AnnData that a minibatch is made of, (n,)."""
 
 CELLS_IN_MEMORY = 16_384
 """Cells that are read at once from data on disk."""
@@ -153,7 +156,7 @@ class MinibatchLoader:
         of_cells = {key: values[places] for key, values in (self.fields | self.extra).items()}
         if self.pin_memory:
             x = pinned(x)
-        return {REGISTRY_KEYS.X_KEY: x} | of_cells | self.of_all_cells
+        return {REGISTRY_KEYS.X_KEY: x, CELLS_KEY: places} | of_cells | self.of_all_cells
 
     def move_to(self, device: torch.device) -> None:
         """Keep x on a GPU, in the smallest types that hold it, where it fits.
@@ -282,5 +285,6 @@ class SeededDataSplitter(DataSplitter):
         loader = super().train_dataloader()
         if self.trainer is not None:
             loader.move_to(self.trainer.strategy.root_device)
-            loader.share_out(self.trainer.global_rank, self.trainer.world_size, self.seed)
+            seed = self.seed + self.trainer.current_epoch  # where another part of it has ended
+            loader.share_out(self.trainer.global_rank, self.trainer.world_size, seed)
         return loader

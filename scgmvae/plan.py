@@ -27,9 +27,11 @@ from scgmvae.parallel import start_on_all
 if TYPE_CHECKING:
     from scvi.module.base import LossOutput
 
+    from scgmvae.checkpoints import Checkpoints
+
 logger = logging.getLogger(__name__)
 
-__all__ = ["MixtureStart", "StagedTrainRunner", "StagedTrainingPlan"]
+__all__ = ["KeepingTrainRunner", "MixtureStart", "StagedTrainRunner", "StagedTrainingPlan"]
 
 
 class StagedTrainingPlan(TrainingPlan):
@@ -188,14 +190,6 @@ class StagedTrainingPlan(TrainingPlan):
     def _log_epoch(self, mode: str) -> None:
         totals, self._totals = self._totals, {}
         n = totals.pop("n")
-        stage = "joint" if self.module.mixture_started else "pretraining"
-        if not np.isfinite(float(totals["loss"])):
-            terms = [name for name, value in totals.items() if not np.isfinite(float(value))]
-            raise FloatingPointError(
-                f"The {mode} loss of epoch {self.current_epoch + 1} ({stage}) must be a finite "
-                f"number, but these terms are not: {', '.join(terms)}. Train with a smaller "
-                "learning rate, for example plan_kwargs={'lr': 3e-4}."
-            )
         means = {f"{name}_{mode}": value / n for name, value in totals.items()}
         loss_name = "train_loss" if mode == "train" else "validation_loss"
         self.log(loss_name, means.pop(f"loss_{mode}"), prog_bar=True, sync_dist=self.use_sync_dist)
@@ -228,10 +222,23 @@ class StagedTrainingPlan(TrainingPlan):
 
 
 class MixtureStart(pl.Callback):
-    """Starts the mixture at the first epoch of the joint stage."""
+    """Starts the mixture at the first epoch of the joint stage.
 
-    def __init__(self, start: Callable[[], NDArray[np.integer]]):
+    Parameters
+    ----------
+    start
+        Starts it, and returns the partition of the cells, ``(n,)``, −1 where a cell has none.
+    checkpoints
+        Where to write that it is started.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], NDArray[np.integer]],
+        checkpoints: Checkpoints | None = None,
+    ):
         self.start = start
+        self.checkpoints = checkpoints
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
         """Start the mixture, give its parameters to the optimiser and its partition to the loader.
@@ -248,10 +255,15 @@ class MixtureStart(pl.Callback):
         partition = start_on_all(trainer, module, self.start)
         trainer.train_dataloader.extra[GUIDE_KEY] = torch.from_numpy(partition)
         trainer.strategy.setup_optimizers(trainer)
+        if self.checkpoints is not None:
+            self.checkpoints.write(trainer, pl_module)
 
 
-class StagedTrainRunner(TrainRunner):
-    """scvi-tools' runner that keeps what an interrupted training has learned."""
+class KeepingTrainRunner(TrainRunner):
+    """scvi-tools' runner that keeps what a training has learned that did not reach its end."""
+
+    first_epoch: int = 0
+    """Epoch that this part of a training begins with, where an earlier part was interrupted."""
 
     def _run_training_core(self) -> None:
         handler = signal.getsignal(signal.SIGINT)
@@ -284,27 +296,52 @@ class StagedTrainRunner(TrainRunner):
                 self.trainer.max_epochs,
             )
             raise
+        except FloatingPointError:  # the weights are those that the epoch began with
+            if self.trainer.current_epoch or self.model.is_trained_:
+                self._keep()
+            raise
         self._keep()
 
     def _keep(self) -> None:
         """Hand what was trained over to the model."""
-        self._update_history()
-        self.model.train_indices = self.data_splitter.train_idx
-        self.model.validation_indices = self.data_splitter.val_idx
-        self.model.test_indices = self.data_splitter.test_idx
         self.model.module.eval()
-        self.model.is_trained_ = True
         self.model.to_device(self.device)
         self.model.trainer = self.trainer
+        for name, value in self.learned().items():
+            setattr(self.model, name, value)
 
-    def _update_history(self) -> None:
-        """Append this training's history; terms that are new start where they appear."""
+    def learned(self) -> dict[str, object]:
+        """Attributes of the model as what was trained so far has them."""
+        return {
+            "is_trained_": True,
+            "train_indices_": self.data_splitter.train_idx,
+            "validation_indices_": self.data_splitter.val_idx,
+            "test_indices_": self.data_splitter.test_idx,
+            "history_": self._history(),
+        }
+
+    def _history(self) -> dict[str, pd.DataFrame] | None:
+        """The model's history and that of this training; terms start where they appear."""
         if not isinstance(getattr(self.trainer.logger, "history", None), dict):
-            return
+            return self.model.history_
         history = dict(self.model.history_ or {})
         done = max((len(old) and int(old.index.max()) + 1 for old in history.values()), default=0)
         for name, new in self.trainer.logger.history.items():
             new = new.copy()
-            new.index = pd.Index(new.index.to_numpy(dtype=int) + done, name=new.index.name)
+            epochs = new.index.to_numpy(dtype=int) - self.first_epoch + done
+            new.index = pd.Index(epochs, name=new.index.name)
             history[name] = pd.concat([history[name], new]) if name in history else new
-        self.model.history_ = history
+        return history
+
+
+class StagedTrainRunner(KeepingTrainRunner):
+    """The same, with the components."""
+
+    def learned(self) -> dict[str, object]:
+        """Attributes of the model as what was trained so far has them."""
+        module, known = self.model.module, self.model.n_components_
+        components = {
+            "mixture_started_": module.mixture_started,
+            "n_components_": module.n_components if module.mixture_started else known,
+        }
+        return super().learned() | components

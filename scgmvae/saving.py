@@ -4,7 +4,8 @@ A saved model is a folder with
 
 * ``model.json``: format, versions, names and SHA-256 of the other files, registry and settings;
 * ``model.<hash>.safetensors``: weights, and the larger arrays;
-* ``adata.<hash>.h5ad``, if the data were saved as well.
+* ``adata.<hash>.h5ad``, if the data were saved as well;
+* ``training.<hash>.safetensors`` in a checkpoint: arrays of the state of the training.
 
 The JSON file is written last and put in place by one rename. Until then it names the files of the
 model that was there before, so a save that is killed leaves that model whole.
@@ -14,10 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -39,7 +41,7 @@ from torch import Tensor
 
 from scgmvae.genes import match_genes
 
-__all__ = ["FORMAT", "SavingMixin", "decode", "encode"]
+__all__ = ["FORMAT", "Saved", "SavingMixin", "check_there", "decode", "encode", "read"]
 
 FORMAT = 1
 """Version of the format. Raised when an older scgmvae could not read what this one writes."""
@@ -49,6 +51,7 @@ KIND = "type"
 
 ARRAY, WEIGHT = "array.", "weight."
 PICKLE = "model.pt"
+OPTIONAL = {"adata.h5ad", "training.safetensors"}
 PACKAGES = ("scgmvae", "scvi-tools", "torch", "anndata")
 
 
@@ -104,7 +107,26 @@ class SavingMixin:
             )
         if save_anndata and self.adata is None:
             raise ValueError("save_anndata=True needs data, but this model was loaded without.")
-        attributes = {name: v for name, v in self._get_user_attributes() if name.endswith("_")}
+        writers = {}
+        if save_anndata:
+            writers["adata.h5ad"] = lambda path: self.adata.write_h5ad(
+                path, **anndata_write_kwargs
+            )
+        self._save(folder, prefix, self._attributes(), writers)
+
+    def _attributes(self) -> dict[str, object]:
+        """What of the model is kept, by scvi-tools' rule that its name ends in one underscore."""
+        return {name: v for name, v in self._get_user_attributes() if name.endswith("_")}
+
+    def _save(
+        self,
+        folder: Path,
+        prefix: str,
+        attributes: dict[str, object],
+        writers: dict[str, Callable],
+        training: dict[str, object] | None = None,
+    ) -> None:
+        """Write the model, and further files by their writers, in place of what is there."""
         arrays: dict[str, NDArray] = {}
         content = {
             "class": type(self).__name__,
@@ -115,11 +137,12 @@ class SavingMixin:
         tensors = {ARRAY + name: torch.from_numpy(array) for name, array in arrays.items()}
         weights = self.module.state_dict()
         tensors |= {WEIGHT + k: v.detach().cpu().contiguous() for k, v in weights.items()}
-        writers = {"model.safetensors": lambda path: save_file(tensors, path)}
-        if save_anndata:
-            writers["adata.h5ad"] = lambda path: self.adata.write_h5ad(
-                path, **anndata_write_kwargs
-            )
+        writers = {"model.safetensors": lambda path: save_file(tensors, path)} | writers
+        if training is not None:
+            of_training: dict[str, NDArray] = {}
+            content["training"] = encode(training, of_training)
+            state = {ARRAY + name: torch.from_numpy(array) for name, array in of_training.items()}
+            writers["training.safetensors"] = lambda path: save_file(state, path)
         try:
             _write(folder, prefix, content, writers)
         except (OSError, SafetensorError) as error:
@@ -172,18 +195,20 @@ class SavingMixin:
                 "Read a file with anndata.read_h5ad first."
             )
         folder, prefix = Path(dir_path), prefix or ""
-        if not (folder / f"{prefix}model.json").exists():
-            _check_pickle(folder, prefix, allow_pickle)
+        is_pickle = (folder / f"{prefix}{PICKLE}").exists()
+        if allow_pickle and is_pickle and not (folder / f"{prefix}model.json").exists():
             if adata is not None and adata is not False:
                 registry = super().load_registry(str(folder), prefix)
                 adata = match_genes(adata, _gene_names(registry))
             return super().load(str(folder), adata, accelerator, device, prefix=prefix, **kwargs)
+        check_there(folder, prefix)
         if kwargs:
             raise TypeError(f"load got arguments that it does not have: {', '.join(kwargs)}.")
         _, _, target = parse_device_args(
             accelerator, device, return_device="torch", validate_single_device=True
         )
-        saved = _read(folder, prefix, cls.__name__, with_data=adata is None)
+        wanted = {"adata.h5ad"} if adata is None else set()
+        saved = read(folder, prefix, cls.__name__, wanted)
         registry = saved.attributes.pop("registry_")
         if adata is None and saved.adata_path is not None:
             adata = anndata.read_h5ad(saved.adata_path)
@@ -226,9 +251,8 @@ class SavingMixin:
             As in :meth:`load`; a pickle is not read.
         """
         folder, prefix = Path(dir_path), prefix or ""
-        if not (folder / f"{prefix}model.json").exists():
-            _check_pickle(folder, prefix, allow_pickle=False)
-        return _read(folder, prefix, cls.__name__, with_data=False).attributes["registry_"]
+        check_there(folder, prefix)
+        return read(folder, prefix, cls.__name__).attributes["registry_"]
 
     @classmethod
     def view_setup_args(cls, dir_path: str | Path, prefix: str | None = None) -> None:
@@ -247,29 +271,33 @@ def _gene_names(registry: Mapping[str, dict]) -> NDArray:
     return genes[scvi_constants._STATE_REGISTRY_KEY]["column_names"]
 
 
-def _check_pickle(folder: Path, prefix: str, allow_pickle: bool) -> None:
-    """Raise where there is no pickle either, or it must not be read."""
+def check_there(folder: Path, prefix: str = "") -> None:
+    """Raise ``ValueError`` where a folder holds no model in our files, and say what it holds."""
+    if (folder / f"{prefix}model.json").exists():
+        return
     if not (folder / f"{prefix}{PICKLE}").exists():
         raise ValueError(
             f"{folder} must hold a saved model, but there is no {prefix}model.json in it. Check "
             "the folder and the prefix."
         )
-    if not allow_pickle:
-        raise ValueError(
-            f"{folder / (prefix + PICKLE)} is a pickle, scvi-tools' format, which can run any "
-            "code when it is loaded. If you trust who made it, load it with allow_pickle=True and "
-            "save it again."
-        )
+    raise ValueError(
+        f"{folder / (prefix + PICKLE)} is a pickle, scvi-tools' format, which can run any code "
+        "when it is loaded. If you trust who made it, load it with allow_pickle=True and save it "
+        "again."
+    )
 
 
 # ------------------------------------------------------------------------------ files
 
 
-class _Saved(NamedTuple):
+class Saved(NamedTuple):
+    """What the files of a model hold."""
+
     attributes: dict[str, object]
     var_names: NDArray
     weights: dict[str, Tensor]
     adata_path: Path | None
+    training: dict[str, object] | None
 
 
 def _digest(content: dict[str, object]) -> str:
@@ -301,12 +329,16 @@ def _write(
             final = folder / f"{prefix}{stem}.{digest[:12]}.{suffix}"
             if not final.exists():  # else it is the very same
                 placed.append(final)
+            _to_disk(made)
             made.replace(final)
             content["files"][name] = {"name": final.name, "sha256": digest}
         document = {"format": FORMAT, "sha256": _digest(content), "content": content}
         made = workshop / "model.json"
         made.write_text(json.dumps(document))
+        _to_disk(made)
+        _to_disk(folder)  # the names of the files before the one that refers to them
         made.replace(document_path)
+        _to_disk(folder)
     except BaseException:
         kept = _named_in(document_path)  # an interrupt can come after the last rename
         for path in placed:
@@ -321,6 +353,15 @@ def _write(
         (folder / name).unlink(missing_ok=True)
     for left in folder.glob(".saving-*"):  # by saves that were killed
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Have a file, or the names in a folder, outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _named_in(document_path: Path) -> set[str]:
@@ -351,8 +392,23 @@ def _check_content(content: dict[str, object]) -> None:
         raise TypeError("the document is not one of a model")
 
 
-def _read(folder: Path, prefix: str, class_name: str, with_data: bool) -> _Saved:
-    """What a folder holds, checked against its checksums; large data only where they are read."""
+def read(folder: Path, prefix: str, class_name: str, wanted: Set[str] = frozenset()) -> Saved:
+    """What a folder holds, checked against its checksums.
+
+    Parameters
+    ----------
+    folder, prefix
+        As in :meth:`SavingMixin.load`.
+    class_name
+        Class that the model must be of.
+    wanted
+        Which of the optional files, ``adata.h5ad`` and ``training.safetensors``, to read as well.
+
+    Raises
+    ------
+    ValueError
+        As in :meth:`SavingMixin.load`.
+    """
     path = folder / f"{prefix}model.json"
     damaged = f"{path} is damaged: it is not what scgmvae wrote. Restore it from a copy."
     try:
@@ -382,7 +438,7 @@ def _read(folder: Path, prefix: str, class_name: str, with_data: bool) -> _Saved
         )
     paths = {}
     for name, entry in content["files"].items():
-        if name == "adata.h5ad" and not with_data:
+        if name in OPTIONAL and name not in wanted:
             continue
         paths[name] = file = folder / entry["name"]
         if not file.exists():
@@ -393,14 +449,22 @@ def _read(folder: Path, prefix: str, class_name: str, with_data: bool) -> _Saved
                 "written. Restore it from a copy."
             )
     tensors = load_file(paths["model.safetensors"])
-    arrays = {k.removeprefix(ARRAY): v.numpy() for k, v in tensors.items() if k.startswith(ARRAY)}
+    arrays, training = _arrays_in(tensors), None
+    if "training.safetensors" in paths:
+        of_training = _arrays_in(load_file(paths["training.safetensors"]))
+        training = decode(content["training"], of_training)
     weights = {k.removeprefix(WEIGHT): v for k, v in tensors.items() if k.startswith(WEIGHT)}
-    return _Saved(
+    return Saved(
         {name: decode(value, arrays) for name, value in content["attributes"].items()},
         decode(content["var_names"], arrays),
         weights,
         paths.get("adata.h5ad"),
+        training,
     )
+
+
+def _arrays_in(tensors: Mapping[str, Tensor]) -> dict[str, NDArray]:
+    return {k.removeprefix(ARRAY): v.numpy() for k, v in tensors.items() if k.startswith(ARRAY)}
 
 
 # ------------------------------------------------------------------------------ values
@@ -424,7 +488,8 @@ def encode(value: object, arrays: dict[str, NDArray]) -> object:
     Parameters
     ----------
     value
-        Numbers, strings, ``None``, arrays, DataFrames, and lists, tuples and mappings of these.
+        Numbers, strings, ``None``, arrays, tensors, DataFrames, and lists, tuples and mappings of
+        these.
     arrays
         Gets the arrays.
 
@@ -445,6 +510,8 @@ def encode(value: object, arrays: dict[str, NDArray]) -> object:
         values = [encode(v, arrays) for v in value.ravel().tolist()]
         kind = "U" if value.dtype.kind == "U" else "O"
         return {KIND: "array", "kind": kind, "shape": value.shape, "values": values}
+    if isinstance(value, Tensor):
+        return {KIND: "tensor", "value": encode(value.detach().cpu().numpy(), arrays)}
     if isinstance(value, pd.DataFrame):
         columns = [encode(value[name].to_numpy(), arrays) for name in value.columns]
         return {
@@ -495,6 +562,8 @@ def decode(value: object, arrays: Mapping[str, NDArray]) -> object:
         columns = [decode(column, arrays) for column in value["columns"]]
         frame = pd.DataFrame(dict(enumerate(columns)), index=index)
         return frame.set_axis([decode(name, arrays) for name in value["names"]], axis=1)
+    if kind == "tensor":
+        return torch.from_numpy(decode(value["value"], arrays))
     if kind == "tuple":
         return tuple(decode(v, arrays) for v in value["values"])
     return {decode(k, arrays): decode(v, arrays) for k, v in value["items"]}

@@ -48,7 +48,7 @@ def is_sparse(x: Tensor) -> bool:
 
 
 def dense(x: Tensor) -> Tensor:
-    """X with its zeros."""
+    """The matrix x with its zeros."""
     return x.to_dense() if is_sparse(x) else x
 
 
@@ -69,7 +69,7 @@ def row_sums(x: Tensor) -> Tensor:
 
 
 def pinned(x: Tensor) -> Tensor:
-    """X in page-locked memory, from which a GPU copies by itself."""
+    """The matrix x in page-locked memory, from which a GPU copies by itself."""
     if not is_sparse(x):
         return x.pin_memory()
     parts = (x.crow_indices(), x.col_indices(), x.values())

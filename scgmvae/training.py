@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,15 @@ from scvi.data import _constants as scvi_constants
 from torch import Tensor
 
 from scgmvae import checks
+from scgmvae.checkpoints import (
+    Checkpoints,
+    Training,
+    check_new_folder,
+    kept_arguments,
+    read_checkpoint,
+    restore_module,
+)
+from scgmvae.finite import FiniteWatch
 from scgmvae.images import pixel_scale
 from scgmvae.loading import BLOCK, CELLS_IN_MEMORY, SeededDataSplitter
 from scgmvae.matrices import column_means, is_on_disk, read_rows
@@ -34,6 +45,7 @@ from scgmvae.partition import (
     partition_by_labels,
 )
 from scgmvae.plan import MixtureStart, StagedTrainingPlan, StagedTrainRunner
+from scgmvae.saving import Saved
 from scgmvae.start import start_decoder, start_mixture
 
 __all__ = ["StagedTrainingMixin"]
@@ -61,6 +73,9 @@ class StagedTrainingMixin:
         early_stopping: bool = False,
         datasplitter_kwargs: dict | None = None,
         plan_kwargs: dict | None = None,
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        resume_from: str | Path | None = None,
         **trainer_kwargs: object,
     ) -> None:
         """Train the model, and write embedding and clusters into its AnnData.
@@ -121,16 +136,32 @@ class StagedTrainingMixin:
             Further arguments of :class:`~scgmvae.plan.StagedTrainingPlan`, for example ``lr``, or
             ``classification_weight``, that of the cross-entropy of labelled cells (default 1, of
             images 0.64 for each value of x).
+        checkpoint_dir
+            New folder for a checkpoint: the model as :meth:`save` writes it, and the state of its
+            training. The next one replaces it once it is whole.
+        checkpoint_every
+            Epochs between two checkpoints (10 by default); each stage ends with one as well.
+        resume_from
+            Checkpoint of a training that was interrupted or killed. It goes on where that was
+            written, with the arguments that it was begun with, in a model of the same settings and
+            data, and goes on writing there unless ``checkpoint_dir`` is given. On a CPU it ends as
+            if it had never stopped. Of the arguments only those of the machine and of the trainer
+            can be given anew; callbacks and loggers have to be.
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`.
 
         Raises
         ------
+        FloatingPointError
+            If loss, weights or statistics come out infinite or NaN: with the term, the stage, the
+            step and the cells. The weights are those that the epoch began with.
         KeyError
             If ``guide_key`` or ``balance_key`` is no obs column.
+        OSError
+            If a checkpoint cannot be written. What was trained so far is kept.
         ValueError
-            If an argument is out of range, a column has missing values, or a query has nothing to
-            train.
+            If an argument is out of range, a column has missing values, a query has nothing to
+            train, or there is no checkpoint of this model and its data in ``resume_from``.
 
         Notes
         -----
@@ -147,14 +178,85 @@ class StagedTrainingMixin:
                 "A query trains the weights of its new batches or other new categories, but this "
                 "one has none that the reference does not know. Read its results without training."
             )
-        is_first = not self.is_trained_
+        arguments = {
+            "max_epochs": max_epochs,
+            "pretrain_epochs": pretrain_epochs,
+            "start": start,
+            "guide_key": guide_key,
+            "guide_weight": guide_weight,
+            "balance_key": balance_key,
+            "seed": seed,
+            "train_size": train_size,
+            "validation_size": validation_size,
+            "shuffle_set_split": shuffle_set_split,
+            "batch_size": batch_size,
+            "early_stopping": early_stopping,
+            "datasplitter_kwargs": datasplitter_kwargs,
+            "plan_kwargs": plan_kwargs,
+        }
+        if checkpoint_every is not None:
+            checks.check_whole(1, checkpoint_every=checkpoint_every)
+        check_devices(accelerator, devices)
+        if resume_from is not None:
+            _check_not_given(arguments)
+            saved = read_checkpoint(self, Path(resume_from))
+            training = Training(*(saved.training[name] for name in Training._fields))
+            arguments = dict(training.arguments)
+            trainer_kwargs = arguments.pop("trainer_kwargs") | trainer_kwargs
+            checkpoint_every = checkpoint_every or saved.training["every"]
+        else:
+            saved = None
+            arguments["seed"] = settings.seed or 0 if seed is None else seed
+            training = Training(
+                arguments,
+                is_first=not self.is_trained_,
+                goes_on=self.is_trained_ and self.module.mixture_started,
+            )
+            self._check_training(training.goes_on, **arguments)
+        checkpoints = None
+        if checkpoint_dir is not None or resume_from is not None:
+            folder = Path(checkpoint_dir or resume_from)
+            if resume_from is None or folder.resolve() != Path(resume_from).resolve():
+                check_new_folder(folder)
+            kept = training._replace(arguments=kept_arguments(arguments, trainer_kwargs))
+            checkpoints = Checkpoints(
+                folder, checkpoint_every or 10, self, kept, saved and saved.training
+            )
+        if saved is not None:
+            self._go_on_from(saved)
+        self._train(
+            training._replace(arguments=arguments),
+            saved,
+            checkpoints,
+            accelerator=accelerator,
+            devices=devices,
+            **trainer_kwargs,
+        )
+
+    def _check_training(
+        self,
+        goes_on: bool,
+        *,
+        max_epochs: int | None,
+        pretrain_epochs: int | None,
+        start: Start,
+        guide_key: str | None,
+        guide_weight: float | None,
+        balance_key: str | None,
+        batch_size: int,
+        **others: object,
+    ) -> None:
+        """Raise where an argument of :meth:`train` does not suit the model and its data."""
         checks.check_key_added(self.registry_[scvi_constants._SETUP_ARGS_KEY])
         checks.check_columns(self.adata, guide_key=guide_key, balance_key=balance_key)
         checks.check_at_least(1, max_epochs=max_epochs, batch_size=batch_size)
         checks.check_at_least(0, pretrain_epochs=pretrain_epochs, guide_weight=guide_weight)
-        goes_on = self.is_trained_ and self.module.mixture_started
+        # what an interrupted start has found does not bind the next
+        n_components = (
+            self.n_components_ if goes_on else self.init_params_["non_kwargs"]["n_components"]
+        )
         if guide_key is None and not goes_on and self.module.has_mixture:
-            check_start(start, self.n_components_)
+            check_start(start, n_components)
         if guide_key is not None and not self.module.has_mixture:
             raise ValueError(
                 f"guide_key gives components their start, but prior={self.module.prior!r} has "
@@ -165,61 +267,83 @@ class StagedTrainingMixin:
                 "guide_key gives a model its first components, but this one has been trained. "
                 "Leave it out to go on, or make a new model."
             )
-        if not goes_on:  # what an interrupted start has found does not bind the next
+        checks.check_guide(self.adata, guide_key, n_components)
+
+    def _go_on_from(self, saved: Saved) -> None:
+        """Make the model what it was when a checkpoint was written, except for its weights."""
+        for name, value in saved.attributes.items():
+            if name not in ("registry_", "init_params_"):
+                setattr(self, name, value)
+
+    def _train(
+        self,
+        training: Training,
+        saved: Saved | None,
+        checkpoints: Checkpoints | None,
+        accelerator: str,
+        devices: int | list[int] | str,
+        **trainer_kwargs: object,
+    ) -> None:
+        """Train from the start, or from a checkpoint, and write the results."""
+        given, goes_on = training.arguments, training.goes_on
+        seed = self.seed_ = given["seed"]
+        if saved is None and not goes_on:
             self.n_components_ = self.init_params_["non_kwargs"]["n_components"]
             self.component_clusters_ = None
-        checks.check_guide(self.adata, guide_key, self.n_components_)
-        check_devices(accelerator, devices)
         recipe = self._recipe
+        max_epochs, pretrain_epochs = given["max_epochs"], given["pretrain_epochs"]
         if max_epochs is None:
             max_epochs = recipe.joint.epochs(self.adata.n_obs)
-        if goes_on or not (is_first or self.module.has_mixture):
+        if goes_on or not (training.is_first or self.module.has_mixture):
             pretrain_epochs = 0
         elif pretrain_epochs is None:
             default = recipe.pretraining.epochs(self.adata.n_obs)
             pretrain_epochs = default if self.module.has_mixture else 0
-        if seed is None:
-            seed = settings.seed or 0
-        self.seed_ = seed
         splitter = SeededDataSplitter(
             self.adata_manager,
             seed=seed,
-            train_size=train_size or (0.9 if early_stopping else 1.0),
-            validation_size=validation_size,
-            shuffle_set_split=shuffle_set_split,
-            batch_size=batch_size,
-            copies=self._copies(balance_key),
+            train_size=given["train_size"] or (0.9 if given["early_stopping"] else 1.0),
+            validation_size=given["validation_size"],
+            shuffle_set_split=given["shuffle_set_split"],
+            batch_size=given["batch_size"],
+            copies=self._copies(given["balance_key"]),
             sparse=self.module.takes_sparse,
-            **(datasplitter_kwargs or {}),
+            **(given["datasplitter_kwargs"] or {}),
         )
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(seed)
-            if is_first:
+            if training.is_first:
                 self.module = self._make_module()
-                x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-                rows = np.sort(splitter.external_indexing[0])
-                mean = column_means(x, rows) * pixel_scale(self.adata_manager)
-                start_decoder(self.module, mean)
-                if self.module.use_size_factor:
-                    factors = self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)
-                    self.module.size_scale.fill_(mean.sum() / factors[rows].mean())
+            if saved is not None:
+                restore_module(self, saved)
+            elif training.is_first:
+                self._start_module(np.sort(splitter.external_indexing[0]))
+            guide_weight = 0.0 if goes_on else given["guide_weight"]
             settings_of_plan = {
                 "pretrain_epochs": pretrain_epochs,
                 "joint_epochs": max_epochs,
                 **(recipe.weights(self.module.n_input) if self.module.has_mixture else {}),
                 **({} if guide_weight is None else {"guide_weight": guide_weight}),
-                **({"guide_weight": 0.0} if goes_on else {}),
-                **(plan_kwargs or {}),
+                **(given["plan_kwargs"] or {}),
             }
             if self.reference_categories_ is not None:
                 settings_of_plan["weight_decay"] = 0.0  # it would move what is frozen
             plan = StagedTrainingPlan(self.module, **settings_of_plan)
 
             def start_from_data() -> NDArray[np.integer]:
-                return self._start_mixture(np.sort(splitter.train_idx), start, guide_key, seed)
+                rows = np.sort(splitter.train_idx)
+                return self._start_mixture(rows, given["start"], given["guide_key"], seed)
 
-            callbacks = [*trainer_kwargs.pop("callbacks", ()), MixtureStart(start_from_data)]
-            warmup = trainer_kwargs.pop("early_stopping_warmup_epochs", 0)
+            callbacks = [
+                *([] if checkpoints is None else [checkpoints]),
+                *trainer_kwargs.pop("callbacks", ()),
+                MixtureStart(start_from_data, checkpoints),
+                FiniteWatch(self.adata.obs_names),
+            ]
+            first_epoch = 0 if saved is None else saved.training["epoch"]
+            # scvi-tools counts validations from the start of the trainer
+            validated = first_epoch // (trainer_kwargs.get("check_val_every_n_epoch") or 1)
+            warmup = pretrain_epochs + trainer_kwargs.pop("early_stopping_warmup_epochs", 0)
             strategy = strategy_for(trainer_kwargs.pop("strategy", "auto"), devices)
             runner = StagedTrainRunner(
                 self,
@@ -228,20 +352,20 @@ class StagedTrainingMixin:
                 max_epochs=pretrain_epochs + max_epochs,
                 accelerator=accelerator,
                 devices=devices,
-                early_stopping=early_stopping,
-                early_stopping_warmup_epochs=pretrain_epochs + warmup,
+                early_stopping=given["early_stopping"],
+                early_stopping_warmup_epochs=max(0, warmup - validated),
                 callbacks=callbacks,
                 strategy=strategy,
                 **trainer_kwargs,
             )
-            try:
-                runner()
-            finally:  # also where data on disk could not be read any more
-                self.mixture_started_ = self.module.mixture_started
-                if self.mixture_started_:
-                    self.n_components_ = self.module.n_components
+            runner.first_epoch = first_epoch
+            if checkpoints is not None:
+                checkpoints.runner = runner
+            runner()
         posteriors = self._posteriors()
-        finds_k = self.init_params_["non_kwargs"]["n_components"] is None and guide_key is None
+        finds_k = (
+            self.init_params_["non_kwargs"]["n_components"] is None and given["guide_key"] is None
+        )
         if self.mixture_started_ and not goes_on and finds_k and not self._label_names:
             self._merge(posteriors)
         self._model_summary_string = self._summary()
@@ -251,6 +375,15 @@ class StagedTrainingMixin:
                 trained = {name: values[splitter.train_idx] for name, values in posteriors.items()}
             self._remember_training_cells(trained)
         self._write(self.adata, posteriors)
+
+    def _start_module(self, rows: NDArray[np.integer]) -> None:
+        """Give fresh weights what they need to know of the training cells."""
+        x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        mean = column_means(x, rows) * pixel_scale(self.adata_manager)
+        start_decoder(self.module, mean)
+        if self.module.use_size_factor:
+            factors = self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+            self.module.size_scale.fill_(mean.sum() / factors[rows].mean())
 
     @property
     def _recipe(self) -> Recipe:
@@ -381,6 +514,17 @@ LARGEST_START = 100_000
 
 LABELLED_SHARE = 0.1
 """Share of labelled cells in a minibatch, unless there are more."""
+
+
+def _check_not_given(arguments: dict[str, object]) -> None:
+    """Raise ``ValueError`` where an argument is given that the checkpoint has already."""
+    defaults = inspect.signature(StagedTrainingMixin.train).parameters
+    given = [name for name, value in arguments.items() if value != defaults[name].default]
+    if given:
+        raise ValueError(
+            "A training that is resumed has the arguments that it was begun with, but train got "
+            f"resume_from and {', '.join(given)}. Leave out all but resume_from."
+        )
 
 
 class Length(NamedTuple):

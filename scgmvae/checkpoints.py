@@ -1,0 +1,291 @@
+"""Checkpoints: a training that was killed goes on as if it had not been.
+
+A checkpoint is a saved model (:mod:`scgmvae.saving`), so it can be loaded and read like any other,
+with the state of its training beside it: arguments, epoch, optimiser, schedules, random state.
+It is written between two epochs, where nothing else has a state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import lightning.pytorch as pl
+import torch
+from scvi.data import _constants as scvi_constants
+
+from scgmvae.module import GUIDE_KEY
+from scgmvae.saving import Saved, check_there, encode, read
+
+if TYPE_CHECKING:
+    from scgmvae.model import SCGMVAE
+    from scgmvae.plan import StagedTrainingPlan, StagedTrainRunner
+
+__all__ = [
+    "Checkpoints",
+    "Training",
+    "check_new_folder",
+    "kept_arguments",
+    "read_checkpoint",
+    "restore_module",
+]
+
+
+class Training(NamedTuple):
+    """What a training was begun with."""
+
+    arguments: dict[str, object]
+    """Of :meth:`SCGMVAE.train`, those that decide on its result."""
+    is_first: bool
+    """Whether it is the model's first."""
+    goes_on: bool
+    """Whether the model had its components before it."""
+
+
+class Checkpoints(pl.Callback):
+    """Saves the model and the state of its training between epochs, and restores the latter.
+
+    Parameters
+    ----------
+    folder
+        Folder of the checkpoint, which is replaced by the next.
+    every
+        Epochs from one checkpoint to the next. Each stage ends with one as well.
+    model
+        The model.
+    training
+        What its training was begun with.
+    state
+        State to go on from, of :func:`read_checkpoint`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        model: SCGMVAE,
+        training: Training,
+        state: dict[str, object] | None = None,
+    ):
+        self.folder = folder
+        self.every = every
+        self.model = model
+        self.training = training
+        self.state = state
+        self.runner: StagedTrainRunner | None = None
+        self._written: tuple[int, bool] | None = None
+
+    # ----------------------------------------------------------------------------- writing
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
+        """Write what the epochs before have led to, where it is due.
+
+        Parameters
+        ----------
+        trainer, pl_module
+            Lightning's.
+        """
+        epoch = trainer.current_epoch
+        stage_ends = epoch == pl_module.pretrain_epochs
+        if stage_ends or epoch % self.every == 0:
+            self.write(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
+        """Write the end of the training.
+
+        Parameters
+        ----------
+        trainer, pl_module
+            Lightning's.
+        """
+        self.write(trainer, pl_module, is_finished=True)
+
+    def write(
+        self, trainer: pl.Trainer, plan: StagedTrainingPlan, is_finished: bool = False
+    ) -> None:
+        """Write a checkpoint, unless it is the one that training goes on from.
+
+        Parameters
+        ----------
+        trainer, plan
+            Lightning's.
+        is_finished
+            Whether there are no more epochs, which early stopping can decide.
+        """
+        moment = (trainer.current_epoch, plan.module.mixture_started)
+        if not trainer.is_global_zero or (moment == self._written and not is_finished):
+            return
+        state = {
+            **self.training._asdict(),
+            "data": _fingerprint(self.model),
+            "every": self.every,
+            "epoch": trainer.max_epochs if is_finished else trainer.current_epoch,
+            "step": trainer.global_step,
+            "random_state": torch.get_rng_state(),
+            "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+            "schedulers": [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs],
+            "callbacks": {
+                callback.state_key: callback.state_dict()
+                for callback in trainer.callbacks
+                if callback.state_dict()
+            },
+            "partition": trainer.train_dataloader.extra.get(GUIDE_KEY),
+        }
+        attributes = self.model._attributes() | self.runner.learned()
+        self.model._save(self.folder, "", attributes, {}, state)
+        self._written = moment
+
+    # --------------------------------------------------------------------------- restoring
+
+    def setup(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan, stage: str) -> None:
+        """Put epochs and steps where they were.
+
+        Parameters
+        ----------
+        trainer, pl_module, stage
+            Lightning's.
+        """
+        if self.state is None:
+            return
+        loop = trainer.fit_loop
+        epochs = loop.epoch_progress.current
+        epochs.ready = epochs.started = epochs.processed = epochs.completed = self.state["epoch"]
+        steps = loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+        steps.ready = steps.completed = self.state["step"]
+        # the steps that loggers count
+        loop.epoch_loop.on_load_checkpoint({"_batches_that_stepped": self.state["step"]})
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
+        """Put optimiser, schedules, other callbacks and random state where they were.
+
+        Parameters
+        ----------
+        trainer, pl_module
+            Lightning's.
+        """
+        if self.state is None:
+            return
+        state, self.state = self.state, None
+        self._written = (state["epoch"], pl_module.module.mixture_started)
+        for optimizer, values in zip(trainer.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
+        configs = trainer.lr_scheduler_configs
+        for config, values in zip(configs, state["schedulers"], strict=True):
+            config.scheduler.load_state_dict(values)
+        for callback in trainer.callbacks:
+            if callback.state_key in state["callbacks"]:
+                callback.load_state_dict(deepcopy(state["callbacks"][callback.state_key]))
+        if state["partition"] is not None:
+            trainer.train_dataloader.extra[GUIDE_KEY] = state["partition"]
+        if trainer.world_size == 1:  # processes that train together have states of their own
+            torch.set_rng_state(state["random_state"])
+
+
+def kept_arguments(
+    arguments: dict[str, object], trainer_kwargs: dict[str, object]
+) -> dict[str, object]:
+    """Arguments of a training as a checkpoint keeps them.
+
+    Of the trainer's those are left out that a file of values cannot hold, such as callbacks.
+
+    Raises
+    ------
+    TypeError
+        If another one is no value either.
+    """
+    for name, value in arguments.items():
+        try:
+            encode(value, {})
+        except TypeError as error:
+            raise TypeError(
+                f"checkpoint_dir keeps the arguments of train, but {name} has {error}, which no "
+                "file of values can hold. Leave it out, or train without checkpoints."
+            ) from error
+    return arguments | {
+        "trainer_kwargs": {k: v for k, v in trainer_kwargs.items() if _is_value(v)}
+    }
+
+
+def _is_value(value: object) -> bool:
+    try:
+        encode(value, {})
+    except TypeError:
+        return False
+    return True
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise ``ValueError`` where a model would be replaced by checkpoints of another training."""
+    if (folder / "model.json").exists():
+        raise ValueError(
+            f"checkpoint_dir must hold no model yet, but {folder} does. Give another folder, or "
+            "go on with the training that it is of by resume_from."
+        )
+
+
+def read_checkpoint(model: SCGMVAE, folder: Path) -> Saved:
+    """A checkpoint that was made of the same model and cells.
+
+    Parameters
+    ----------
+    model
+        Model with data.
+    folder
+        Folder of the checkpoint.
+
+    Raises
+    ------
+    ValueError
+        If there is none, it is damaged, or of another model or other cells.
+    """
+    check_there(folder)
+    saved = read(folder, "", type(model).__name__, {"training.safetensors"})
+    if saved.training is None:
+        raise ValueError(
+            f"resume_from must be a folder of checkpoints, but {folder} holds a model without the "
+            "state of its training. Load it with SCGMVAE.load, and train it further from there."
+        )
+    setup = scvi_constants._SETUP_ARGS_KEY
+    pairs = {
+        "settings of the model": (model.init_params_, saved.attributes["init_params_"]),
+        "arguments of setup_anndata": (
+            model.registry_[setup],
+            saved.attributes["registry_"][setup],
+        ),
+        "names of the cells or genes": (_fingerprint(model), saved.training["data"]),
+    }
+    other = [what for what, (own, its) in pairs.items() if encode(own, {}) != encode(its, {})]
+    if other:
+        raise ValueError(
+            f"resume_from must be of this model and its data, but that in {folder} has other "
+            f"{' and other '.join(other)}. Make the model as it was made for that training."
+        )
+    return saved
+
+
+def restore_module(model: SCGMVAE, saved: Saved) -> None:
+    """Give the model's module the components and weights of a checkpoint.
+
+    Parameters
+    ----------
+    model
+        A model whose module has its conditions already.
+    saved
+        Of :func:`read_checkpoint`.
+    """
+    module = model.module
+    if module.has_mixture and saved.attributes["n_components_"] is not None:
+        module.set_components(saved.attributes["n_components_"])
+    module.load_state_dict(saved.weights)
+    module.mixture_started = saved.attributes["mixture_started_"]
+
+
+def _fingerprint(model: SCGMVAE) -> str:
+    """Hash of the names of cells and genes, in their order."""
+    digest = hashlib.sha256()
+    for names in (model.adata.obs_names, model.adata.var_names):
+        digest.update("\0".join(map(str, names)).encode())
+        digest.update(b"\1")
+    return digest.hexdigest()
