@@ -320,10 +320,13 @@ def _write(
     workshop = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     placed: list[Path] = []
     try:
+        usual = workshop / "permissions"
+        usual.touch()
         content["files"] = {}
         for name, write in writers.items():
             made = workshop / name
             write(made)
+            shutil.copymode(usual, made)  # some writers let nobody else read
             digest = _digest_of_file(made)
             stem, suffix = name.split(".")
             final = folder / f"{prefix}{stem}.{digest[:12]}.{suffix}"

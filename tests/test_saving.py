@@ -18,6 +18,8 @@ from scvi.model.base import BaseModelClass
 from scgmvae import SCGMVAE, saving
 from scgmvae.saving import decode, encode
 
+MODELS = Path(__file__).parent / "models"
+
 
 @pytest.fixture(scope="module")
 def model(counts, make_model, train):
@@ -107,6 +109,13 @@ def test_a_loaded_model_is_what_was_saved(model, folder):
     for name, curve in model.history.items():
         pd.testing.assert_frame_equal(loaded.history[name], curve)
     assert loaded.init_params_ == model.init_params_
+
+
+def test_others_may_read_a_model_if_they_may_read_other_files(model, tmp_path):
+    (tmp_path / "other").touch()
+    model.save(tmp_path / "model", save_anndata=True)
+    usual = (tmp_path / "other").stat().st_mode
+    assert {path.stat().st_mode for path in (tmp_path / "model").iterdir()} == {usual}
 
 
 def test_nothing_is_unpickled(model, folder, monkeypatch):
@@ -387,3 +396,18 @@ def test_data_that_a_model_lacks_cannot_be_saved(folder, tmp_path):
     with pytest.raises(ValueError, match="needs data"):
         model.save(tmp_path / "again", save_anndata=True)
     assert not (tmp_path / "again").exists()
+
+
+# -------------------------------------------------------------------------- formats so far
+
+
+@pytest.mark.parametrize("number", range(1, saving.FORMAT + 1))
+def test_models_of_every_format_load(number):
+    """Each was written, with its data and results, by the first version that had the format."""
+    loaded = SCGMVAE.load(MODELS / f"format_{number}", accelerator="cpu")
+    results = loaded.adata.copy()
+    loaded.annotate()
+    for key in ("X_scgmvae", "X_scgmvae_w", "scgmvae_proba"):
+        np.testing.assert_allclose(loaded.adata.obsm[key], results.obsm[key], atol=1e-4)
+    assert loaded.adata.obs["scgmvae"].tolist() == results.obs["scgmvae"].tolist()
+    assert len(loaded.history["elbo_train"]) == 5
