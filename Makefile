@@ -10,10 +10,10 @@ CODE := scgmvae tests benchmarks tutorials docs
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tutorials docs test soak lint format constraints clean
+.PHONY: help demo tutorials docs test test-lowest audit soak lint format constraints clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/.installed ## run the demonstration, results in demo_output/
 	$(BIN)/python benchmarks/demo.py demo_output
@@ -28,6 +28,20 @@ docs: $(VENV)/.installed-docs ## build the documentation, with the notebooks run
 # Two processes of one thread each are faster than one of two: the tensors are small.
 test: lint ## lint, then all tests and doctests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Warnings are let through: old packages warn of what newer ones have changed. On Linux the oldest
+# torch brings 3 GB of CUDA with it.
+test-lowest: ## all tests with the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet uv
+	VIRTUAL_ENV=.venv-lowest .venv-lowest/bin/uv pip install --resolution lowest-direct -e '.[test]'
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile -W default
+
+# Asks the Python Package Index, so it is no part of the tests.
+audit: ## look for known vulnerabilities in what constraints.txt pins
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 # Twenty minutes on one core.
 soak: $(VENV)/.installed ## random settings and faults put in: what survives, as a table
@@ -54,7 +68,7 @@ constraints: ## resolve constraints.txt anew from pyproject.toml
 	touch $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-tutorials
 
 clean: ## remove the environment, caches and results
-	rm -rf $(VENV) build dist demo_output docs/_build .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-* build dist demo_output docs/_build .pytest_cache .ruff_cache
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps are renewed whenever the requirements change; pip then moves what differs.
