@@ -17,6 +17,7 @@ from scvi.data.fields import (
     NumericalJointObsField,
     NumericalObsField,
 )
+from scvi.model.base import BaseModelClass
 
 from scgmvae import checks
 from scgmvae.genes import match_genes
@@ -86,6 +87,7 @@ class FieldsMixin:
             then as it was before.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
+        checks.check_anndata(adata)
         source = kwargs.get("source_registry")  # given where a saved model is loaded
         checks.check_not_view(adata)
         checks.check_obs_names(adata)
@@ -175,6 +177,45 @@ class FieldsMixin:
         """Names of the labels in the order of their components; none without labels."""
         return self._labels_of(self.registry_)
 
+    @property
+    def adata(self) -> AnnData | None:
+        """The model's own data; other data that suit the model can be put in their place."""
+        return self._adata
+
+    @adata.setter
+    def adata(self, adata: AnnData) -> None:
+        checks.check_anndata(adata)
+        # the copy with the model's genes, where they are others or in another order
+        BaseModelClass.adata.fset(self, self._validate_anndata(adata))
+
+    def minify_adata(self, *args: object, **kwargs: object) -> None:
+        """Not available: posteriors of z do not stand for a cell's counts here.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As in :meth:`scvi.model.base.BaseMinifiedModeModelClass.minify_adata`.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        checks.refuse_minified()
+
+    def view_registry(self, hide_state_registries: bool = False) -> None:
+        """Print what was registered; of a model without data, what it was set up with.
+
+        Parameters
+        ----------
+        hide_state_registries
+            Leave out the categories and the like of each field.
+        """
+        if self.adata_manager is None:
+            self.view_setup_method_args()
+        else:
+            self.adata_manager.view_registry(hide_state_registries)
+
     def _validate_anndata(
         self, adata: AnnData | None = None, copy_if_view: bool = True
     ) -> AnnData:
@@ -183,6 +224,7 @@ class FieldsMixin:
             raise RuntimeError("The model was loaded without data: pass the data to read.")
         if adata is None or adata is self.adata or self._knows(adata):
             return super()._validate_anndata(adata, copy_if_view)
+        checks.check_anndata(adata)
         given = adata
         adata = match_genes(given, self.get_var_names())
         _check_if_view(adata, copy_if_view=copy_if_view)
