@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS, settings
 from scvi.data import _constants as scvi_constants
+from scvi.train._config import KwargsLike, merge_kwargs
 from torch import Tensor
 
 from scgmvae import checks
@@ -33,7 +34,13 @@ from scgmvae.partition import (
     log_normalized_pcs,
     partition_by_labels,
 )
-from scgmvae.plan import MixtureStart, StagedTrainingPlan, StagedTrainRunner
+from scgmvae.plan import (
+    MixtureStart,
+    StagedTrainingPlan,
+    StagedTrainRunner,
+    check_checkpoints,
+    needs_validation,
+)
 from scgmvae.start import start_decoder, start_mixture
 
 __all__ = ["StagedTrainingMixin"]
@@ -57,10 +64,14 @@ class StagedTrainingMixin:
         train_size: float | None = None,
         validation_size: float | None = None,
         shuffle_set_split: bool = True,
-        batch_size: int = 128,
+        load_sparse_tensor: bool = False,
+        batch_size: int | None = 128,
         early_stopping: bool = False,
         datasplitter_kwargs: dict | None = None,
-        plan_kwargs: dict | None = None,
+        plan_config: KwargsLike | None = None,
+        plan_kwargs: KwargsLike | None = None,
+        datamodule: object = None,
+        trainer_config: KwargsLike | None = None,
         **trainer_kwargs: object,
     ) -> None:
         """Train the model, and write embedding and clusters into its AnnData.
@@ -108,19 +119,27 @@ class StagedTrainingMixin:
             one device.
         train_size, validation_size, shuffle_set_split
             As in :class:`scvi.dataloaders.DataSplitter`, except that all cells are trained on
-            unless early stopping needs some for validation (then 0.9).
+            unless some setting needs validation cells (then 0.9): early stopping,
+            ``check_val_every_n_epoch``, checkpoints, or a learning rate that is lowered on a
+            plateau.
+        load_sparse_tensor
+            Without effect: minibatches are CSR tensors wherever that is faster.
         batch_size
-            Largest number of cells in a minibatch.
+            Largest number of cells in a minibatch; ``None`` is ``scvi.settings.batch_size``.
         early_stopping
             Stop the joint stage when the ELBO of the validation cells stops rising, with the
             divergences at full weight whatever weight they train with. Further settings are those
             of :class:`scvi.train.Trainer`.
         datasplitter_kwargs
             Further arguments of :class:`~scgmvae.loading.SeededDataSplitter`.
+        plan_config, trainer_config
+            As ``plan_kwargs`` and ``trainer_kwargs``, which come first where both say something.
         plan_kwargs
             Further arguments of :class:`~scgmvae.plan.StagedTrainingPlan`, for example ``lr``, or
             ``classification_weight``, that of the cross-entropy of labelled cells (default 1, of
             images 0.64 for each value of x).
+        datamodule
+            Not offered; a backed AnnData takes its place.
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`.
 
@@ -128,9 +147,11 @@ class StagedTrainingMixin:
         ------
         KeyError
             If ``guide_key`` or ``balance_key`` is no obs column.
+        NotImplementedError
+            For a data module, and what of scvi-tools' training would read pickles.
         ValueError
-            If an argument is out of range, a column has missing values, or a query has nothing to
-            train.
+            If an argument is out of range, a column has missing values, a query has nothing to
+            train, or a setting needs validation cells and there are none.
 
         Notes
         -----
@@ -140,6 +161,8 @@ class StagedTrainingMixin:
         Of images the divergences have weight 0.05 in both stages, so that z keeps the detail that
         tells classes apart; ``plan_kwargs={"max_kl_weight": 1.0}`` trains the bound itself.
         """
+        if datamodule is not None:
+            checks.refuse_datamodule()
         if self.adata is None:
             raise RuntimeError("The model has no data to train on: load it with adata=...")
         if not any(parameter.requires_grad for parameter in self.module.parameters()):
@@ -150,6 +173,15 @@ class StagedTrainingMixin:
         is_first = not self.is_trained_
         checks.check_key_added(self.registry_[scvi_constants._SETUP_ARGS_KEY])
         checks.check_columns(self.adata, guide_key=guide_key, balance_key=balance_key)
+        plan_kwargs = merge_kwargs(plan_config, plan_kwargs, name="plan")
+        trainer_kwargs = merge_kwargs(trainer_config, trainer_kwargs, name="trainer")
+        for name in ("max_epochs", "accelerator", "devices"):  # are arguments of their own
+            trainer_kwargs.pop(name, None)
+        early_stopping = trainer_kwargs.pop("early_stopping", False) or early_stopping
+        given_callbacks = trainer_kwargs.pop("callbacks", None) or ()
+        check_checkpoints(given_callbacks)
+        validates = needs_validation(early_stopping, given_callbacks, plan_kwargs, trainer_kwargs)
+        batch_size = settings.batch_size if batch_size is None else batch_size
         checks.check_at_least(1, max_epochs=max_epochs, batch_size=batch_size)
         checks.check_at_least(0, pretrain_epochs=pretrain_epochs, guide_weight=guide_weight)
         goes_on = self.is_trained_ and self.module.mixture_started
@@ -184,7 +216,7 @@ class StagedTrainingMixin:
         splitter = SeededDataSplitter(
             self.adata_manager,
             seed=seed,
-            train_size=train_size or (0.9 if early_stopping else 1.0),
+            train_size=train_size or (0.9 if validates else 1.0),
             validation_size=validation_size,
             shuffle_set_split=shuffle_set_split,
             batch_size=batch_size,
@@ -192,6 +224,12 @@ class StagedTrainingMixin:
             sparse=self.module.takes_sparse,
             **(datasplitter_kwargs or {}),
         )
+        if validates and not splitter.n_val:
+            raise ValueError(
+                "Early stopping, checkpoints and the like need validation cells, but all cells "
+                f"are trained on (train_size={train_size}). Give a train_size below 1, or leave "
+                "it out."
+            )
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             if is_first:
@@ -209,7 +247,7 @@ class StagedTrainingMixin:
                 **(recipe.weights(self.module.n_input) if self.module.has_mixture else {}),
                 **({} if guide_weight is None else {"guide_weight": guide_weight}),
                 **({"guide_weight": 0.0} if goes_on else {}),
-                **(plan_kwargs or {}),
+                **plan_kwargs,
             }
             if self.reference_categories_ is not None:
                 settings_of_plan["weight_decay"] = 0.0  # it would move what is frozen
@@ -218,7 +256,7 @@ class StagedTrainingMixin:
             def start_from_data() -> NDArray[np.integer]:
                 return self._start_mixture(np.sort(splitter.train_idx), start, guide_key, seed)
 
-            callbacks = [*trainer_kwargs.pop("callbacks", ()), MixtureStart(start_from_data)]
+            callbacks = [*given_callbacks, MixtureStart(start_from_data)]
             warmup = trainer_kwargs.pop("early_stopping_warmup_epochs", 0)
             strategy = strategy_for(trainer_kwargs.pop("strategy", "auto"), devices)
             runner = StagedTrainRunner(
@@ -309,6 +347,7 @@ class StagedTrainingMixin:
                 codes[part] = self._posteriors(indices=part)["log_proba"].argmax(1)
         labels = self._label_codes()
         codes[others] = np.where(labels[others] >= 0, labels[others], codes[others])
+        self.mixture_started_ = True  # for checkpoints that are saved from now on
         self.module.train()
         return codes
 
