@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 
 from anndata import AnnData
@@ -102,6 +103,9 @@ class FieldsMixin:
         )
         checks.check_size_factors(adata, size_factor_key)
         checks.check_continuous(adata, continuous_covariate_keys)
+        if source is not None and not kwargs.get("extend_categories"):
+            for column, known in cls._categories_of(source).items():
+                checks.check_categories(adata, column, known)
         if labels_key is None:
             labels = CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, None)
         else:
@@ -240,7 +244,9 @@ class FieldsMixin:
             checks.check_categories(adata, column, known)
         if self._is_copy(adata):
             _assign_adata_uuid(adata, overwrite=True)
-        with checks.unchanged_on_error(adata):
+        with checks.unchanged_on_error(adata), warnings.catch_warnings():
+            # the data are read, not trained on
+            warnings.filterwarnings("ignore", message="Category .* has fewer than 3 cells")
             if self.adata_manager is not None:
                 manager = self.adata_manager.transfer_fields(adata)
                 self._register_manager_for_instance(manager)
@@ -278,16 +284,22 @@ class FieldsMixin:
         managers = self._per_instance_manager_store.get(self.id, {})
         return any(manager.adata is adata for manager in managers.values())
 
-    def _known_categories(self) -> dict[str, Sequence[object]]:
+    @staticmethod
+    def _categories_of(registry: dict) -> dict[str, Sequence[object]]:
         """The categories of each registered categorical condition, by obs column."""
-        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
+        setup = registry[scvi_constants._SETUP_ARGS_KEY]
+        fields = registry[scvi_constants._FIELD_REGISTRIES_KEY]
         known = {}
         if setup.get("batch_key") is not None:
-            state = self._state_of(REGISTRY_KEYS.BATCH_KEY)
+            state = fields[REGISTRY_KEYS.BATCH_KEY][scvi_constants._STATE_REGISTRY_KEY]
             known[setup["batch_key"]] = state["categorical_mapping"]
         if setup.get("categorical_covariate_keys"):
-            known |= self._state_of(REGISTRY_KEYS.CAT_COVS_KEY)["mappings"]
+            state = fields[REGISTRY_KEYS.CAT_COVS_KEY][scvi_constants._STATE_REGISTRY_KEY]
+            known |= state["mappings"]
         return known
+
+    def _known_categories(self) -> dict[str, Sequence[object]]:
+        return self._categories_of(self.registry_)
 
     @classmethod
     def _set_up_if_needed(cls, adata: AnnData) -> None:

@@ -34,10 +34,15 @@ OF_QUERY: Offered = {
     name: (value, "A reference stays as it is. To train all, make a model of both data sets.")
     for name, value in {
         "unfrozen": False,
+        "freeze_dropout": False,
         "freeze_expression": True,
         "freeze_decoder_first_layer": True,
         "freeze_batchnorm_encoder": True,
+        "freeze_batchnorm_decoder": True,
         "freeze_classifier": True,
+        "transfer_batch": True,
+        "registry": None,
+        "datamodule": None,
     }.items()
 }
 
