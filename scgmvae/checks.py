@@ -11,10 +11,12 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
+from scvi.data import _constants as scvi_constants
 
 logger = logging.getLogger(__name__)
 
 __all__ = [
+    "check_anndata",
     "check_at_least",
     "check_categories",
     "check_choices",
@@ -38,6 +40,8 @@ __all__ = [
     "finite_number",
     "listed",
     "refuse_counts",
+    "refuse_datamodule",
+    "refuse_minified",
     "rows_of",
     "unchanged_on_error",
 ]
@@ -75,6 +79,35 @@ def unchanged_on_error(adata: AnnData) -> Iterator[None]:
                 if mapping.get(key) is not value:
                     mapping[key] = value
         raise
+
+
+def check_anndata(adata: object) -> None:
+    """Raise for what is no AnnData (``ValueError``), or minified (``NotImplementedError``)."""
+    if not isinstance(adata, AnnData):
+        raise ValueError(
+            f"The data must be an AnnData, but it is a {type(adata).__name__}. Of a MuData pass "
+            "one modality, for example mdata['rna']."
+        )
+    if adata.uns.get(scvi_constants._ADATA_MINIFY_TYPE_UNS_KEY) is not None:
+        refuse_minified()
+
+
+def refuse_minified() -> None:
+    """Raise ``NotImplementedError``: what is kept of minified data is not enough here."""
+    raise NotImplementedError(
+        "Minified data keep posteriors of z in place of counts, but w and the components are "
+        "inferred from the counts as well. Use the data with their counts; backed AnnData take "
+        "no memory."
+    )
+
+
+def refuse_datamodule() -> None:
+    """Raise ``NotImplementedError``: training reads the cells again, and by their numbers."""
+    raise NotImplementedError(
+        "Data modules of scvi-tools are not offered, because the mixture starts from a partition "
+        "of the cells, which are then guided by it one by one. For data that do not fit into "
+        "memory use adata = anndata.read_h5ad(path, backed='r')."
+    )
 
 
 def check_not_view(adata: AnnData) -> None:

@@ -92,7 +92,6 @@ class DualVAE(FieldsMixin, TermsMixin, SavingMixin, BaseModelClass):
 
     # those of scvi-tools' methods that ask for no latent by name
     get_elbo = VAEMixin.get_elbo
-    get_marginal_ll = VAEMixin.get_marginal_ll
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 
 from anndata import AnnData
@@ -17,6 +18,7 @@ from scvi.data.fields import (
     NumericalJointObsField,
     NumericalObsField,
 )
+from scvi.model.base import BaseModelClass
 
 from scgmvae import checks
 from scgmvae.genes import match_genes
@@ -86,6 +88,7 @@ class FieldsMixin:
             then as it was before.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
+        checks.check_anndata(adata)
         source = kwargs.get("source_registry")  # given where a saved model is loaded
         checks.check_not_view(adata)
         checks.check_obs_names(adata)
@@ -100,6 +103,9 @@ class FieldsMixin:
         )
         checks.check_size_factors(adata, size_factor_key)
         checks.check_continuous(adata, continuous_covariate_keys)
+        if source is not None and not kwargs.get("extend_categories"):
+            for column, known in cls._categories_of(source).items():
+                checks.check_categories(adata, column, known)
         if labels_key is None:
             labels = CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, None)
         else:
@@ -175,6 +181,45 @@ class FieldsMixin:
         """Names of the labels in the order of their components; none without labels."""
         return self._labels_of(self.registry_)
 
+    @property
+    def adata(self) -> AnnData | None:
+        """The model's own data; other data that suit the model can be put in their place."""
+        return self._adata
+
+    @adata.setter
+    def adata(self, adata: AnnData) -> None:
+        checks.check_anndata(adata)
+        # the copy with the model's genes, where they are others or in another order
+        BaseModelClass.adata.fset(self, self._validate_anndata(adata))
+
+    def minify_adata(self, *args: object, **kwargs: object) -> None:
+        """Not available: posteriors of z do not stand for a cell's counts here.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As in :meth:`scvi.model.base.BaseMinifiedModeModelClass.minify_adata`.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        checks.refuse_minified()
+
+    def view_registry(self, hide_state_registries: bool = False) -> None:
+        """Print what was registered; of a model without data, what it was set up with.
+
+        Parameters
+        ----------
+        hide_state_registries
+            Leave out the categories and the like of each field.
+        """
+        if self.adata_manager is None:
+            self.view_setup_method_args()
+        else:
+            self.adata_manager.view_registry(hide_state_registries)
+
     def _validate_anndata(
         self, adata: AnnData | None = None, copy_if_view: bool = True
     ) -> AnnData:
@@ -183,6 +228,7 @@ class FieldsMixin:
             raise RuntimeError("The model was loaded without data: pass the data to read.")
         if adata is None or adata is self.adata or self._knows(adata):
             return super()._validate_anndata(adata, copy_if_view)
+        checks.check_anndata(adata)
         given = adata
         adata = match_genes(given, self.get_var_names())
         _check_if_view(adata, copy_if_view=copy_if_view)
@@ -198,7 +244,9 @@ class FieldsMixin:
             checks.check_categories(adata, column, known)
         if self._is_copy(adata):
             _assign_adata_uuid(adata, overwrite=True)
-        with checks.unchanged_on_error(adata):
+        with checks.unchanged_on_error(adata), warnings.catch_warnings():
+            # the data are read, not trained on
+            warnings.filterwarnings("ignore", message="Category .* has fewer than 3 cells")
             if self.adata_manager is not None:
                 manager = self.adata_manager.transfer_fields(adata)
                 self._register_manager_for_instance(manager)
@@ -236,16 +284,22 @@ class FieldsMixin:
         managers = self._per_instance_manager_store.get(self.id, {})
         return any(manager.adata is adata for manager in managers.values())
 
-    def _known_categories(self) -> dict[str, Sequence[object]]:
+    @staticmethod
+    def _categories_of(registry: dict) -> dict[str, Sequence[object]]:
         """The categories of each registered categorical condition, by obs column."""
-        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
+        setup = registry[scvi_constants._SETUP_ARGS_KEY]
+        fields = registry[scvi_constants._FIELD_REGISTRIES_KEY]
         known = {}
         if setup.get("batch_key") is not None:
-            state = self._state_of(REGISTRY_KEYS.BATCH_KEY)
+            state = fields[REGISTRY_KEYS.BATCH_KEY][scvi_constants._STATE_REGISTRY_KEY]
             known[setup["batch_key"]] = state["categorical_mapping"]
         if setup.get("categorical_covariate_keys"):
-            known |= self._state_of(REGISTRY_KEYS.CAT_COVS_KEY)["mappings"]
+            state = fields[REGISTRY_KEYS.CAT_COVS_KEY][scvi_constants._STATE_REGISTRY_KEY]
+            known |= state["mappings"]
         return known
+
+    def _known_categories(self) -> dict[str, Sequence[object]]:
+        return self._categories_of(self.registry_)
 
     @classmethod
     def _set_up_if_needed(cls, adata: AnnData) -> None:

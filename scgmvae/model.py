@@ -13,12 +13,13 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 from scvi.data import _constants as scvi_constants
-from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
+from scvi.model.base import BaseModelClass, VAEMixin
 
 import scgmvae
 from scgmvae import checks
 from scgmvae.components import ComponentsMixin
 from scgmvae.decoding import DecodingMixin
+from scgmvae.expression import ExpressionMixin
 from scgmvae.fields import FieldsMixin
 from scgmvae.generation import GenerationMixin
 from scgmvae.images import image_shape_of
@@ -27,6 +28,7 @@ from scgmvae.loading import MinibatchLoader
 from scgmvae.module import CGMVAE, Prior, Widths
 from scgmvae.results import ResultsMixin
 from scgmvae.saving import SavingMixin
+from scgmvae.scvi_settings import from_scvi
 from scgmvae.training import StagedTrainingMixin
 from scgmvae.transfer import QueryMixin
 
@@ -45,7 +47,7 @@ class SCGMVAE(
     DecodingMixin,
     QueryMixin,
     SavingMixin,
-    RNASeqMixin,
+    ExpressionMixin,
     VAEMixin,
     BaseModelClass,
 ):
@@ -85,10 +87,12 @@ class SCGMVAE(
         Further settings of :class:`~scgmvae.CGMVAE`: ``encoder``, ``encode_covariates``,
         ``dispersion``, ``gaussian_scale``, ``component_weights``, ``concentration``,
         ``dirichlet_posterior``, ``classifier_input``, ``condition_prior``,
-        ``input_dropout_rate``.
+        ``input_dropout_rate``. SCVI's ``gene_likelihood`` is taken for ``likelihood``.
 
     Raises
     ------
+    NotImplementedError
+        For minified data, data modules, and settings of scvi-tools' SCVI without a meaning here.
     ValueError
         If the data does not suit the likelihood, or ``n_components`` the data. ``adata`` is then
         as it was before.
@@ -127,7 +131,11 @@ class SCGMVAE(
         image_shape: Sequence[int] | None = None,
         **module_kwargs: object,
     ):
+        likelihood, module_kwargs = from_scvi(likelihood, module_kwargs)
+        if (registry or {}).get(scvi_constants._SETUP_METHOD_NAME) == "setup_datamodule":
+            checks.refuse_datamodule()
         if adata is not None:
+            checks.check_anndata(adata)
             image_shape = image_shape or image_shape_of(adata)
         if likelihood is None:
             likelihood = "nb" if image_shape is None else "bernoulli"
@@ -184,7 +192,8 @@ class SCGMVAE(
 
     def _make_data_loader(self, *args: object, **kwargs: object) -> MinibatchLoader:
         """As in scvi-tools, with x in the layout that the module reads faster."""
-        return super()._make_data_loader(*args, sparse=self.module.takes_sparse, **kwargs)
+        kwargs = {"sparse": self.module.takes_sparse} | kwargs
+        return super()._make_data_loader(*args, **kwargs)
 
     def _summary(self) -> str:
         settings = ", ".join(f"{name}: {value}" for name, value in self._module_kwargs.items())
@@ -192,64 +201,6 @@ class SCGMVAE(
         if self.component_clusters_ is not None:
             n_components = f"{n_components} in {len(self.cluster_names)} clusters"
         return f"SCGMVAE with the following parameters: n_components: {n_components}, {settings}"
-
-    def get_importance_weights(self, *args: object, **kwargs: object) -> NDArray[np.floating]:
-        """Not available: scvi-tools' weights assume the prior N(0, I) of z, a VAE's alone.
-
-        Parameters
-        ----------
-        *args, **kwargs
-            As in scvi-tools.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        raise NotImplementedError(
-            "weights='importance' assumes a standard normal prior of z, and is not offered. Use "
-            "weights='uniform'."
-        )
-
-    def get_likelihood_parameters(self, *args: object, **kwargs: object) -> dict[str, NDArray]:
-        """As in scvi-tools, for the likelihoods ``nb`` and ``zinb``.
-
-        Parameters
-        ----------
-        *args, **kwargs
-            As in :meth:`scvi.model.base.RNASeqMixin.get_likelihood_parameters`.
-
-        Raises
-        ------
-        NotImplementedError
-            For a likelihood without dispersion.
-        """
-        self._check_dispersion()
-        return super().get_likelihood_parameters(*args, **kwargs)
-
-    def get_feature_correlation_matrix(self, *args: object, **kwargs: object) -> pd.DataFrame:
-        """As in scvi-tools, for the likelihoods ``nb`` and ``zinb``.
-
-        Parameters
-        ----------
-        *args, **kwargs
-            As in :meth:`scvi.model.base.RNASeqMixin.get_feature_correlation_matrix`.
-
-        Raises
-        ------
-        NotImplementedError
-            For a likelihood without dispersion.
-        """
-        self._check_dispersion()
-        return super().get_feature_correlation_matrix(*args, **kwargs)
-
-    def _check_dispersion(self) -> None:
-        likelihood = self._module_kwargs["likelihood"]
-        if likelihood not in ("nb", "zinb"):
-            raise NotImplementedError(
-                "This method reads the inverse dispersion of the likelihoods 'nb' and 'zinb', "
-                f"which {likelihood!r} does not have."
-            )
 
     # ------------------------------------------------------------------------ writing back
 

@@ -7,7 +7,7 @@ import signal
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
-from scvi.train import TrainingPlan, TrainRunner
+from scvi.train import SaveCheckpoint, TrainingPlan, TrainRunner
 from torch import Tensor
 
 from scgmvae.checks import check_at_least, check_whole
@@ -31,7 +31,38 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["KeepingTrainRunner", "MixtureStart", "StagedTrainRunner", "StagedTrainingPlan"]
+__all__ = [
+    "KeepingTrainRunner",
+    "MixtureStart",
+    "StagedTrainRunner",
+    "StagedTrainingPlan",
+    "check_checkpoints",
+    "needs_validation",
+]
+
+
+def needs_validation(
+    arguments: Mapping[str, object], trainer_kwargs: Mapping[str, object]
+) -> bool:
+    """Whether a training, by its arguments, reads something off validation cells."""
+    of_trainer = ("check_val_every_n_epoch", "enable_checkpointing", "learning_rate_monitor")
+    return (
+        arguments["early_stopping"]
+        or any(trainer_kwargs.get(name) for name in of_trainer)
+        or bool((arguments["plan_kwargs"] or {}).get("reduce_lr_on_plateau"))
+        or any(isinstance(c, SaveCheckpoint) for c in trainer_kwargs.get("callbacks") or ())
+    )
+
+
+def check_checkpoints(callbacks: Sequence[pl.Callback]) -> None:
+    """Raise ``NotImplementedError`` where an error of training is to be met with a pickle."""
+    for callback in callbacks:
+        if isinstance(callback, SaveCheckpoint) and callback.check_nan_gradients:
+            raise NotImplementedError(
+                "SaveCheckpoint(check_nan_gradients=True) reads pickles, which are not written "
+                "here. Leave it out: a loss that is no finite number ends the training with an "
+                "error, and checkpoints are kept."
+            )
 
 
 class StagedTrainingPlan(TrainingPlan):
@@ -96,6 +127,10 @@ class StagedTrainingPlan(TrainingPlan):
             n_epochs_kl_warmup=n_epochs_kl_warmup,
             **kwargs,
         )
+        if self.on_step:
+            raise NotImplementedError(
+                "on_step=True is not offered: terms are summed up and logged once per epoch."
+            )
         check_whole(1, n_samples=n_samples)
         check_at_least(0, distortion=distortion)
         if distortion and module.image_shape is None:
@@ -255,6 +290,9 @@ class MixtureStart(pl.Callback):
         partition = start_on_all(trainer, module, self.start)
         trainer.train_dataloader.extra[GUIDE_KEY] = torch.from_numpy(partition)
         trainer.strategy.setup_optimizers(trainer)
+        # the best of a stage with another bound is not to be compared with what comes
+        for callback in trainer.checkpoint_callbacks:
+            callback.best_k_models.clear()
         if self.checkpoints is not None:
             self.checkpoints.write(trainer, pl_module)
 
@@ -267,6 +305,13 @@ class KeepingTrainRunner(TrainRunner):
 
     def _run_training_core(self) -> None:
         handler = signal.getsignal(signal.SIGINT)
+        to_load = [
+            callback
+            for callback in self.trainer.checkpoint_callbacks
+            if isinstance(callback, SaveCheckpoint) and callback.load_best_on_end
+        ]
+        for callback in to_load:
+            callback.load_best_on_end = False  # it would read a pickle
         # Lightning leaves the mode as it finds it, and an earlier training or a reading of results
         # has left dropout off and batch normalisation with fixed statistics.
         self.training_plan.train()
@@ -300,6 +345,9 @@ class KeepingTrainRunner(TrainRunner):
             if self.trainer.current_epoch or self.model.is_trained_:
                 self._keep()
             raise
+        for callback in to_load:
+            callback.load_best_on_end = True
+            self.model.module.load_state_dict(self.model._saved_weights(callback.best_model_path))
         self._keep()
 
     def _keep(self) -> None:

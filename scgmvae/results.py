@@ -114,6 +114,7 @@ class ResultsMixin(TermsMixin):
         adata: AnnData | None = None,
         indices: Sequence[int] | None = None,
         give_mean: bool = True,
+        mc_samples: int | None = None,
         batch_size: int | None = None,
         return_dist: bool = False,
         dataloader: Iterator[dict[str, Tensor]] | None = None,
@@ -131,6 +132,8 @@ class ResultsMixin(TermsMixin):
             Rows to use.
         give_mean
             Posterior means, or else one draw from the posteriors.
+        mc_samples
+            Without effect, as in scvi-tools for a Gaussian z: its mean needs no samples.
         batch_size
             Cells at a time.
         return_dist
@@ -150,8 +153,14 @@ class ResultsMixin(TermsMixin):
         ------
         RuntimeError
             If the model is untrained, or has no w.
+        ValueError
+            If ``adata`` or ``indices`` are given as well as ``dataloader``.
         """
         self._check_if_trained(warn=False)
+        if dataloader is not None and not (adata is None and indices is None):
+            raise ValueError(
+                "A dataloader brings its cells with it. Give either that, or adata and indices."
+            )
         if which not in ("z", "w"):
             raise ValueError(f"which must be 'z' or 'w', but it is {which!r}.")
         if which == "w":
@@ -273,6 +282,11 @@ class ResultsMixin(TermsMixin):
         return self._novelty(self._posteriors(adata, indices, batch_size))
 
     def _novelty(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
+        if self.distance_quantiles_ is None:
+            raise RuntimeError(
+                "Novelty is measured by the training cells when training ends, but this model was "
+                "saved before. Load it with its data and train it for one more epoch."
+            )
         shares = np.linspace(0, 1, N_QUANTILES)
         return np.interp(self._distance(posteriors), self.distance_quantiles_, shares)
 
@@ -289,6 +303,33 @@ class ResultsMixin(TermsMixin):
     def _confidence(self, proba: NDArray, novelty: NDArray) -> NDArray[np.float32]:
         """Probability of the chosen component, towards 0 for the outermost cells, (n,)."""
         return (proba.max(1) * ((1 - novelty) / OUTERMOST).clip(max=1)).astype(np.float32)
+
+    def differential_abundance(
+        self, adata: AnnData | None = None, sample_key: str | None = None, **kwargs: object
+    ) -> None:
+        """Log density of every sample at each cell's mean of z, in ``obsm["da_log_probs"]``.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        sample_key
+            obs column of samples.
+        **kwargs
+            As in :meth:`scvi.model.base.VAEMixin.differential_abundance`.
+
+        Raises
+        ------
+        KeyError
+            If there is no such column.
+        ValueError
+            If no column is named, or it has missing values.
+        """
+        if sample_key is None:
+            raise ValueError("sample_key must name the obs column of the samples to compare.")
+        adata = self._validate_anndata(adata)
+        checks.check_columns(adata, sample_key=sample_key)
+        super().differential_abundance(adata, sample_key, **kwargs)
 
     @torch.inference_mode()
     def get_aggregated_posterior(

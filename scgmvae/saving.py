@@ -90,7 +90,7 @@ class SavingMixin:
             If the files cannot be written. What was there stays as it was.
         TypeError
             If the model holds something that has no place in JSON, as a category that is neither
-            number, string nor boolean.
+            number, string nor boolean; or for an argument that there is not.
         ValueError
             If the folder exists and ``overwrite`` is False, or there is no data to save.
         """
@@ -104,6 +104,11 @@ class SavingMixin:
             raise ValueError(
                 f"The folder must not exist yet, but {folder} does. Give another, or "
                 "overwrite=True."
+            )
+        if anndata_write_kwargs and not save_anndata:
+            raise TypeError(
+                "save has further arguments for the data alone, with save_anndata=True, but got: "
+                f"{', '.join(anndata_write_kwargs)}."
             )
         if save_anndata and self.adata is None:
             raise ValueError("save_anndata=True needs data, but this model was loaded without.")
@@ -237,6 +242,11 @@ class SavingMixin:
         return model
 
     @classmethod
+    def _saved_weights(cls, dir_path: str | Path) -> dict[str, Tensor]:
+        """The weights of a saved model."""
+        return read(Path(dir_path), "", cls.__name__).weights
+
+    @classmethod
     def load_registry(cls, dir_path: str | Path, prefix: str | None = None) -> dict[str, object]:
         """The registry of a saved model, without loading it.
 
@@ -264,6 +274,26 @@ class SavingMixin:
             As in :meth:`load`.
         """
         AnnDataManager.view_setup_method_args(cls.load_registry(dir_path, prefix))
+
+    @classmethod
+    def convert_legacy_save(cls, *args: object, **kwargs: object) -> None:
+        """Not available: no model of this class is as old as what scvi-tools converts.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As in :meth:`scvi.model.base.BaseModelClass.convert_legacy_save`.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        raise NotImplementedError(
+            "scvi-tools converts pickles of before its version 0.15, and there are none of "
+            f"{cls.__name__}. Load a model with {cls.__name__}.load(folder), and one that was "
+            "kept as a pickle with allow_pickle=True."
+        )
 
 
 def _gene_names(registry: Mapping[str, dict]) -> NDArray:

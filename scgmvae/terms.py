@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import torch
 from anndata import AnnData
+from scvi.model.base import VAEMixin
+from torch import Tensor
 
 from scgmvae import checks
 
@@ -14,7 +16,36 @@ __all__ = ["TermsMixin"]
 
 
 class TermsMixin:
-    """``get_elbo_terms``."""
+    """``get_elbo_terms`` and ``get_marginal_ll``."""
+
+    def get_marginal_ll(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_mc_samples: int = 1_000,
+        batch_size: int | None = None,
+        return_mean: bool = True,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
+        **kwargs: object,
+    ) -> Tensor:
+        """Importance-sampled log likelihood of the cells, in nats.
+
+        Parameters
+        ----------
+        adata, indices, n_mc_samples, batch_size, dataloader, **kwargs
+            As in :meth:`scvi.model.base.VAEMixin.get_marginal_ll`.
+        return_mean
+            The mean over the cells, or one value for each. scvi-tools takes the mean over the
+            minibatches, whatever their sizes.
+
+        Returns
+        -------
+        Tensor ``()`` or ``(n,)``.
+        """
+        of_cells = VAEMixin.get_marginal_ll(
+            self, adata, indices, n_mc_samples, batch_size, False, dataloader, **kwargs
+        )
+        return of_cells.mean() if return_mean else of_cells
 
     @torch.inference_mode()
     def get_elbo_terms(

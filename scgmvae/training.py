@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS, settings
 from scvi.data import _constants as scvi_constants
+from scvi.train._config import KwargsLike, merge_kwargs
 from torch import Tensor
 
 from scgmvae import checks
@@ -44,7 +45,13 @@ from scgmvae.partition import (
     log_normalized_pcs,
     partition_by_labels,
 )
-from scgmvae.plan import MixtureStart, StagedTrainingPlan, StagedTrainRunner
+from scgmvae.plan import (
+    MixtureStart,
+    StagedTrainingPlan,
+    StagedTrainRunner,
+    check_checkpoints,
+    needs_validation,
+)
 from scgmvae.saving import Saved
 from scgmvae.start import start_decoder, start_mixture
 
@@ -69,10 +76,14 @@ class StagedTrainingMixin:
         train_size: float | None = None,
         validation_size: float | None = None,
         shuffle_set_split: bool = True,
-        batch_size: int = 128,
+        load_sparse_tensor: bool = False,
+        batch_size: int | None = 128,
         early_stopping: bool = False,
         datasplitter_kwargs: dict | None = None,
-        plan_kwargs: dict | None = None,
+        plan_config: KwargsLike | None = None,
+        plan_kwargs: KwargsLike | None = None,
+        datamodule: object = None,
+        trainer_config: KwargsLike | None = None,
         checkpoint_dir: str | Path | None = None,
         checkpoint_every: int | None = None,
         resume_from: str | Path | None = None,
@@ -123,19 +134,27 @@ class StagedTrainingMixin:
             one device.
         train_size, validation_size, shuffle_set_split
             As in :class:`scvi.dataloaders.DataSplitter`, except that all cells are trained on
-            unless early stopping needs some for validation (then 0.9).
+            unless some setting needs validation cells (then 0.9): early stopping,
+            ``check_val_every_n_epoch``, checkpoints, or a learning rate that is lowered on a
+            plateau.
+        load_sparse_tensor
+            Without effect: minibatches are CSR tensors wherever that is faster.
         batch_size
-            Largest number of cells in a minibatch.
+            Largest number of cells in a minibatch; ``None`` is ``scvi.settings.batch_size``.
         early_stopping
             Stop the joint stage when the ELBO of the validation cells stops rising, with the
             divergences at full weight whatever weight they train with. Further settings are those
             of :class:`scvi.train.Trainer`.
         datasplitter_kwargs
             Further arguments of :class:`~scgmvae.loading.SeededDataSplitter`.
+        plan_config, trainer_config
+            As ``plan_kwargs`` and ``trainer_kwargs``, which come first where both say something.
         plan_kwargs
             Further arguments of :class:`~scgmvae.plan.StagedTrainingPlan`, for example ``lr``, or
             ``classification_weight``, that of the cross-entropy of labelled cells (default 1, of
             images 0.64 for each value of x).
+        datamodule
+            Not offered; a backed AnnData takes its place.
         checkpoint_dir
             New folder for a checkpoint: the model as :meth:`save` writes it, and the state of its
             training. The next one replaces it once it is whole.
@@ -157,11 +176,14 @@ class StagedTrainingMixin:
             step and the cells. The weights are those that the epoch began with.
         KeyError
             If ``guide_key`` or ``balance_key`` is no obs column.
+        NotImplementedError
+            For a data module, and what of scvi-tools' training would read pickles.
         OSError
             If a checkpoint cannot be written. What was trained so far is kept.
         ValueError
             If an argument is out of range, a column has missing values, a query has nothing to
-            train, or there is no checkpoint of this model and its data in ``resume_from``.
+            train, a setting needs validation cells and there are none, or ``resume_from`` has no
+            checkpoint of this model and its data.
 
         Notes
         -----
@@ -171,6 +193,8 @@ class StagedTrainingMixin:
         Of images the divergences have weight 0.05 in both stages, so that z keeps the detail that
         tells classes apart; ``plan_kwargs={"max_kl_weight": 1.0}`` trains the bound itself.
         """
+        if datamodule is not None:
+            checks.refuse_datamodule()
         if self.adata is None:
             raise RuntimeError("The model has no data to train on: load it with adata=...")
         if not any(parameter.requires_grad for parameter in self.module.parameters()):
@@ -178,6 +202,10 @@ class StagedTrainingMixin:
                 "A query trains the weights of its new batches or other new categories, but this "
                 "one has none that the reference does not know. Read its results without training."
             )
+        trainer_kwargs = merge_kwargs(trainer_config, trainer_kwargs, name="trainer")
+        for name in ("max_epochs", "accelerator", "devices"):  # are arguments of their own
+            trainer_kwargs.pop(name, None)
+        check_checkpoints(trainer_kwargs.get("callbacks") or ())
         arguments = {
             "max_epochs": max_epochs,
             "pretrain_epochs": pretrain_epochs,
@@ -190,9 +218,9 @@ class StagedTrainingMixin:
             "validation_size": validation_size,
             "shuffle_set_split": shuffle_set_split,
             "batch_size": batch_size,
-            "early_stopping": early_stopping,
+            "early_stopping": trainer_kwargs.pop("early_stopping", False) or early_stopping,
             "datasplitter_kwargs": datasplitter_kwargs,
-            "plan_kwargs": plan_kwargs,
+            "plan_kwargs": merge_kwargs(plan_config, plan_kwargs, name="plan") or None,
         }
         if checkpoint_every is not None:
             checks.check_whole(1, checkpoint_every=checkpoint_every)
@@ -207,6 +235,11 @@ class StagedTrainingMixin:
         else:
             saved = None
             arguments["seed"] = settings.seed or 0 if seed is None else seed
+            if batch_size is None:
+                arguments["batch_size"] = settings.batch_size
+            if train_size is None:
+                validates = needs_validation(arguments, trainer_kwargs)
+                arguments["train_size"] = 0.9 if validates else 1.0
             training = Training(
                 arguments,
                 is_first=not self.is_trained_,
@@ -302,7 +335,7 @@ class StagedTrainingMixin:
         splitter = SeededDataSplitter(
             self.adata_manager,
             seed=seed,
-            train_size=given["train_size"] or (0.9 if given["early_stopping"] else 1.0),
+            train_size=given["train_size"],
             validation_size=given["validation_size"],
             shuffle_set_split=given["shuffle_set_split"],
             batch_size=given["batch_size"],
@@ -310,6 +343,18 @@ class StagedTrainingMixin:
             sparse=self.module.takes_sparse,
             **(given["datasplitter_kwargs"] or {}),
         )
+        if validates and not splitter.n_val:
+            raise ValueError(
+                "Early stopping, checkpoints and the like need validation cells, but all cells "
+                f"are trained on (train_size={train_size}). Give a train_size below 1, or leave "
+                "it out."
+            )
+        if needs_validation(given, trainer_kwargs) and not splitter.n_val:
+            raise ValueError(
+                "Early stopping, checkpoints and the like need validation cells, but all cells "
+                f"are trained on (train_size={given['train_size']}). Give a train_size below 1, or "
+                "leave it out."
+            )
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             if training.is_first:
@@ -336,7 +381,7 @@ class StagedTrainingMixin:
 
             callbacks = [
                 *([] if checkpoints is None else [checkpoints]),
-                *trainer_kwargs.pop("callbacks", ()),
+                *(trainer_kwargs.pop("callbacks", None) or ()),
                 MixtureStart(start_from_data, checkpoints),
                 FiniteWatch(self.adata.obs_names),
             ]
@@ -442,6 +487,7 @@ class StagedTrainingMixin:
                 codes[part] = self._posteriors(indices=part)["log_proba"].argmax(1)
         labels = self._label_codes()
         codes[others] = np.where(labels[others] >= 0, labels[others], codes[others])
+        self.mixture_started_ = True  # for checkpoints that are saved from now on
         self.module.train()
         return codes
 

@@ -6,11 +6,13 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 from anndata import AnnData
 from scvi.data import _constants as scvi_constants
 
 from scgmvae import checks
 from scgmvae.genes import match_genes
+from scgmvae.scvi_settings import OF_QUERY, check_offered
 
 if TYPE_CHECKING:
     from scgmvae.model import SCGMVAE
@@ -29,10 +31,19 @@ KEPT = (
 
 
 class QueryMixin:
-    """``load_query_data``, in the way of scArches."""
+    """``load_query_data`` and ``prepare_query_anndata``, in the way of scArches."""
 
     @classmethod
-    def load_query_data(cls, adata: AnnData, reference_model: SCGMVAE | str | Path) -> SCGMVAE:
+    def load_query_data(
+        cls,
+        adata: AnnData,
+        reference_model: SCGMVAE | str | Path,
+        *,
+        inplace_subset_query_vars: bool = False,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        **of_scvi: object,
+    ) -> SCGMVAE:
         """Model of new data on top of a trained reference.
 
         Batches, or other categories of registered conditions, that the reference does not know
@@ -49,6 +60,12 @@ class QueryMixin:
             copy; up to 20 % can be missing and are then treated as unobserved, with a warning.
         reference_model
             The trained reference, or the folder that it was saved in.
+        inplace_subset_query_vars
+            Put the genes in order in ``adata`` itself, see :meth:`prepare_query_anndata`.
+        accelerator, device
+            Where to put a reference that is read from a folder, as in :meth:`load`.
+        **of_scvi
+            What scvi-tools can freeze or not, which is all frozen here.
 
         Returns
         -------
@@ -59,6 +76,8 @@ class QueryMixin:
         ------
         KeyError
             If a column is missing.
+        NotImplementedError
+            If something is not to be frozen.
         RuntimeError
             If the reference is untrained, or its training ended before there were components.
         ValueError
@@ -69,9 +88,14 @@ class QueryMixin:
         Lotfollahi et al. 2022, "Mapping single-cell data to reference atlases by transfer
         learning" (scArches).
         """
+        unknown = check_offered(OF_QUERY, of_scvi)
+        if unknown:
+            raise TypeError(
+                f"load_query_data got arguments that it does not have: {', '.join(unknown)}."
+            )
         reference = reference_model
         if isinstance(reference, str | Path):
-            reference = cls.load(str(reference), adata=False)
+            reference = cls.load(reference, False, accelerator, device)
         if not isinstance(adata, AnnData):
             raise ValueError(
                 f"adata must be the AnnData of the query, but it is a {type(adata).__name__}. The "
@@ -82,6 +106,8 @@ class QueryMixin:
             reference._check_mixture()
         setup = reference.registry_[scvi_constants._SETUP_ARGS_KEY]
         checks.check_not_view(adata)
+        if inplace_subset_query_vars:
+            cls.prepare_query_anndata(adata, reference)
         adata = match_genes(adata, reference.get_var_names())
         with checks.unchanged_on_error(adata):
             cls.setup_anndata(
@@ -103,3 +129,50 @@ class QueryMixin:
         model.is_trained_ = True
         model._model_summary_string = model._summary()
         return model
+
+    @classmethod
+    def prepare_query_anndata(
+        cls,
+        adata: AnnData,
+        reference_model: SCGMVAE | str | Path,
+        return_reference_var_names: bool = False,
+        inplace: bool = True,
+    ) -> AnnData | pd.Index | None:
+        """Put the genes of new data into the order of a model.
+
+        There is no need to do so before :meth:`load_query_data`, which works on a copy. Genes that
+        are missing count as unobserved in both.
+
+        Parameters
+        ----------
+        adata
+            New data.
+        reference_model
+            A model, or the folder that it was saved in.
+        return_reference_var_names
+            Return the genes of the model, and leave the data alone.
+        inplace
+            Change ``adata`` itself, or return a copy.
+
+        Returns
+        -------
+        The copy, or the names of the genes, or ``None``.
+
+        Raises
+        ------
+        ValueError
+            If less than 80 % of the genes are there, or one of them occurs more than once.
+        """
+        if isinstance(reference_model, str | Path):
+            names = cls.load(reference_model, adata=False).get_var_names()
+        else:
+            names = reference_model.get_var_names()
+        if return_reference_var_names:
+            return pd.Index(names)
+        checks.check_anndata(adata)
+        matched = match_genes(adata, names)
+        if not inplace:
+            return adata.copy() if matched is adata else matched
+        if matched is not adata:
+            adata._init_as_actual(matched)
+        return None
