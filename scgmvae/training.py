@@ -343,17 +343,11 @@ class StagedTrainingMixin:
             sparse=self.module.takes_sparse,
             **(given["datasplitter_kwargs"] or {}),
         )
-        if validates and not splitter.n_val:
-            raise ValueError(
-                "Early stopping, checkpoints and the like need validation cells, but all cells "
-                f"are trained on (train_size={train_size}). Give a train_size below 1, or leave "
-                "it out."
-            )
         if needs_validation(given, trainer_kwargs) and not splitter.n_val:
             raise ValueError(
                 "Early stopping, checkpoints and the like need validation cells, but all cells "
-                f"are trained on (train_size={given['train_size']}). Give a train_size below 1, or "
-                "leave it out."
+                f"are trained on (train_size={given['train_size']}). Give a train_size below 1, "
+                "or leave it out."
             )
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(seed)
