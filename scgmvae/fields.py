@@ -23,6 +23,7 @@ from scgmvae.genes import match_genes
 from scgmvae.images import check_same_shape, pixel_scale
 from scgmvae.label_field import LabelsField
 from scgmvae.likelihoods import COUNT_LIKELIHOODS, Likelihood
+from scgmvae.loading import MinibatchLoader
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +83,14 @@ class FieldsMixin:
         KeyError
             If a column or layer is missing.
         ValueError
-            If a column has missing or unsuitable values, or obs names occur twice. ``adata`` is
-            then as it was before.
+            If a column has missing or unsuitable values, or names of cells or genes occur twice.
+            ``adata`` is then as it was before.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         source = kwargs.get("source_registry")  # given where a saved model is loaded
         checks.check_not_view(adata)
         checks.check_obs_names(adata)
+        checks.check_var_names(adata)
         checks.check_layer(adata, layer)
         checks.check_columns(
             adata,
@@ -100,6 +102,9 @@ class FieldsMixin:
         )
         checks.check_size_factors(adata, size_factor_key)
         checks.check_continuous(adata, continuous_covariate_keys)
+        if source is not None and not kwargs.get("extend_categories"):
+            for column, known in cls._known_categories_of(source).items():
+                checks.check_categories(adata, column, known)
         if labels_key is None:
             labels = CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, None)
         else:
@@ -144,6 +149,13 @@ class FieldsMixin:
             return []
         return [str(name) for name in state["categorical_mapping"][:-1]]
 
+    def _make_data_loader(
+        self, adata: AnnData, indices: Sequence[int] | None = None, *args: object, **kwargs: object
+    ) -> MinibatchLoader:
+        """As in scvi-tools, for rows that are there."""
+        rows = checks.rows_of(adata, indices)
+        return super()._make_data_loader(adata, rows, *args, **kwargs)
+
     @staticmethod
     def _check_data(
         manager: AnnDataManager, likelihood: Likelihood, image_shape: tuple[int, ...] | None
@@ -153,6 +165,7 @@ class FieldsMixin:
         x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         where = manager.data_registry[REGISTRY_KEYS.X_KEY]
         name = "adata.X" if where.attr_name == "X" else f"adata.layers[{where.attr_key!r}]"
+        checks.check_numeric(x, name)
         if pixel_scale(manager) != 1:  # bytes, which are finite and stand for values in [0, 1]
             if likelihood in COUNT_LIKELIHOODS:
                 checks.refuse_counts(name, likelihood)
@@ -183,6 +196,7 @@ class FieldsMixin:
             raise RuntimeError("The model was loaded without data: pass the data to read.")
         if adata is None or adata is self.adata or self._knows(adata):
             return super()._validate_anndata(adata, copy_if_view)
+        checks.check_anndata(adata)
         given = adata
         adata = match_genes(given, self.get_var_names())
         _check_if_view(adata, copy_if_view=copy_if_view)
@@ -194,7 +208,7 @@ class FieldsMixin:
         checks.check_columns(adata, **columns)
         checks.check_size_factors(adata, columns.get("size_factor_key"))
         checks.check_continuous(adata, columns.get("continuous_covariate_keys"))
-        for column, known in self._known_categories().items():
+        for column, known in self._known_categories_of(self.registry_).items():
             checks.check_categories(adata, column, known)
         if self._is_copy(adata):
             _assign_adata_uuid(adata, overwrite=True)
@@ -236,15 +250,18 @@ class FieldsMixin:
         managers = self._per_instance_manager_store.get(self.id, {})
         return any(manager.adata is adata for manager in managers.values())
 
-    def _known_categories(self) -> dict[str, Sequence[object]]:
+    @staticmethod
+    def _known_categories_of(registry: dict) -> dict[str, Sequence[object]]:
         """The categories of each registered categorical condition, by obs column."""
-        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
+        setup = registry[scvi_constants._SETUP_ARGS_KEY]
+        fields = registry[scvi_constants._FIELD_REGISTRIES_KEY]
         known = {}
         if setup.get("batch_key") is not None:
-            state = self._state_of(REGISTRY_KEYS.BATCH_KEY)
+            state = fields[REGISTRY_KEYS.BATCH_KEY][scvi_constants._STATE_REGISTRY_KEY]
             known[setup["batch_key"]] = state["categorical_mapping"]
         if setup.get("categorical_covariate_keys"):
-            known |= self._state_of(REGISTRY_KEYS.CAT_COVS_KEY)["mappings"]
+            state = fields[REGISTRY_KEYS.CAT_COVS_KEY][scvi_constants._STATE_REGISTRY_KEY]
+            known |= state["mappings"]
         return known
 
     @classmethod

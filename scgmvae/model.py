@@ -25,6 +25,7 @@ from scgmvae.images import image_shape_of
 from scgmvae.likelihoods import Likelihood
 from scgmvae.loading import MinibatchLoader
 from scgmvae.module import CGMVAE, Prior, Widths
+from scgmvae.reading import ReadingMixin
 from scgmvae.results import ResultsMixin
 from scgmvae.saving import SavingMixin
 from scgmvae.training import StagedTrainingMixin
@@ -45,6 +46,7 @@ class SCGMVAE(
     DecodingMixin,
     QueryMixin,
     SavingMixin,
+    ReadingMixin,
     RNASeqMixin,
     VAEMixin,
     BaseModelClass,
@@ -128,6 +130,7 @@ class SCGMVAE(
         **module_kwargs: object,
     ):
         if adata is not None:
+            checks.check_anndata(adata)
             image_shape = image_shape or image_shape_of(adata)
         if likelihood is None:
             likelihood = "nb" if image_shape is None else "bernoulli"
@@ -184,7 +187,11 @@ class SCGMVAE(
 
     def _make_data_loader(self, *args: object, **kwargs: object) -> MinibatchLoader:
         """As in scvi-tools, with x in the layout that the module reads faster."""
-        return super()._make_data_loader(*args, sparse=self.module.takes_sparse, **kwargs)
+        return super()._make_data_loader(*args, **({"sparse": self.module.takes_sparse} | kwargs))
+
+    def _get_denoised_samples(self, *args: object, **kwargs: object) -> NDArray[np.float32]:
+        """As in scvi-tools, whose arithmetic needs the zeros of x."""
+        return super()._get_denoised_samples(*args, sparse=False, **kwargs)
 
     def _summary(self) -> str:
         settings = ", ".join(f"{name}: {value}" for name, value in self._module_kwargs.items())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
@@ -16,20 +18,27 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
+from scvi.dataloaders import DataSplitter
 from scvi.train import TrainingPlan, TrainRunner
 from torch import Tensor
 
-from scgmvae.checks import check_at_least, check_whole
+from scgmvae.checks import check_at_least, check_plan, check_whole
 from scgmvae.images import SEEN_KEY, distorted
 from scgmvae.module import CGMVAE, GUIDE_KEY
 from scgmvae.parallel import start_on_all
 
 if TYPE_CHECKING:
+    from scvi.model.base import BaseModelClass
     from scvi.module.base import LossOutput
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["MixtureStart", "StagedTrainRunner", "StagedTrainingPlan"]
+__all__ = [
+    "MixtureStart",
+    "StagedTrainRunner",
+    "StagedTrainingPlan",
+    "unchanged_without_training",
+]
 
 
 class StagedTrainingPlan(TrainingPlan):
@@ -94,8 +103,16 @@ class StagedTrainingPlan(TrainingPlan):
             n_epochs_kl_warmup=n_epochs_kl_warmup,
             **kwargs,
         )
+        check_plan(self)
         check_whole(1, n_samples=n_samples)
-        check_at_least(0, distortion=distortion)
+        check_at_least(
+            0,
+            distortion=distortion,
+            kl_warmup=kl_warmup,
+            pretrain_kl_weight=pretrain_kl_weight,
+            guide_weight=guide_weight,
+            guide_fraction=guide_fraction,
+        )
         if distortion and module.image_shape is None:
             raise ValueError(
                 "distortion is one of images, but the data are none: adata.uns has no "
@@ -250,8 +267,42 @@ class MixtureStart(pl.Callback):
         trainer.strategy.setup_optimizers(trainer)
 
 
+@contextmanager
+def unchanged_without_training(model: BaseModelClass) -> Iterator[None]:
+    """Take back what was set on a model if the block raises before anything trained is kept.
+
+    Parameters
+    ----------
+    model
+        The model. Weights that a further training has changed stay changed.
+    """
+    before, was_training = dict(vars(model)), model.module.training
+    try:
+        yield
+    except BaseException:
+        if vars(model).get("trainer") is before.get("trainer"):  # a runner sets it as it keeps
+            vars(model).clear()
+            vars(model).update(before)
+            model.module.train(was_training)
+        raise
+
+
 class StagedTrainRunner(TrainRunner):
-    """scvi-tools' runner that keeps what an interrupted training has learned."""
+    """scvi-tools' runner that keeps what an interrupted training has learned.
+
+    Raises
+    ------
+    ValueError
+        If the trainer is to look at validation cells, and there are none.
+    """
+
+    def __init__(self, model: BaseModelClass, *, data_splitter: DataSplitter, **kwargs: object):
+        super().__init__(model, data_splitter=data_splitter, **kwargs)
+        if not data_splitter.n_val and self.trainer.check_val_every_n_epoch < sys.maxsize:
+            raise ValueError(
+                "Early stopping, and all else that looks at validation cells, needs some, but all "
+                "cells are for training. Give a train_size below 1, as 0.9."
+            )
 
     def _run_training_core(self) -> None:
         handler = signal.getsignal(signal.SIGINT)

@@ -9,6 +9,7 @@ import torch
 from anndata import AnnData
 
 from scgmvae import checks
+from scgmvae.reading import drawing_from
 
 __all__ = ["TermsMixin"]
 
@@ -22,6 +23,8 @@ class TermsMixin:
         adata: AnnData | None = None,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
+        *,
+        seed: int = 0,
     ) -> pd.DataFrame:
         """Terms of the negative ELBO of each cell.
 
@@ -33,6 +36,8 @@ class TermsMixin:
             Rows to use.
         batch_size
             Cells at a time.
+        seed
+            Of the samples.
 
         Returns
         -------
@@ -40,13 +45,16 @@ class TermsMixin:
         terms are estimated with one sample of the latents.
         """
         self._check_if_trained(warn=False)
+        checks.check_seed(seed)
         adata = self._validate_anndata(adata)
         rows = checks.rows_of(adata, indices)
         parts = []
-        for tensors in self._make_data_loader(adata, indices=rows, batch_size=batch_size):
-            _, _, output = self.module(tensors)
-            terms = output.reconstruction_loss | output.kl_local
-            parts.append(pd.DataFrame({name: term.cpu() for name, term in terms.items()}))
+        self.module.eval()
+        with drawing_from(seed):
+            for tensors in self._make_data_loader(adata, indices=rows, batch_size=batch_size):
+                _, _, output = self.module(tensors)
+                terms = output.reconstruction_loss | output.kl_local
+                parts.append(pd.DataFrame({name: term.cpu() for name, term in terms.items()}))
         table = pd.concat(parts, ignore_index=True)
         table.index = adata.obs_names[rows]
         return table

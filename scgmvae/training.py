@@ -33,7 +33,12 @@ from scgmvae.partition import (
     log_normalized_pcs,
     partition_by_labels,
 )
-from scgmvae.plan import MixtureStart, StagedTrainingPlan, StagedTrainRunner
+from scgmvae.plan import (
+    MixtureStart,
+    StagedTrainingPlan,
+    StagedTrainRunner,
+    unchanged_without_training,
+)
 from scgmvae.start import start_decoder, start_mixture
 
 __all__ = ["StagedTrainingMixin"]
@@ -150,11 +155,20 @@ class StagedTrainingMixin:
         is_first = not self.is_trained_
         checks.check_key_added(self.registry_[scvi_constants._SETUP_ARGS_KEY])
         checks.check_columns(self.adata, guide_key=guide_key, balance_key=balance_key)
-        checks.check_at_least(1, max_epochs=max_epochs, batch_size=batch_size)
-        checks.check_at_least(0, pretrain_epochs=pretrain_epochs, guide_weight=guide_weight)
+        if max_epochs is not None:
+            checks.check_whole(1, max_epochs=max_epochs)
+        if pretrain_epochs is not None:
+            checks.check_whole(0, pretrain_epochs=pretrain_epochs)
+        if batch_size is not None:
+            checks.check_whole(1, batch_size=batch_size)
+        checks.check_at_least(0, guide_weight=guide_weight)
         goes_on = self.is_trained_ and self.module.mixture_started
+        # what an interrupted start has found does not bind the next
+        n_components = (
+            self.n_components_ if goes_on else self.init_params_["non_kwargs"]["n_components"]
+        )
         if guide_key is None and not goes_on and self.module.has_mixture:
-            check_start(start, self.n_components_)
+            check_start(start, n_components)
         if guide_key is not None and not self.module.has_mixture:
             raise ValueError(
                 f"guide_key gives components their start, but prior={self.module.prior!r} has "
@@ -165,10 +179,7 @@ class StagedTrainingMixin:
                 "guide_key gives a model its first components, but this one has been trained. "
                 "Leave it out to go on, or make a new model."
             )
-        if not goes_on:  # what an interrupted start has found does not bind the next
-            self.n_components_ = self.init_params_["non_kwargs"]["n_components"]
-            self.component_clusters_ = None
-        checks.check_guide(self.adata, guide_key, self.n_components_)
+        checks.check_guide(self.adata, guide_key, n_components)
         check_devices(accelerator, devices)
         recipe = self._recipe
         if max_epochs is None:
@@ -180,11 +191,12 @@ class StagedTrainingMixin:
             pretrain_epochs = default if self.module.has_mixture else 0
         if seed is None:
             seed = settings.seed or 0
-        self.seed_ = seed
+        if train_size is None:
+            train_size = 0.9 if early_stopping else 1.0
         splitter = SeededDataSplitter(
             self.adata_manager,
             seed=seed,
-            train_size=train_size or (0.9 if early_stopping else 1.0),
+            train_size=train_size,
             validation_size=validation_size,
             shuffle_set_split=shuffle_set_split,
             batch_size=batch_size,
@@ -192,8 +204,14 @@ class StagedTrainingMixin:
             sparse=self.module.takes_sparse,
             **(datasplitter_kwargs or {}),
         )
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
+        with (
+            unchanged_without_training(self),
+            torch.random.fork_rng(range(torch.cuda.device_count())),
+        ):
             torch.manual_seed(seed)
+            self.seed_ = seed
+            if not goes_on:
+                self.n_components_, self.component_clusters_ = n_components, None
             if is_first:
                 self.module = self._make_module()
                 x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
@@ -202,10 +220,9 @@ class StagedTrainingMixin:
                 start_decoder(self.module, mean)
                 if self.module.use_size_factor:
                     factors = self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)
-                    self.module.size_scale.fill_(mean.sum() / factors[rows].mean())
+                    mean_factor = factors[rows].astype(float).mean()
+                    self.module.size_scale.fill_(mean.sum() / mean_factor)
             settings_of_plan = {
-                "pretrain_epochs": pretrain_epochs,
-                "joint_epochs": max_epochs,
                 **(recipe.weights(self.module.n_input) if self.module.has_mixture else {}),
                 **({} if guide_weight is None else {"guide_weight": guide_weight}),
                 **({"guide_weight": 0.0} if goes_on else {}),
@@ -213,7 +230,12 @@ class StagedTrainingMixin:
             }
             if self.reference_categories_ is not None:
                 settings_of_plan["weight_decay"] = 0.0  # it would move what is frozen
-            plan = StagedTrainingPlan(self.module, **settings_of_plan)
+            plan = StagedTrainingPlan(
+                self.module,
+                pretrain_epochs=pretrain_epochs,
+                joint_epochs=max_epochs,
+                **settings_of_plan,
+            )
 
             def start_from_data() -> NDArray[np.integer]:
                 return self._start_mixture(np.sort(splitter.train_idx), start, guide_key, seed)
@@ -225,7 +247,7 @@ class StagedTrainingMixin:
                 self,
                 training_plan=plan,
                 data_splitter=splitter,
-                max_epochs=pretrain_epochs + max_epochs,
+                max_epochs=int(pretrain_epochs + max_epochs),
                 accelerator=accelerator,
                 devices=devices,
                 early_stopping=early_stopping,
