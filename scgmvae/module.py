@@ -335,7 +335,8 @@ class CGMVAE(BaseModuleClass):
         if not model.reference_has_condition_prior_:
             self.condition_prior = None  # the reference had no condition to learn it from
         if self.has_mixture and model.n_components_ is not None:
-            self.set_components(model.n_components_)
+            with torch.random.fork_rng(devices=()):  # of weights that the saved ones replace
+                self.set_components(model.n_components_)
         self.mixture_started = model.mixture_started_
         if reference is not None:
             self.freeze_known(reference)
