@@ -142,20 +142,22 @@ def is_number(value: object) -> bool:
     return is_real and abs(float(value)) <= float(np.finfo(np.float32).max)
 
 
+def _received(value: object) -> str:
+    return repr(value) if is_number(value) else f"{value!r}, which is no finite number"
+
+
 def check_at_least(smallest: float, **values: float | None) -> None:
     """Raise ``ValueError`` unless a number is finite and not below the smallest; None passes."""
     for name, value in values.items():
         if value is not None and not (is_number(value) and value >= smallest):
-            raise ValueError(
-                f"{name} must be at least {smallest} and finite, but it is {value!r}."
-            )
+            raise ValueError(f"{name} must be at least {smallest}, but it is {_received(value)}.")
 
 
 def check_positive(**values: float) -> None:
     """Raise ``ValueError`` unless a named number is finite and above 0."""
     for name, value in values.items():
         if not (is_number(value) and value > 0):
-            raise ValueError(f"{name} must be above 0 and finite, but it is {value!r}.")
+            raise ValueError(f"{name} must be above 0, but it is {_received(value)}.")
 
 
 def check_rate(**values: float) -> None:
@@ -180,9 +182,9 @@ def check_plan(plan: TrainingPlan) -> None:
             "plan_kwargs has settings that neither the training plan nor the loss takes: "
             f"{listed(sorted(unknown))}."
         )
-    check_positive(lr=plan.lr)
     check_at_least(
         0,
+        lr=plan.lr,
         weight_decay=plan.weight_decay,
         eps=plan.eps,
         min_kl_weight=plan.min_kl_weight,
