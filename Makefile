@@ -10,7 +10,7 @@ CODE := scgmvae tests benchmarks tutorials docs
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tutorials docs test test-lowest audit soak lint format constraints clean
+.PHONY: help demo tutorials docs test coverage test-lowest audit soak lint format constraints clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,6 +28,11 @@ docs: $(VENV)/.installed-docs ## build the documentation, with the notebooks run
 # Two processes of one thread each are faster than one of two: the tensors are small.
 test: lint ## lint, then all tests and doctests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Without the benchmarks, which are scripts that run for minutes.
+coverage: $(VENV)/.installed-test ## the lines of scgmvae/ that no test runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov=scgmvae \
+		--cov-report=term-missing:skip-covered --ignore-glob='tests/test_benchmarks*'
 
 # Warnings are let through: old packages warn of what newer ones have changed. On Linux the oldest
 # torch brings 3 GB of CUDA with it.

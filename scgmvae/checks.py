@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
+from numbers import Real
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,6 +15,9 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 from scvi.data import _constants as scvi_constants
+
+if TYPE_CHECKING:
+    from scvi.train import TrainingPlan
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +36,20 @@ __all__ = [
     "check_layer",
     "check_n_components",
     "check_not_view",
+    "check_numeric",
     "check_obs_names",
+    "check_plan",
     "check_positive",
+    "check_rate",
+    "check_seed",
     "check_size_factors",
     "check_unit_interval",
+    "check_var_names",
     "check_whole",
     "code_of",
     "default_layer",
     "finite_number",
+    "is_number",
     "listed",
     "refuse_counts",
     "refuse_datamodule",
@@ -48,6 +60,12 @@ __all__ = [
 
 CHUNK = 10_000
 """Cells looked at at a time: a matrix on disk is never read whole."""
+
+LARGEST = 1e18
+"""Size up to which the square of a value is finite in single precision."""
+
+LARGEST_SEED = 2**32 - 1
+"""What numpy's global random state takes, by which scikit-learn and scvi-tools draw."""
 
 MAX_LISTED = 10
 """Names that a message lists before it only counts."""
@@ -85,7 +103,8 @@ def check_anndata(adata: object) -> None:
     """Raise for what is no AnnData (``ValueError``), or minified (``NotImplementedError``)."""
     if not isinstance(adata, AnnData):
         raise ValueError(
-            f"The data must be an AnnData, but it is a {type(adata).__name__}. Of a MuData pass "
+            f"adata must be an AnnData, but it is a {type(adata).__name__}. Read a file with "
+            "anndata.read_h5ad, put a matrix into one by anndata.AnnData(x), and of a MuData pass "
             "one modality, for example mdata['rna']."
         )
     if adata.uns.get(scvi_constants._ADATA_MINIFY_TYPE_UNS_KEY) is not None:
@@ -112,6 +131,7 @@ def refuse_datamodule() -> None:
 
 def check_not_view(adata: AnnData) -> None:
     """Raise ``ValueError`` for a view, which nothing can be written to."""
+    check_anndata(adata)
     if adata.is_view:
         raise ValueError(
             "The model writes into its AnnData, but this one is a view of another. Make it data "
@@ -129,18 +149,74 @@ def check_obs_names(adata: AnnData) -> None:
         )
 
 
+def check_var_names(adata: AnnData) -> None:
+    """Raise ``ValueError`` where two genes have the same name."""
+    if not adata.var_names.is_unique:
+        names = adata.var_names[adata.var_names.duplicated()].unique()
+        raise ValueError(
+            "Every gene needs a name of its own, by which new data are matched to the model, but "
+            f"{len(names)} var names occur more than once: {listed(names)}. Call "
+            "adata.var_names_make_unique() first."
+        )
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number that is finite in single precision; a boolean is none."""
+    is_real = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    return is_real and abs(float(value)) <= float(np.finfo(np.float32).max)
+
+
+def _received(value: object) -> str:
+    return repr(value) if is_number(value) else f"{value!r}, which is no finite number"
+
+
 def check_at_least(smallest: float, **values: float | None) -> None:
-    """Raise ``ValueError`` where a number is below the smallest, or NaN; ``None`` passes."""
+    """Raise ``ValueError`` unless a number is finite and not below the smallest; None passes."""
     for name, value in values.items():
-        if value is not None and not value >= smallest:
-            raise ValueError(f"{name} must be at least {smallest}, but it is {value!r}.")
+        if value is not None and not (is_number(value) and value >= smallest):
+            raise ValueError(f"{name} must be at least {smallest}, but it is {_received(value)}.")
 
 
 def check_positive(**values: float) -> None:
-    """Raise ``ValueError`` where a named number is not above 0."""
+    """Raise ``ValueError`` unless a named number is finite and above 0."""
     for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be above 0, but it is {value!r}.")
+        if not (is_number(value) and value > 0):
+            raise ValueError(f"{name} must be above 0, but it is {_received(value)}.")
+
+
+def check_rate(**values: float) -> None:
+    """Raise ``ValueError`` unless a named number is from 0 to below 1."""
+    for name, value in values.items():
+        if not (is_number(value) and 0 <= value < 1):
+            raise ValueError(f"{name} must be at least 0 and below 1, but it is {value!r}.")
+
+
+def check_seed(seed: int) -> None:
+    """Raise ``ValueError`` for what cannot seed every random state that is in use."""
+    is_integer = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if not (is_integer and 0 <= seed <= LARGEST_SEED):
+        raise ValueError(f"seed must be an integer from 0 to {LARGEST_SEED}, but it is {seed!r}.")
+
+
+def check_plan(plan: TrainingPlan) -> None:
+    """Raise where a setting of a training plan is unknown (``TypeError``) or out of range."""
+    unknown = plan.loss_kwargs.keys() - signature(plan.module.loss).parameters.keys()
+    if unknown:
+        raise TypeError(
+            "plan_kwargs has settings that neither the training plan nor the loss takes: "
+            f"{listed(sorted(unknown))}."
+        )
+    check_at_least(
+        0,
+        lr=plan.lr,
+        weight_decay=plan.weight_decay,
+        eps=plan.eps,
+        min_kl_weight=plan.min_kl_weight,
+        max_kl_weight=plan.max_kl_weight,
+        classification_weight=plan.loss_kwargs.get("classification_weight"),
+        n_epochs_kl_warmup=plan.n_epochs_kl_warmup,
+        n_steps_kl_warmup=plan.n_steps_kl_warmup,
+    )
 
 
 def check_whole(smallest: int, **values: int) -> None:
@@ -168,10 +244,18 @@ def check_columns(adata: AnnData, **keys: str | Sequence[str] | None) -> None:
     adata
         The data.
     **keys
-        Argument name → obs column(s); ``None`` is skipped.
+        Argument name → obs column or, where it ends in ``_keys``, list of different obs columns;
+        ``None`` is skipped.
     """
     for argument, value in keys.items():
-        columns = [] if value is None else [value] if isinstance(value, str) else list(value)
+        if value is None:
+            continue
+        is_list = argument.endswith("_keys")
+        columns = value if is_list else [value]
+        is_sound = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
+        if not (is_sound and len(set(columns)) == len(columns)):
+            wanted = "a list of different obs columns" if is_list else "the name of an obs column"
+            raise ValueError(f"{argument} must be {wanted}, but it is {value!r}.")
         for column in columns:
             if column not in adata.obs:
                 raise KeyError(
@@ -189,13 +273,14 @@ def check_columns(adata: AnnData, **keys: str | Sequence[str] | None) -> None:
 
 def check_layer(adata: AnnData, layer: str | None) -> None:
     """Raise where a named layer is missing (``KeyError``) or there is no data (``ValueError``)."""
+    check_anndata(adata)
     if 0 in adata.shape or (layer is None and adata.X is None):
         what = "no X" if adata.X is None else f"{adata.n_obs} cells and {adata.n_vars} genes"
         raise ValueError(
             f"The data must have cells, genes and a matrix of values, but it has {what}. Name a "
             "layer with layer=... if the values are in one."
         )
-    if layer is not None and layer not in adata.layers:
+    if layer is not None and layer not in list(adata.layers):
         raise KeyError(
             f"layer names the layer {layer!r}, which the data does not have. Its layers are: "
             f"{listed(list(adata.layers)) or 'none, so leave layer out to use X'}."
@@ -215,7 +300,7 @@ def check_size_factors(adata: AnnData, size_factor_key: str | None) -> None:
     """Raise ``ValueError`` where a size factor is not a positive finite number."""
     if size_factor_key is None:
         return
-    values = pd.to_numeric(adata.obs[size_factor_key], errors="coerce").to_numpy(float)
+    values = _single_precision(adata.obs[size_factor_key])
     bad = adata.obs_names[~(np.isfinite(values) & (values > 0))]
     if len(bad):
         raise ValueError(
@@ -227,7 +312,7 @@ def check_size_factors(adata: AnnData, size_factor_key: str | None) -> None:
 def check_continuous(adata: AnnData, continuous_covariate_keys: Sequence[str] | None) -> None:
     """Raise ``ValueError`` where a continuous covariate is not a finite number."""
     for column in continuous_covariate_keys or ():
-        values = pd.to_numeric(adata.obs[column], errors="coerce").to_numpy(float)
+        values = _single_precision(adata.obs[column])
         bad = adata.obs_names[~np.isfinite(values)]
         if len(bad):
             raise ValueError(
@@ -235,6 +320,15 @@ def check_continuous(adata: AnnData, continuous_covariate_keys: Sequence[str] | 
                 f"value in the obs column {column!r}: {listed(bad)}. Register a column of names "
                 "under categorical_covariate_keys instead."
             )
+
+
+def _single_precision(column: pd.Series) -> NDArray[np.float32]:
+    """A column as a model computes with it; NaN or infinite where it holds no such number."""
+    if column.dtype.kind in "cmM":  # complex numbers, dates and times pass for numbers in pandas
+        return np.full(len(column), np.nan, dtype=np.float32)
+    values = pd.to_numeric(column, errors="coerce").to_numpy(float)
+    with np.errstate(over="ignore", under="ignore"):
+        return values.astype(np.float32)
 
 
 def _chunks(x) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
@@ -248,14 +342,35 @@ def _chunks(x) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
             yield first, block, block.sum(axis=1)
 
 
+def check_numeric(x, name: str) -> None:
+    """Raise ``ValueError`` where the matrix holds no real numbers, or masked ones."""
+    if np.ma.is_masked(x):
+        raise ValueError(
+            f"The data must be whole, but {name} has masked values. Fill them in with "
+            "numpy.ma.filled, or drop the cells or genes that have them."
+        )
+    if x.dtype.kind not in "biuf" or x.dtype.itemsize > 8:
+        raise ValueError(
+            f"The data must be real numbers of at most 64 bits, but {name} is of type {x.dtype}. "
+            "Convert it, for example by astype('float32')."
+        )
+
+
 def check_finite(x, name: str) -> None:
-    """Raise ``ValueError`` where the matrix holds NaN or infinity."""
+    """Raise ``ValueError`` where the matrix holds NaN, infinity or what overflows in a model."""
     for _, values, _ in _chunks(x):
         if not np.isfinite(values).all():
             n_bad = int((~np.isfinite(values)).sum())
             raise ValueError(
                 f"The data must be finite numbers, but {name} holds NaN or infinite values "
                 f"(at least {n_bad}). Replace them, or drop the cells or genes that have them."
+            )
+        largest = max(float(values.max(initial=0)), -float(values.min(initial=0)))
+        if largest > LARGEST:
+            raise ValueError(
+                f"The data must lie within ±{LARGEST:g}, because a model computes in single "
+                f"precision, but {name} holds a value of size {largest:.4g}. Scale it, or drop "
+                "the cells or genes that have such values."
             )
 
 
@@ -337,7 +452,13 @@ def check_n_components(n_components: int | None, n_obs: int, n_labels: int = 0) 
 
 
 def check_key_added(setup: dict[str, object], key_added: str = "scgmvae") -> None:
-    """Raise ``ValueError`` where writing back would overwrite a column the model reads."""
+    """Raise ``ValueError`` for no name, or where writing back would overwrite what is read."""
+    is_name = isinstance(key_added, str) and key_added and not key_added.startswith("_scvi")
+    if not is_name or "/" in key_added:
+        raise ValueError(
+            "key_added must be a name for an obs column, without '/' and not one of scvi-tools' "
+            f"own ('_scvi...'), but it is {key_added!r}."
+        )
     registered = [value for name, value in setup.items() if name.endswith("_key") and value]
     for name in ("categorical_covariate_keys", "continuous_covariate_keys"):
         registered += setup[name] or []
@@ -393,7 +514,9 @@ def code_of(column: str, value: object, categories: Sequence[object]) -> int:
 def finite_number(column: str, value: object) -> float:
     """Value of a continuous condition; ``ValueError`` where it is no finite number."""
     number = pd.to_numeric(value, errors="coerce") if np.ndim(value) == 0 else np.nan
-    if not np.isfinite(number):
+    if isinstance(value, bool | np.bool_):
+        number = int(value)
+    if not is_number(number):
         raise ValueError(
             f"{column!r} is a continuous condition, so its value must be a finite number, but it "
             f"is {value!r}."
@@ -412,12 +535,12 @@ def rows_of(adata: AnnData, indices: Sequence[int] | Sequence[bool] | None) -> N
     if indices is None:
         return np.arange(adata.n_obs)
     indices = np.asarray(indices)
-    if indices.dtype == bool and len(indices) == adata.n_obs:
+    if indices.dtype == bool and indices.shape == (adata.n_obs,):
         indices = np.flatnonzero(indices)
-    is_number = np.issubdtype(indices.dtype, np.integer) and indices.ndim == 1
+    is_integer = np.issubdtype(indices.dtype, np.integer) and indices.ndim == 1
     if (
-        not len(indices)
-        or not is_number
+        not is_integer
+        or not len(indices)
         or not np.isin(indices, np.arange(-adata.n_obs, adata.n_obs)).all()
     ):
         raise ValueError(

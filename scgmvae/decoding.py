@@ -93,12 +93,15 @@ class DecodingMixin:
         """
         self._check_if_trained(warn=False)
         checks.check_positive(library_size=library_size)
-        z = np.asarray(z, dtype=np.float32)
+        z = np.asarray(z)
+        checks.check_numeric(z, "z")
         if z.ndim != 2 or z.shape[1] != self.module.n_latent:
             raise ValueError(
                 f"z must have shape (n, {self.module.n_latent}), one column per dimension of the "
                 f"latent, but it has shape {z.shape}."
             )
+        checks.check_finite(z, "z")
+        z = z.astype(np.float32)
         self.module.eval()
         parts = []
         for points in torch.from_numpy(z).split(BATCH_SIZE):
@@ -139,6 +142,7 @@ class DecodingMixin:
         """
         self._check_mixture()
         checks.check_whole(1, n_draws=n_draws)
+        checks.check_seed(seed)
         checks.check_positive(library_size=library_size)
         self.module.eval()
         with torch.random.fork_rng(range(torch.cuda.device_count())):
@@ -164,6 +168,7 @@ class DecodingMixin:
 
     def _tensors_of(self, n: int, conditions: Mapping[str, object]) -> dict[str, Tensor]:
         """A minibatch of n cells under given conditions, without data."""
+        resolved = self._resolve(conditions)
         missing = [name for name in self._condition_names() if name not in conditions]
         if missing:
             raise ValueError(
@@ -179,6 +184,6 @@ class DecodingMixin:
             tensors[REGISTRY_KEYS.CAT_COVS_KEY] = torch.zeros(n, n_covariates)
         if self.module.sizes.n_cont:
             tensors[REGISTRY_KEYS.CONT_COVS_KEY] = torch.zeros(n, self.module.sizes.n_cont)
-        for condition in self._resolve(conditions):
+        for condition in resolved:
             tensors[condition.key][:, condition.position] = condition.code
         return {key: values.to(self.device) for key, values in tensors.items()}

@@ -23,6 +23,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.distributions import Poisson
@@ -34,6 +35,7 @@ from torch.nn.functional import softplus
 from scgmvae.checks import check_choices, check_whole
 from scgmvae.convolutions import ConvolutionalTrunk, check_image_shape
 from scgmvae.distributions import normal_kl
+from scgmvae.images import shape_of
 from scgmvae.likelihoods import LOG_DISPERSION_BOUND, Gaussian, log_likelihood
 from scgmvae.networks import (
     Conditions,
@@ -111,9 +113,13 @@ class DualModule(BaseModuleClass):
         n_latent = {"n_latent_foreground": n_latent_foreground}
         n_latent["n_latent_background"] = n_latent_background
         check_whole(1, **n_latent)
+        if not isinstance(n_hidden, Sequence | np.ndarray):
+            raise ValueError(
+                f"n_hidden must be a sequence of widths, as (128,), but it is {n_hidden!r}."
+            )
         for width in n_hidden:
             check_whole(1, n_hidden=width)
-        self.image_shape = tuple(image_shape)
+        self.image_shape = image_shape = shape_of(image_shape)
         self.interaction = interaction
         self.likelihood = likelihood
         self.resolution = LowResolution(image_shape, window, blur)

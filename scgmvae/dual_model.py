@@ -14,7 +14,7 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager
 from scvi.data import _constants as scvi_constants
 from scvi.data.fields import LayerField
-from scvi.model.base import BaseModelClass, VAEMixin
+from scvi.model.base import BaseModelClass
 
 import scgmvae
 from scgmvae import checks
@@ -25,7 +25,8 @@ from scgmvae.finite import FiniteWatch
 from scgmvae.genes import observed_genes
 from scgmvae.images import image_shape_of
 from scgmvae.loading import MinibatchLoader, SeededDataSplitter
-from scgmvae.plan import KeepingTrainRunner
+from scgmvae.plan import KeepingTrainRunner, unchanged_without_training
+from scgmvae.reading import ReadingMixin
 from scgmvae.saving import SavingMixin
 from scgmvae.terms import TermsMixin
 
@@ -91,7 +92,7 @@ class DualVAE(FieldsMixin, TermsMixin, SavingMixin, BaseModelClass):
     _data_loader_cls = MinibatchLoader
 
     # those of scvi-tools' methods that ask for no latent by name
-    get_elbo = VAEMixin.get_elbo
+    get_elbo = ReadingMixin.get_elbo
 
     def __init__(
         self,
@@ -103,6 +104,7 @@ class DualVAE(FieldsMixin, TermsMixin, SavingMixin, BaseModelClass):
         **module_kwargs: object,
     ):
         if adata is not None:
+            checks.check_anndata(adata)
             image_shape = image_shape_of(adata)
             if image_shape is None:
                 raise ValueError(
@@ -152,6 +154,7 @@ class DualVAE(FieldsMixin, TermsMixin, SavingMixin, BaseModelClass):
         setup_method_args = cls._get_setup_method_args(**locals())
         checks.check_not_view(adata)
         checks.check_obs_names(adata)
+        checks.check_var_names(adata)
         checks.check_layer(adata, layer)
         fields = [LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)]
         cls._register(adata, AnnDataManager(fields, setup_method_args), **kwargs)
@@ -223,9 +226,10 @@ class DualVAE(FieldsMixin, TermsMixin, SavingMixin, BaseModelClass):
         """
         if self.adata is None:
             raise RuntimeError("The model has no data to train on: load it with adata=...")
+        seed = settings.seed or 0 if seed is None else seed
         checks.check_whole(1, max_epochs=max_epochs, batch_size=batch_size)
+        checks.check_seed(seed)
         self._check_layer_is_free()
-        self.seed_ = seed = settings.seed or 0 if seed is None else seed
         splitter = SeededDataSplitter(
             self.adata_manager,
             seed=seed,
@@ -235,8 +239,12 @@ class DualVAE(FieldsMixin, TermsMixin, SavingMixin, BaseModelClass):
         )
         rows = splitter.external_indexing[0]
         n_steps = max_epochs * -(-len(rows) // batch_size)
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
+        with (
+            unchanged_without_training(self),
+            torch.random.fork_rng(range(torch.cuda.device_count())),
+        ):
             torch.manual_seed(seed)
+            self.seed_ = seed
             if not self.is_trained_:
                 self.module = self._make_module()
                 (tensors,) = self._make_data_loader(
@@ -249,7 +257,7 @@ class DualVAE(FieldsMixin, TermsMixin, SavingMixin, BaseModelClass):
                 self,
                 training_plan=plan,
                 data_splitter=splitter,
-                max_epochs=max_epochs,
+                max_epochs=int(max_epochs),
                 accelerator=accelerator,
                 devices=devices,
                 callbacks=[*trainer_kwargs.pop("callbacks", ()), watch],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from scvi.train import TrainingPlan
 
+from scgmvae.checks import check_plan
 from scgmvae.dual import DualModule
 
 __all__ = ["DecliningPlan"]
@@ -48,6 +49,7 @@ class DecliningPlan(TrainingPlan):
     ):
         warmup = {"n_epochs_kl_warmup": None, "n_steps_kl_warmup": round(KL_WARMUP * n_steps)}
         super().__init__(module, lr=lr, eps=eps, weight_decay=weight_decay, **(warmup | kwargs))
+        check_plan(self)
         self.n_steps = n_steps
 
     def _optimizer_creator_fn(self, optimizer_cls):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from scvi.model.base import RNASeqMixin
 from torch import Tensor
 
 from scgmvae import checks
+from scgmvae.reading import reading
 
 __all__ = ["ExpressionMixin"]
 
@@ -19,6 +21,7 @@ __all__ = ["ExpressionMixin"]
 class ExpressionMixin(RNASeqMixin):
     """Normalised expression, predictive samples, parameters of p(x|z,c), correlated genes."""
 
+    @partial(reading, original=RNASeqMixin.get_normalized_expression)
     def get_normalized_expression(
         self,
         adata: AnnData | None = None,
@@ -69,6 +72,7 @@ class ExpressionMixin(RNASeqMixin):
             **kwargs,
         )
 
+    @partial(reading, original=RNASeqMixin.posterior_predictive_sample)
     def posterior_predictive_sample(
         self,
         adata: AnnData | None = None,
@@ -127,9 +131,6 @@ class ExpressionMixin(RNASeqMixin):
                 f"A dataloader is read as it comes, but {', '.join(asked)} would change that. "
                 "Pass adata in its place, or choose from the result."
             )
-        unknown = [gene for gene in gene_list or () if gene not in self.get_var_names()]
-        if unknown:
-            raise KeyError(f"gene_list has genes that the model lacks: {checks.listed(unknown)}.")
 
     def get_importance_weights(self, *args: object, **kwargs: object) -> NDArray[np.floating]:
         """Not available: scvi-tools' weights assume the prior N(0, I) of z, a VAE's alone.
@@ -149,6 +150,7 @@ class ExpressionMixin(RNASeqMixin):
             "weights='uniform'."
         )
 
+    @partial(reading, original=RNASeqMixin.get_likelihood_parameters)
     def get_likelihood_parameters(self, *args: object, **kwargs: object) -> dict[str, NDArray]:
         """As in scvi-tools, for the likelihoods ``nb`` and ``zinb``.
 
@@ -165,6 +167,7 @@ class ExpressionMixin(RNASeqMixin):
         self._check_dispersion()
         return super().get_likelihood_parameters(*args, **kwargs)
 
+    @partial(reading, original=RNASeqMixin.get_feature_correlation_matrix)
     def get_feature_correlation_matrix(self, *args: object, **kwargs: object) -> pd.DataFrame:
         """As in scvi-tools, for the likelihoods ``nb`` and ``zinb``.
 
@@ -193,6 +196,7 @@ class ExpressionMixin(RNASeqMixin):
                 f"which {likelihood!r} does not have."
             )
 
+    @partial(reading, original=RNASeqMixin.get_latent_library_size)
     def get_latent_library_size(self, *args: object, **kwargs: object) -> NDArray[np.float32]:
         """As in scvi-tools: the observed library size, with ``give_mean=False``, of counts.
 

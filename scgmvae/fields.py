@@ -25,6 +25,7 @@ from scgmvae.genes import match_genes
 from scgmvae.images import check_same_shape, pixel_scale
 from scgmvae.label_field import LabelsField
 from scgmvae.likelihoods import COUNT_LIKELIHOODS, Likelihood
+from scgmvae.loading import MinibatchLoader
 
 logger = logging.getLogger(__name__)
 
@@ -84,14 +85,15 @@ class FieldsMixin:
         KeyError
             If a column or layer is missing.
         ValueError
-            If a column has missing or unsuitable values, or obs names occur twice. ``adata`` is
-            then as it was before.
+            If a column has missing or unsuitable values, or names of cells or genes occur twice.
+            ``adata`` is then as it was before.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         checks.check_anndata(adata)
         source = kwargs.get("source_registry")  # given where a saved model is loaded
         checks.check_not_view(adata)
         checks.check_obs_names(adata)
+        checks.check_var_names(adata)
         checks.check_layer(adata, layer)
         checks.check_columns(
             adata,
@@ -150,6 +152,13 @@ class FieldsMixin:
             return []
         return [str(name) for name in state["categorical_mapping"][:-1]]
 
+    def _make_data_loader(
+        self, adata: AnnData, indices: Sequence[int] | None = None, *args: object, **kwargs: object
+    ) -> MinibatchLoader:
+        """As in scvi-tools, for rows that are there."""
+        rows = checks.rows_of(adata, indices)
+        return super()._make_data_loader(adata, rows, *args, **kwargs)
+
     @staticmethod
     def _check_data(
         manager: AnnDataManager, likelihood: Likelihood, image_shape: tuple[int, ...] | None
@@ -159,6 +168,7 @@ class FieldsMixin:
         x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         where = manager.data_registry[REGISTRY_KEYS.X_KEY]
         name = "adata.X" if where.attr_name == "X" else f"adata.layers[{where.attr_key!r}]"
+        checks.check_numeric(x, name)
         if pixel_scale(manager) != 1:  # bytes, which are finite and stand for values in [0, 1]
             if likelihood in COUNT_LIKELIHOODS:
                 checks.refuse_counts(name, likelihood)

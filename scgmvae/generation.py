@@ -117,6 +117,7 @@ class GenerationMixin:
         self._check_if_trained(warn=False)
         checks.check_choices(via=(via, ("z", "w")))
         checks.check_whole(1, n_samples=n_samples)
+        checks.check_seed(seed)
         if via == "w":
             self._check_mixture()
         if not conditions:
@@ -194,6 +195,7 @@ class GenerationMixin:
         """
         self._check_if_trained(warn=False)
         checks.check_whole(1, n=n)
+        checks.check_seed(seed)
         if self.module.prior == "none":
             raise NotImplementedError(
                 "An autoencoder (prior='none') has no density of z to draw from. Use "
@@ -287,7 +289,10 @@ class GenerationMixin:
     def _condition_names(self) -> list[str]:
         """Columns of obs that hold registered conditions."""
         setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
-        return [*self._known_categories(), *(setup["continuous_covariate_keys"] or ())]
+        return [
+            *self._known_categories(),
+            *(setup["continuous_covariate_keys"] or ()),
+        ]
 
     def _registered_conditions(self) -> str:
         names = self._condition_names()

@@ -24,6 +24,7 @@ __all__ = [
     "distorted",
     "image_shape_of",
     "pixel_scale",
+    "shape_of",
 ]
 
 IMAGE_SHAPE_KEY = "image_shape"
@@ -58,14 +59,7 @@ def image_shape_of(adata: AnnData) -> tuple[int, ...] | None:
     given = adata.uns.get(IMAGE_SHAPE_KEY)
     if given is None:
         return None
-    sizes = np.asarray(given).ravel()
-    is_whole = np.issubdtype(sizes.dtype, np.number) and (sizes == np.floor(sizes)).all()
-    if not (is_whole and len(sizes) in (2, 3) and (sizes > 0).all()):
-        raise ValueError(
-            "adata.uns['image_shape'] must be (height, width) or (height, width, channels) in "
-            f"pixels, but it is {given!r}."
-        )
-    shape = tuple(int(size) for size in sizes)
+    shape = shape_of(given)
     if np.prod(shape) != adata.n_vars:
         raise ValueError(
             "A row of X must hold one image, but adata.uns['image_shape'] = "
@@ -73,6 +67,18 @@ def image_shape_of(adata: AnnData) -> tuple[int, ...] | None:
             "the shape, or remove it if the rows are no images."
         )
     return shape
+
+
+def shape_of(given: object) -> tuple[int, ...]:
+    """The shape of an image as a tuple; ``ValueError`` for what is none."""
+    sizes = np.asarray(given).ravel()
+    is_whole = sizes.dtype.kind in "iuf" and (sizes == np.floor(sizes)).all()
+    if not (is_whole and len(sizes) in (2, 3) and (sizes > 0).all()):
+        raise ValueError(
+            "adata.uns['image_shape'] must be (height, width) or (height, width, channels) in "
+            f"pixels, but it is {given!r}."
+        )
+    return tuple(int(size) for size in sizes)
 
 
 def check_same_shape(manager: AnnDataManager, image_shape: Sequence[int] | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from inspect import signature
 
 import numpy as np
 import torch
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager
 from scvi.data._utils import registry_key_to_default_dtype
-from scvi.dataloaders import DataSplitter
+from scvi.dataloaders import AnnDataLoader, DataSplitter
 from scvi.dataloaders._data_splitting import validate_data_split
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from scgmvae.checks import check_rate, check_seed, check_whole, is_number, listed
 from scgmvae.genes import OBSERVED_KEY, observed_genes
 from scgmvae.images import pixel_scale
 from scgmvae.matrices import RowsOnDisk, rows_in
@@ -38,6 +41,9 @@ CELLS_IN_MEMORY = 16_384
 
 BLOCK = 64
 """Neighbouring cells on disk that are read together in shuffled passes."""
+
+IGNORED = {name for loader in (AnnDataLoader, DataLoader) for name in signature(loader).parameters}
+"""Settings of loaders with workers."""
 
 DEVICE_SHARE = 0.5
 """Share of a GPU's free memory that data may take."""
@@ -70,6 +76,13 @@ class MinibatchLoader:
     **ignored
         What :class:`scvi.dataloaders.AnnDataLoader` takes for its workers, which are not needed.
 
+    Raises
+    ------
+    TypeError
+        If a keyword is none of these.
+    ValueError
+        If a number is not a whole one of at least 1.
+
     Attributes
     ----------
     extra
@@ -87,6 +100,13 @@ class MinibatchLoader:
         cells_in_memory: int = CELLS_IN_MEMORY,
         **ignored: object,
     ):
+        unknown = ignored.keys() - IGNORED
+        if unknown:
+            raise TypeError(
+                f"datasplitter_kwargs has settings that do not exist: {listed(sorted(unknown))}."
+            )
+        batch_size = settings.batch_size if batch_size is None else batch_size
+        check_whole(1, batch_size=batch_size, cells_in_memory=cells_in_memory)
         adata = adata_manager.adata
         indices = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
         self.indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(int)
@@ -97,7 +117,7 @@ class MinibatchLoader:
             if key != REGISTRY_KEYS.X_KEY
         }
         self.pixel_scale = pixel_scale(adata_manager)
-        self.batch_size = batch_size or settings.batch_size
+        self.batch_size = batch_size
         self.shuffle = shuffle
         self.copies = None
         if shuffle and copies is not None:
@@ -246,6 +266,11 @@ class SeededDataSplitter(DataSplitter):
         Seed of the split.
     train_size, validation_size, shuffle_set_split, external_indexing, **kwargs
         As in :class:`scvi.dataloaders.DataSplitter`.
+
+    Raises
+    ------
+    ValueError
+        If a size is no share, rows are missing, or there are fewer than two training cells.
     """
 
     data_loader_cls = MinibatchLoader
@@ -261,14 +286,33 @@ class SeededDataSplitter(DataSplitter):
         external_indexing: list[np.ndarray] | None = None,
         **kwargs: object,
     ):
+        check_seed(seed)
         self.seed = seed
+        n_obs = adata_manager.adata.n_obs
+        if not (is_number(train_size) and 0 < train_size <= 1):
+            raise ValueError(
+                f"train_size must be a share above 0 and at most 1, but it is {train_size!r}."
+            )
+        if validation_size is not None:
+            check_rate(validation_size=validation_size)
         if external_indexing is None:
-            n_obs = adata_manager.adata.n_obs
             n_train, n_val = validate_data_split(n_obs, train_size, validation_size)
             order = np.arange(n_obs)
             if shuffle_set_split:
                 order = np.random.default_rng(seed).permutation(n_obs)
             external_indexing = np.split(order, [n_train, n_train + n_val])
+        rows = np.concatenate(external_indexing)
+        if not np.array_equal(np.sort(rows), np.arange(n_obs)):
+            raise ValueError(
+                "external_indexing must have every row of the data once, in arrays of training, "
+                f"validation and test cells, but it has {len(np.unique(rows))} different numbers "
+                f"in {len(rows)}, and there are {n_obs} rows."
+            )
+        if len(external_indexing[0]) < 2:
+            raise ValueError(
+                "Training needs two cells or more, because batch normalisation has no value for "
+                f"one, but of {n_obs} cells there are {len(external_indexing[0])} to train on."
+            )
         with warnings.catch_warnings():
             # The loader shares cells out evenly, so there is no small last minibatch.
             warnings.filterwarnings("ignore", message="Last batch will have a small size")

@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from scgmvae.checks import check_whole
+
 __all__ = [
     "calibration_error",
     "clustering_accuracy",
@@ -222,7 +224,7 @@ def calibration_error(labels: ArrayLike, proba: pd.DataFrame, n_bins: int = 15) 
     Raises
     ------
     ValueError
-        If there is not one label per row.
+        If there is not one label per row, or ``proba`` holds no probabilities.
 
     References
     ----------
@@ -236,7 +238,20 @@ def calibration_error(labels: ArrayLike, proba: pd.DataFrame, n_bins: int = 15) 
     >>> calibration_error(["B", "B", "T", "T"], proba)
     0.25
     """
+    _factorize(labels, "labels")  # checks them
+    check_whole(1, n_bins=n_bins)
     labels = np.asarray(labels)
+    if not isinstance(proba, pd.DataFrame):
+        raise ValueError(
+            "proba must be a DataFrame, cells × names of the labels, as predict(soft=True) gives, "
+            f"but it is a {type(proba).__name__}."
+        )
+    values = proba.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    if not ((values >= 0) & (values <= 1 + 1e-6)).all():
+        raise ValueError(
+            "proba must hold probabilities, from 0 to 1, but it holds others or none: give those "
+            "of predict(soft=True)."
+        )
     if len(labels) != len(proba):
         raise ValueError(
             "labels and proba must have one entry per cell each, but received "
@@ -277,7 +292,7 @@ def mixing_scores(
     ImportError
         If scib-metrics is not installed.
     ValueError
-        If there is not one batch and one label per row.
+        If there is not one batch and one label per row, or no label has cells of two batches.
 
     References
     ----------
@@ -292,11 +307,23 @@ def mixing_scores(
             "mixing_scores needs scib-metrics: pip install 'scgmvae[benchmark]'."
         ) from error
     embedding = np.asarray(embedding, dtype=np.float32)
+    if embedding.ndim != 2 or not np.isfinite(embedding).all():
+        raise ValueError(
+            "embedding must be finite numbers of shape (n, L), but it has shape "
+            f"{embedding.shape} and {np.sum(~np.isfinite(embedding))} values that are not finite."
+        )
+    check_whole(1, n_neighbors=n_neighbors)
     batch_codes, label_codes = _factorize(batches, "batches"), _factorize(labels, "labels")
     if not len(embedding) == len(batch_codes) == len(label_codes):
         raise ValueError(
             "embedding, batches and labels must have one entry per cell each, but received "
             f"{len(embedding)}, {len(batch_codes)} and {len(label_codes)}."
+        )
+    of_labels = pd.Series(batch_codes).groupby(label_codes).agg(["nunique", "size"])
+    if not ((of_labels["nunique"] > 1) & (of_labels["nunique"] < of_labels["size"])).any():
+        raise ValueError(
+            "Mixing is measured within labels, so one at least must have cells of two batches and "
+            f"more cells than batches, but none of the {len(of_labels)} labels has."
         )
     neighbors = pynndescent(embedding, n_neighbors=min(n_neighbors, len(embedding) - 1))
     scores = {
@@ -325,7 +352,15 @@ def _factorize(values: ArrayLike, name: str) -> NDArray:
     """Integer code 0, 1, ... of each entry in order of appearance, shape ``(n,)``."""
     # NumPy would turn the missing value in [nan, "B"] into the string "nan"; pandas keeps it.
     if not isinstance(
-        values, (list, tuple, pd.Series, pd.Index, pd.api.extensions.ExtensionArray)
+        values,
+        (
+            list,
+            tuple,
+            pd.Series,
+            pd.Index,
+            pd.api.extensions.ExtensionArray,
+            np.ma.MaskedArray,
+        ),
     ):
         values = np.asarray(values)
     if np.ndim(values) != 1:

@@ -50,10 +50,10 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from scgmvae import distributions as dist
 from scgmvae import sparse
-from scgmvae.checks import check_at_least, check_choices, check_whole
+from scgmvae.checks import check_at_least, check_choices, check_rate, check_whole
 from scgmvae.convolutions import ConvolutionalDecoder, ConvolutionalTrunk, check_image_shape
 from scgmvae.genes import OBSERVED_KEY
-from scgmvae.images import SEEN_KEY
+from scgmvae.images import SEEN_KEY, shape_of
 from scgmvae.likelihoods import (
     COUNT_LIKELIHOODS,
     LIKELIHOODS,
@@ -216,12 +216,16 @@ class CGMVAE(BaseModuleClass):
         widths = hidden_widths(n_hidden, n_layers)
         check_whole(1, n_latent=n_latent, n_latent_w=n_latent_w)
         check_at_least(1e-3, concentration=concentration, gaussian_scale=gaussian_scale)
+        check_rate(dropout_rate=dropout_rate)
+        if input_dropout_rate is None:
+            input_dropout_rate = INPUT_DROPOUT_RATE if prior in MIXTURE_PRIORS else 0.0
+        check_rate(input_dropout_rate=input_dropout_rate)
         self.n_labels = n_labels
         self.n_latent = n_latent
         self.n_latent_w = n_latent_w
         self.n_hidden = widths[-1] if widths else n_hidden  # of the smaller networks
         self.n_input = n_input
-        self.image_shape = None if image_shape is None else tuple(image_shape)
+        self.image_shape = None if image_shape is None else shape_of(image_shape)
         if self.image_shape is not None and math.prod(self.image_shape) != n_input:
             raise ValueError(
                 f"image_shape {self.image_shape} makes {math.prod(self.image_shape)} values, but "
@@ -250,8 +254,6 @@ class CGMVAE(BaseModuleClass):
                     f"likelihood is {likelihood!r}."
                 )
         encoder_sizes = self.sizes if encode_covariates else ConditionSizes()
-        if input_dropout_rate is None:
-            input_dropout_rate = INPUT_DROPOUT_RATE if self.has_mixture else 0.0
         self.encoder = Encoder(
             Trunk(n_input, encoder_sizes, widths, dropout_rate)
             if encoder == "mlp"
@@ -333,7 +335,8 @@ class CGMVAE(BaseModuleClass):
         if not model.reference_has_condition_prior_:
             self.condition_prior = None  # the reference had no condition to learn it from
         if self.has_mixture and model.n_components_ is not None:
-            self.set_components(model.n_components_)
+            with torch.random.fork_rng(devices=()):  # of weights that the saved ones replace
+                self.set_components(model.n_components_)
         self.mixture_started = model.mixture_started_
         if reference is not None:
             self.freeze_known(reference)

@@ -389,6 +389,8 @@ def log_normalized_pcs(
     -------
     Array ``(n, n_pcs)``, or the log-normalised values where there are no more genes than that.
     """
+    if sparse.issparse(counts):
+        counts = sparse.csr_matrix(counts)  # scanpy 1.11 cannot normalise a csr_array
     adata = AnnData(counts[:, np.asarray(counts.sum(axis=0)).ravel() > 0].astype(np.float32))
     sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)

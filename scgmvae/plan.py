@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
@@ -16,15 +18,17 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
+from scvi.dataloaders import DataSplitter
 from scvi.train import SaveCheckpoint, TrainingPlan, TrainRunner
 from torch import Tensor
 
-from scgmvae.checks import check_at_least, check_whole
+from scgmvae.checks import check_at_least, check_plan, check_whole
 from scgmvae.images import SEEN_KEY, distorted
 from scgmvae.module import CGMVAE, GUIDE_KEY
 from scgmvae.parallel import start_on_all
 
 if TYPE_CHECKING:
+    from scvi.model.base import BaseModelClass
     from scvi.module.base import LossOutput
 
     from scgmvae.checkpoints import Checkpoints
@@ -38,6 +42,7 @@ __all__ = [
     "StagedTrainingPlan",
     "check_checkpoints",
     "needs_validation",
+    "unchanged_without_training",
 ]
 
 
@@ -131,8 +136,16 @@ class StagedTrainingPlan(TrainingPlan):
             raise NotImplementedError(
                 "on_step=True is not offered: terms are summed up and logged once per epoch."
             )
+        check_plan(self)
         check_whole(1, n_samples=n_samples)
-        check_at_least(0, distortion=distortion)
+        check_at_least(
+            0,
+            distortion=distortion,
+            kl_warmup=kl_warmup,
+            pretrain_kl_weight=pretrain_kl_weight,
+            guide_weight=guide_weight,
+            guide_fraction=guide_fraction,
+        )
         if distortion and module.image_shape is None:
             raise ValueError(
                 "distortion is one of images, but the data are none: adata.uns has no "
@@ -297,11 +310,46 @@ class MixtureStart(pl.Callback):
             self.checkpoints.write(trainer, pl_module)
 
 
+@contextmanager
+def unchanged_without_training(model: BaseModelClass) -> Iterator[None]:
+    """Take back what was set on a model if the block raises before anything trained is kept.
+
+    Parameters
+    ----------
+    model
+        The model. Weights that a further training has changed stay changed.
+    """
+    before, was_training = dict(vars(model)), model.module.training
+    try:
+        yield
+    except BaseException:
+        if vars(model).get("trainer") is before.get("trainer"):  # a runner sets it as it keeps
+            vars(model).clear()
+            vars(model).update(before)
+            model.module.train(was_training)
+        raise
+
+
 class KeepingTrainRunner(TrainRunner):
-    """scvi-tools' runner that keeps what a training has learned that did not reach its end."""
+    """scvi-tools' runner that keeps what a training has learned that did not reach its end.
+
+    Raises
+    ------
+    ValueError
+        If the trainer is to look at validation cells, and there are none.
+    """
 
     first_epoch: int = 0
     """Epoch that this part of a training begins with, where an earlier part was interrupted."""
+
+    def __init__(self, model: BaseModelClass, *, data_splitter: DataSplitter, **kwargs: object):
+        super().__init__(model, data_splitter=data_splitter, **kwargs)
+        if not data_splitter.n_val and self.trainer.check_val_every_n_epoch < sys.maxsize:
+            raise ValueError(
+                "Early stopping, checkpoints and the like need validation cells, but all cells "
+                f"are trained on (train_size={data_splitter.train_size}). Give a train_size below "
+                "1, or leave it out."
+            )
 
     def _run_training_core(self) -> None:
         handler = signal.getsignal(signal.SIGINT)

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import dendrogram
 from scvi import REGISTRY_KEYS
 
-from scgmvae.checks import check_choices, check_columns, check_whole, rows_of
+from scgmvae.checks import (
+    check_anndata,
+    check_choices,
+    check_columns,
+    check_seed,
+    check_whole,
+    is_number,
+    rows_of,
+)
 from scgmvae.merging import tree_by_overlap
 
 if TYPE_CHECKING:
@@ -47,7 +55,10 @@ TERMS = {
 
 
 def embedding(
-    adata: AnnData, color: Sequence[str] = ("scgmvae",), basis: str = "umap", point_size: float = 0
+    adata: AnnData,
+    color: str | Sequence[str] = ("scgmvae",),
+    basis: str = "umap",
+    point_size: float = 0,
 ) -> Figure:
     """Scatter of a two-dimensional embedding, a panel per obs column, legends beside them.
 
@@ -56,7 +67,7 @@ def embedding(
     adata
         Data with the embedding in ``obsm["X_<basis>"]``.
     color
-        obs columns or genes.
+        obs columns or genes, at least one.
     basis
         Name of the embedding.
     point_size
@@ -65,7 +76,18 @@ def embedding(
     Returns
     -------
     Figure with a row of panels.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column, gene or embedding.
+    ValueError
+        If there is nothing to colour by, or no AnnData.
     """
+    check_anndata(adata)
+    color = [color] if isinstance(color, str) else list(color)
+    if not color:
+        raise ValueError("color must name at least one obs column or gene, but it is empty.")
     width = 4.6
     figure, axes = plt.subplots(
         1, len(color), figsize=(width * len(color), 3.4), squeeze=False, layout="constrained"
@@ -242,11 +264,15 @@ def latent(
         If the model is untrained, or has no components to colour by.
     """
     check_choices(method=(method, ("umap", "tsne")))
+    check_whole(1, n_cells=n_cells)
+    check_seed(seed)
     if color is None:
         color = "component" if model.module.mixture_started else []
-    color = [color] if isinstance(color, str) else list(color)
+    color = list(color) if isinstance(color, Sequence) and not isinstance(color, str) else [color]
     source = model._validate_anndata(adata)
-    check_columns(source, color=[name for name in color if name != "component"])
+    for name in color:
+        if name != "component":
+            check_columns(source, color=name)
     rows = np.arange(source.n_obs)
     if source.n_obs > n_cells:
         rows = np.sort(np.random.default_rng(seed).choice(source.n_obs, n_cells, replace=False))
@@ -342,6 +368,8 @@ def reconstructions(
     """
     if not isinstance(models, Mapping):
         models = {"reconstruction": models}
+    if not models:
+        raise ValueError("models must hold at least one trained model, but it is empty.")
     check_whole(1, n_images=n_images)
     first = next(iter(models.values()))
     shape = _image_shape(first)
@@ -388,10 +416,15 @@ def manifold(
     Raises
     ------
     ValueError
-        If the model is not of images, or z has not two dimensions.
+        If the model is not of images, z has not two dimensions, or the limits are none.
     """
     shape = _image_shape(model)
     check_whole(2, n=n)
+    is_pair = isinstance(limits, Sequence) and len(limits) == 2 and all(map(is_number, limits))
+    if not (is_pair and limits[0] < limits[1]):
+        raise ValueError(
+            f"limits must be the smallest and the largest z, as (-4, 4), but they are {limits!r}."
+        )
     if model.module.n_latent != 2:
         raise ValueError(
             "The manifold is a plane, so the model needs n_latent=2, but it has "

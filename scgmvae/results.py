@@ -64,7 +64,9 @@ class ResultsMixin(TermsMixin):
             adata = self._validate_anndata(adata)
             rows = checks.rows_of(adata, indices)
             dataloader = self._make_data_loader(
-                adata, indices=rows, batch_size=batch_size or READ_BATCH_SIZE
+                adata,
+                indices=rows,
+                batch_size=READ_BATCH_SIZE if batch_size is None else batch_size,
             )
         self.module.eval()
         noise = self._noise()
@@ -163,6 +165,7 @@ class ResultsMixin(TermsMixin):
             )
         if which not in ("z", "w"):
             raise ValueError(f"which must be 'z' or 'w', but it is {which!r}.")
+        checks.check_seed(seed)
         if which == "w":
             self._check_mixture()
         posteriors = self._posteriors(adata, indices, batch_size, dataloader)
@@ -362,6 +365,8 @@ class ResultsMixin(TermsMixin):
                 "An autoencoder (prior='none') has a code for each cell and no posterior. Use "
                 "get_latent_representation()."
             )
+        if dof is not None:
+            checks.check_positive(dof=dof)
         posteriors = self._posteriors(adata, indices, batch_size)
         loc = torch.as_tensor(posteriors["z_loc"], device=self.device)
         scale = torch.as_tensor(posteriors["z_var"], device=self.device).sqrt()

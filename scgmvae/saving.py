@@ -20,6 +20,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Set
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -39,6 +40,7 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base._save_load import _initialize_model, _validate_var_names
 from torch import Tensor
 
+from scgmvae.checks import unchanged_on_error
 from scgmvae.genes import match_genes
 
 __all__ = ["FORMAT", "Saved", "SavingMixin", "check_there", "decode", "encode", "read"]
@@ -227,18 +229,20 @@ class SavingMixin:
         if isinstance(adata, AnnData):
             adata = match_genes(adata, _gene_names(registry))
             _validate_var_names(adata, saved.var_names)
-            setup = registry[scvi_constants._SETUP_ARGS_KEY]
-            cls.setup_anndata(adata, source_registry=registry, **setup)
         else:
             adata = None
-        model = _initialize_model(cls, adata, registry, saved.attributes, None)
-        model.module.on_load(model)
-        model.module.load_state_dict(saved.weights)
-        model.to_device(target)
-        model.module.eval()
-        model._model_summary_string = model._summary()
-        if adata is not None:
-            model._validate_anndata(adata)
+        with unchanged_on_error(adata) if adata is not None else nullcontext():
+            if adata is not None:
+                setup = registry[scvi_constants._SETUP_ARGS_KEY]
+                cls.setup_anndata(adata, source_registry=registry, **setup)
+            model = _initialize_model(cls, adata, registry, saved.attributes, None)
+            model.module.on_load(model)
+            model.module.load_state_dict(saved.weights)
+            model.to_device(target)
+            model.module.eval()
+            model._model_summary_string = model._summary()
+            if adata is not None:
+                model._validate_anndata(adata)
         return model
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pandas as pd
 import torch
@@ -11,6 +12,7 @@ from scvi.model.base import VAEMixin
 from torch import Tensor
 
 from scgmvae import checks
+from scgmvae.reading import drawing_from, reading
 
 __all__ = ["TermsMixin"]
 
@@ -18,6 +20,7 @@ __all__ = ["TermsMixin"]
 class TermsMixin:
     """``get_elbo_terms`` and ``get_marginal_ll``."""
 
+    @partial(reading, original=VAEMixin.get_marginal_ll)
     def get_marginal_ll(
         self,
         adata: AnnData | None = None,
@@ -53,6 +56,8 @@ class TermsMixin:
         adata: AnnData | None = None,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
+        *,
+        seed: int = 0,
     ) -> pd.DataFrame:
         """Terms of the negative ELBO of each cell.
 
@@ -64,6 +69,8 @@ class TermsMixin:
             Rows to use.
         batch_size
             Cells at a time.
+        seed
+            Of the samples.
 
         Returns
         -------
@@ -71,13 +78,16 @@ class TermsMixin:
         terms are estimated with one sample of the latents.
         """
         self._check_if_trained(warn=False)
+        checks.check_seed(seed)
         adata = self._validate_anndata(adata)
         rows = checks.rows_of(adata, indices)
         parts = []
-        for tensors in self._make_data_loader(adata, indices=rows, batch_size=batch_size):
-            _, _, output = self.module(tensors)
-            terms = output.reconstruction_loss | output.kl_local
-            parts.append(pd.DataFrame({name: term.cpu() for name, term in terms.items()}))
+        self.module.eval()
+        with drawing_from(seed):
+            for tensors in self._make_data_loader(adata, indices=rows, batch_size=batch_size):
+                _, _, output = self.module(tensors)
+                terms = output.reconstruction_loss | output.kl_local
+                parts.append(pd.DataFrame({name: term.cpu() for name, term in terms.items()}))
         table = pd.concat(parts, ignore_index=True)
         table.index = adata.obs_names[rows]
         return table

@@ -51,6 +51,7 @@ from scgmvae.plan import (
     StagedTrainRunner,
     check_checkpoints,
     needs_validation,
+    unchanged_without_training,
 )
 from scgmvae.saving import Saved
 from scgmvae.start import start_decoder, start_mixture
@@ -255,8 +256,6 @@ class StagedTrainingMixin:
             checkpoints = Checkpoints(
                 folder, checkpoint_every or 10, self, kept, saved and saved.training
             )
-        if saved is not None:
-            self._go_on_from(saved)
         self._train(
             training._replace(arguments=arguments),
             saved,
@@ -282,8 +281,12 @@ class StagedTrainingMixin:
         """Raise where an argument of :meth:`train` does not suit the model and its data."""
         checks.check_key_added(self.registry_[scvi_constants._SETUP_ARGS_KEY])
         checks.check_columns(self.adata, guide_key=guide_key, balance_key=balance_key)
-        checks.check_at_least(1, max_epochs=max_epochs, batch_size=batch_size)
-        checks.check_at_least(0, pretrain_epochs=pretrain_epochs, guide_weight=guide_weight)
+        if max_epochs is not None:
+            checks.check_whole(1, max_epochs=max_epochs)
+        if pretrain_epochs is not None:
+            checks.check_whole(0, pretrain_epochs=pretrain_epochs)
+        checks.check_whole(1, batch_size=batch_size)
+        checks.check_at_least(0, guide_weight=guide_weight)
         # what an interrupted start has found does not bind the next
         n_components = (
             self.n_components_ if goes_on else self.init_params_["non_kwargs"]["n_components"]
@@ -318,11 +321,7 @@ class StagedTrainingMixin:
         **trainer_kwargs: object,
     ) -> None:
         """Train from the start, or from a checkpoint, and write the results."""
-        given, goes_on = training.arguments, training.goes_on
-        seed = self.seed_ = given["seed"]
-        if saved is None and not goes_on:
-            self.n_components_ = self.init_params_["non_kwargs"]["n_components"]
-            self.component_clusters_ = None
+        given, goes_on, seed = training.arguments, training.goes_on, training.arguments["seed"]
         recipe = self._recipe
         max_epochs, pretrain_epochs = given["max_epochs"], given["pretrain_epochs"]
         if max_epochs is None:
@@ -343,14 +342,17 @@ class StagedTrainingMixin:
             sparse=self.module.takes_sparse,
             **(given["datasplitter_kwargs"] or {}),
         )
-        if needs_validation(given, trainer_kwargs) and not splitter.n_val:
-            raise ValueError(
-                "Early stopping, checkpoints and the like need validation cells, but all cells "
-                f"are trained on (train_size={given['train_size']}). Give a train_size below 1, "
-                "or leave it out."
-            )
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
+        with (
+            unchanged_without_training(self),
+            torch.random.fork_rng(range(torch.cuda.device_count())),
+        ):
             torch.manual_seed(seed)
+            self.seed_ = seed
+            if saved is not None:
+                self._go_on_from(saved)
+            elif not goes_on:
+                self.n_components_ = self.init_params_["non_kwargs"]["n_components"]
+                self.component_clusters_ = None
             if training.is_first:
                 self.module = self._make_module()
             if saved is not None:
@@ -359,15 +361,18 @@ class StagedTrainingMixin:
                 self._start_module(np.sort(splitter.external_indexing[0]))
             guide_weight = 0.0 if goes_on else given["guide_weight"]
             settings_of_plan = {
-                "pretrain_epochs": pretrain_epochs,
-                "joint_epochs": max_epochs,
                 **(recipe.weights(self.module.n_input) if self.module.has_mixture else {}),
                 **({} if guide_weight is None else {"guide_weight": guide_weight}),
                 **(given["plan_kwargs"] or {}),
             }
             if self.reference_categories_ is not None:
                 settings_of_plan["weight_decay"] = 0.0  # it would move what is frozen
-            plan = StagedTrainingPlan(self.module, **settings_of_plan)
+            plan = StagedTrainingPlan(
+                self.module,
+                pretrain_epochs=pretrain_epochs,
+                joint_epochs=max_epochs,
+                **settings_of_plan,
+            )
 
             def start_from_data() -> NDArray[np.integer]:
                 rows = np.sort(splitter.train_idx)
@@ -388,7 +393,7 @@ class StagedTrainingMixin:
                 self,
                 training_plan=plan,
                 data_splitter=splitter,
-                max_epochs=pretrain_epochs + max_epochs,
+                max_epochs=int(pretrain_epochs + max_epochs),
                 accelerator=accelerator,
                 devices=devices,
                 early_stopping=given["early_stopping"],
@@ -422,7 +427,8 @@ class StagedTrainingMixin:
         start_decoder(self.module, mean)
         if self.module.use_size_factor:
             factors = self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)
-            self.module.size_scale.fill_(mean.sum() / factors[rows].mean())
+            mean_factor = factors[rows].astype(float).mean()
+            self.module.size_scale.fill_(mean.sum() / mean_factor)
 
     @property
     def _recipe(self) -> Recipe:

@@ -101,6 +101,11 @@ class QueryMixin:
                 f"adata must be the AnnData of the query, but it is a {type(adata).__name__}. The "
                 "reference comes second."
             )
+        if not isinstance(reference, cls):
+            raise ValueError(
+                f"reference_model must be a trained {cls.__name__}, or the folder of one, but it "
+                f"is a {type(reference).__name__}."
+            )
         reference._check_if_trained(warn=False)
         if reference.module.has_mixture:
             reference._check_mixture()

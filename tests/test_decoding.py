@@ -278,7 +278,7 @@ BAD_CONDITIONS = [
         CONDITIONS | {"dose": "high"}, "'dose' is a continuous condition", id="no_number"
     ),
     pytest.param(CONDITIONS | {"side": 1}, "'side' is no condition that the model", id="unknown"),
-    pytest.param([("batch", "a")], "every registered condition", id="no_mapping"),
+    pytest.param([("batch", "a")], "must map columns to values", id="no_mapping"),
 ]
 
 

@@ -7,6 +7,7 @@ from anndata import AnnData
 from lightning.pytorch.callbacks import Callback
 
 import scgmvae
+from scgmvae.likelihoods import log_likelihood
 
 STEPS = 5  # of an epoch: 300 cells in minibatches of at most 64
 
@@ -33,10 +34,16 @@ def all_finite(model):
 
 
 @pytest.fixture
-def values():
-    """Values for a Gaussian likelihood, with one whose square no float holds."""
+def values(monkeypatch):
+    """Values for a Gaussian likelihood, one of which is beyond what that can take."""
     x = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
-    x[17, 3] = 1e21
+    x[17, 3] = 1e6
+
+    def limited(p_x, x, observed):
+        value = log_likelihood(p_x, x, observed)
+        return torch.where((x > 1e5).any(-1), -torch.inf, value)
+
+    monkeypatch.setattr("scgmvae.module.log_likelihood", limited)
     return AnnData(x)
 
 

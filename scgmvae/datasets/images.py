@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.datasets import load_digits
 
+from scgmvae.checks import listed
 from scgmvae.datasets.files import CHECKSUMS, CIFAR_FILE, obtain, read_cifar, read_idx
 
 __all__ = ["cifar10", "digits", "fashion_mnist", "images_to_anndata", "mnist"]
@@ -151,6 +152,10 @@ def images_to_anndata(images: ArrayLike, labels: Sequence | None = None) -> ad.A
     >>> adata.shape, adata.obs["label"].tolist(), adata.uns["image_shape"].tolist()
     ((3, 20), ['7', '10', '7'], [4, 5])
     """
+    if np.ma.is_masked(images):
+        raise ValueError(
+            "images must be whole, but received masked values; fill them in with numpy.ma.filled."
+        )
     images = np.asarray(images)
     if images.ndim not in (3, 4) or images.size == 0:
         raise ValueError(
@@ -176,7 +181,13 @@ def images_to_anndata(images: ArrayLike, labels: Sequence | None = None) -> ad.A
                 f"shape {np.shape(labels)}; pass one label for each image, or none at all."
             )
         categorical = pd.Categorical(labels)
-        obs["label"] = categorical.rename_categories(categorical.categories.astype(str))
+        names = categorical.categories.astype(str)
+        if not names.is_unique:
+            raise ValueError(
+                "labels are told apart by name, but received different ones of the same name: "
+                f"{listed(names[names.duplicated()])}; pass all of them as strings."
+            )
+        obs["label"] = categorical.rename_categories(names)
     dtype = np.uint8 if images.dtype == np.uint8 else np.float32
     x = np.array(images, dtype=dtype, order="C").reshape(len(images), -1)
     var = pd.DataFrame(index=[f"pixel_{i}" for i in range(x.shape[1])])

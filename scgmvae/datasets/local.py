@@ -119,7 +119,7 @@ def load(name: str) -> ad.AnnData:
         ...
     ValueError: name must be a file name without folder, but received '../elsewhere'; ...
     """
-    if not name or "/" in name or "\\" in name:
+    if not isinstance(name, str) or not name or "/" in name or "\\" in name:
         raise ValueError(
             f"name must be a file name without folder, but received {name!r}; set "
             f"{DATA_DIR} to the folder and pass the name alone."

@@ -6,6 +6,7 @@ import anndata as ad
 import numpy as np
 from numpy.typing import NDArray
 
+from scgmvae.checks import check_seed, is_number
 from scgmvae.datasets.simulated import (
     _annotated,
     _check_not_negative,
@@ -92,12 +93,17 @@ def two_photon(
     >>> bool(abs((adata.X - light).mean()) < 0.1)  # what is left is noise
     True
     """
+    if np.shape(image_shape) != (2,):
+        raise ValueError(
+            f"image_shape must be (height, width) in pixels, but received {image_shape!r}."
+        )
     height, width = image_shape
     _check_whole(n=n, height=height, width=width, sector=sector)
     _check_positive(photons=photons)
     _check_not_negative(background=background, read_noise=read_noise)
-    if not 0 <= p_on <= 1:
-        raise ValueError(f"p_on must lie in [0, 1], but received {p_on}.")
+    check_seed(seed)
+    if not (is_number(p_on) and 0 <= p_on <= 1):
+        raise ValueError(f"p_on must lie in [0, 1], but received {p_on!r}.")
     if height % sector or width % sector:
         raise ValueError(
             "Sectors must fill the image, so its sides must be multiples of sector, but received "

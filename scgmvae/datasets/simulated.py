@@ -13,6 +13,8 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from scgmvae.checks import check_seed, is_number
+
 __all__ = ["blobs", "synthetic_counts"]
 
 _CHUNK_ENTRIES = 4_000_000  # dense entries of synthetic_counts at a time: 32 MB in float64
@@ -83,6 +85,7 @@ def blobs(
     _check_whole(n_per_group=n_per_group, n_classes=n_classes, n_conditions=n_conditions)
     _check_whole(n_dims=n_dims)
     _check_not_negative(class_scale=class_scale, condition_scale=condition_scale, noise=noise)
+    check_seed(seed)
     if n_dims < n_classes + n_conditions:
         raise ValueError(
             "n_dims must be at least n_classes + n_conditions, so that every centre has its own "
@@ -203,10 +206,14 @@ def synthetic_counts(
     """
     sizes = {"n_components": n_components, "n_batches": n_batches, "n_conditions": n_conditions}
     _check_whole(n_cells=n_cells, n_genes=n_genes, **sizes)
-    _check_not_negative(batch_scale=batch_scale, library_sigma=library_sigma)
+    scales = {"component_scale": component_scale, "condition_scale": condition_scale}
+    _check_not_negative(batch_scale=batch_scale, library_sigma=library_sigma, **scales)
     _check_positive(library_size=library_size, inverse_dispersion=inverse_dispersion)
-    if not 0 < program_fraction <= 1:
-        raise ValueError(f"program_fraction must lie in (0, 1], but received {program_fraction}.")
+    check_seed(seed)
+    if not (is_number(program_fraction) and 0 < program_fraction <= 1):
+        raise ValueError(
+            f"program_fraction must lie in (0, 1], but received {program_fraction!r}."
+        )
 
     rng = np.random.default_rng(seed)
     pi = _component_weights(weights, n_components, rng)
@@ -335,19 +342,20 @@ def _annotated(
 def _check_whole(**numbers: int) -> None:
     """Raise ValueError unless every number is a whole number of at least 1."""
     for name, value in numbers.items():
-        if not isinstance(value, (int, np.integer)) or value < 1:
+        is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not is_whole or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, received {value!r}.")
 
 
 def _check_not_negative(**numbers: float) -> None:
     """Raise ValueError unless every number is finite and at least 0."""
     for name, value in numbers.items():
-        if not (np.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} must be finite and at least 0, but received {value}.")
+        if not (is_number(value) and value >= 0):
+            raise ValueError(f"{name} must be finite and at least 0, but received {value!r}.")
 
 
 def _check_positive(**numbers: float) -> None:
     """Raise ValueError unless every number is finite and above 0."""
     for name, value in numbers.items():
-        if not (np.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be finite and above 0, but received {value}.")
+        if not (is_number(value) and value > 0):
+            raise ValueError(f"{name} must be finite and above 0, but received {value!r}.")
