@@ -25,6 +25,7 @@ from scgmvae.images import image_shape_of
 from scgmvae.likelihoods import Likelihood
 from scgmvae.loading import MinibatchLoader
 from scgmvae.module import CGMVAE, Prior, Widths
+from scgmvae.report import ReportMixin
 from scgmvae.results import ResultsMixin
 from scgmvae.saving import SavingMixin
 from scgmvae.training import StagedTrainingMixin
@@ -44,6 +45,7 @@ class SCGMVAE(
     GenerationMixin,
     DecodingMixin,
     QueryMixin,
+    ReportMixin,
     SavingMixin,
     RNASeqMixin,
     VAEMixin,

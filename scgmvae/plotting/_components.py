@@ -57,7 +57,7 @@ def components(model: SCGMVAE, labels_key: str | None = None) -> Figure:
     shares = None if labels_key is None else _label_shares(model, labels_key)
     side = CELL * n + 1.2
     widths = [side, CELL * (0 if shares is None else shares.shape[1]) + 1.2]
-    longest = max(map(len, [*names, *([] if shares is None else shares.columns)]))
+    longest = max(len(plain(name)) for name in [*names, *([] if shares is None else shares)])
     n_panels = 1 if shares is None else 2
     figure, axes = plt.subplots(
         2,
@@ -145,7 +145,7 @@ def component_labels(
             "labels_key='cell_type' does."
         )
     shares = _label_shares(model, labels_key)
-    longest = max(map(len, shares.columns))
+    longest = max(len(plain(name)) for name in shares)
     axis = new_axes(1.2 + 0.16 * len(shares) + 0.07 * longest) if ax is None else ax
     _heat_map(shares, LABEL_SHARE, labels_key, axis)
     axis.figure.colorbar(axis.images[0], ax=axis, shrink=0.6)

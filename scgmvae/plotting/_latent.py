@@ -27,6 +27,9 @@ LARGEST_POINT = 20
 LEGEND_WIDTH = 48
 """Letters that a line of a legend has room for, a name's marker counted as five."""
 
+LONGEST_LEGEND = 30
+"""Lines of a legend; one that would have more is left out."""
+
 
 def embedding(
     adata: AnnData,
@@ -92,14 +95,19 @@ def _panel(adata: AnnData, name: str | None, basis: str, point_size: float, axis
         title="" if name is None else plain(name),
     )
     axis.title.set_size(9)
-    if axis.get_legend() is not None:
+    if axis.get_legend() is None:  # of numbers
+        return
+    _, n_columns = _legend_shape(adata, name)
+    if not n_columns:
+        axis.get_legend().remove()
+    else:
         handles, labels = axis.get_legend_handles_labels()
         axis.legend(
             handles,
             [plain(label) for label in labels],
             loc="upper center",
             bbox_to_anchor=(0.5, 0.0),
-            ncols=_legend_shape(adata, name)[1],
+            ncols=n_columns,
             fontsize=8,
             frameon=False,
             handletextpad=0.1,
@@ -108,12 +116,13 @@ def _panel(adata: AnnData, name: str | None, basis: str, point_size: float, axis
 
 
 def _legend_shape(adata: AnnData, name: str | None) -> tuple[int, int]:
-    """Lines and columns of the legend of an obs column; none for numbers and genes."""
+    """Lines and columns of the legend of an obs column; none for numbers, genes and crowds."""
     if name not in adata.obs or adata.obs[name].dtype.kind in "iuf":
         return 0, 0
-    names = adata.obs[name].astype(str).unique()
+    names = [plain(value) for value in adata.obs[name].astype("category").cat.categories]
     n_columns = max(1, LEGEND_WIDTH // (5 + max(map(len, names))))
-    return -(-len(names) // n_columns), n_columns
+    n_lines = -(-len(names) // n_columns)
+    return (n_lines, n_columns) if n_lines <= LONGEST_LEGEND else (0, 0)
 
 
 def latent(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import cycle
-
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from anndata import AnnData
 from matplotlib.axes import Axes
+from scanpy.plotting import palettes
 
 __all__ = ["PALETTE", "WIDTH", "colors_of", "new_axes", "palette_of", "plain"]
 
 WIDTH = 3.5
 """Width of a single panel in inches: one column of a journal."""
+
+LONGEST_NAME = 40
+"""Letters of a name that a figure has room for."""
 
 PALETTE = (
     "#3f90da",
@@ -58,11 +60,18 @@ def colors_of(adata: AnnData, key: str) -> dict[str, str]:
     colors = adata.uns.get(f"{key}_colors")
     if colors is None:
         colors = palette_of(adata, key)
-    if colors is None:
-        colors = [style["color"] for style in mpl.rcParams["axes.prop_cycle"]]
-    return dict(zip(groups, cycle(colors), strict=False))
+    if colors is None:  # as scanpy chooses
+        cycle = [style["color"] for style in mpl.rcParams["axes.prop_cycle"]]
+        choices = (cycle, palettes.default_20, palettes.default_28, palettes.default_102)
+        colors = next(
+            (some for some in choices if len(some) >= len(groups)), ["grey"] * len(groups)
+        )
+    return dict(zip(groups, colors, strict=False))
 
 
 def plain(name: object) -> str:
-    """A name from the data as matplotlib shall write it: a dollar sign starts no formula."""
-    return str(name).replace("$", r"\$")
+    """A name from the data as a figure has it: no formula at a dollar sign, and not too long."""
+    text = str(name)
+    if len(text) > LONGEST_NAME:
+        text = f"{text[: LONGEST_NAME - 1]}…"
+    return text.replace("$", r"\$")
