@@ -10,7 +10,7 @@ CODE := scgmvae tests benchmarks tutorials docs
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tutorials docs test lint format constraints clean
+.PHONY: help demo tutorials docs test figures lint format constraints clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,6 +28,9 @@ docs: $(VENV)/.installed-docs ## build the documentation, with the notebooks run
 # Two processes of one thread each are faster than one of two: the tensors are small.
 test: lint ## lint, then all tests and doctests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+figures: $(VENV)/.installed-test ## make anew the figures that tests compare with, to be looked at
+	$(BIN)/python -m pytest tests/test_figures.py --mpl-generate-path=tests/figures
 
 lint: $(VENV)/.installed-test ## check style and formatting
 	$(BIN)/ruff check $(CODE)

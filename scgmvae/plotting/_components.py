@@ -75,7 +75,7 @@ def components(model: SCGMVAE, labels_key: str | None = None) -> Figure:
     if shares is not None:
         _heat_map(shares.iloc[order], LABEL_SHARE, labels_key, axes[1, 1])
         axes[1, 1].set_ylabel("")
-    figure.colorbar(axes[1, -1].images[0], ax=axes[1, -1], shrink=0.6)
+    figure.colorbar(axes[1, -1].images[0], ax=axes[1, -1], shrink=0.6).ax.tick_params(labelsize=8)
     return figure
 
 
@@ -106,7 +106,7 @@ def component_similarity(model: SCGMVAE, *, ax: Axes | None = None) -> Axes:
     order = _draw_tree(overlap, tree)
     _heat_map(overlap.iloc[order, order], "", "component", axis)
     tree.set_title("overlap", fontsize=9)
-    axis.figure.colorbar(axis.images[0], ax=axis, shrink=0.6)
+    axis.figure.colorbar(axis.images[0], ax=axis, shrink=0.6).ax.tick_params(labelsize=8)
     return axis
 
 
@@ -148,7 +148,7 @@ def component_labels(
     longest = max(len(plain(name)) for name in shares)
     axis = new_axes(1.2 + 0.16 * len(shares) + 0.07 * longest) if ax is None else ax
     _heat_map(shares, LABEL_SHARE, labels_key, axis)
-    axis.figure.colorbar(axis.images[0], ax=axis, shrink=0.6)
+    axis.figure.colorbar(axis.images[0], ax=axis, shrink=0.6).ax.tick_params(labelsize=8)
     return axis
 
 

@@ -177,7 +177,7 @@ def _zeros(counts: sparse.csr_matrix) -> NDArray[np.float64]:
 
 def _regression(real: ArrayLike, modelled: ArrayLike, axis: Axes) -> None:
     """Points of the genes and the diagonal that they would all be on."""
-    axis.scatter(real, modelled, s=6, color=MODELLED, alpha=0.6, linewidths=0)
+    axis.scatter(real, modelled, s=9, color=MODELLED, alpha=0.6, linewidths=0)
     top = max(np.max(real), np.max(modelled))
     axis.plot([0, top], [0, top], color="0.3", linewidth=0.8, linestyle="--")
     axis.tick_params(labelsize=8)
@@ -190,6 +190,7 @@ def _name_points(means: pd.DataFrame, axis: Axes) -> None:
     its points, so that neither names nor lines cross.
     """
     axis.margins(x=0.25)
+    axis.autoscale_view()  # else places are of the limits before
     is_above = means["predicted"] > means["real"]
     for side, chosen in (("left", means[is_above]), ("right", means[~is_above])):
         chosen = chosen.sort_values("predicted")
@@ -214,11 +215,9 @@ def _name_points(means: pd.DataFrame, axis: Axes) -> None:
 
 
 def _apart(heights: NDArray[np.float64], gap: float = 0.055) -> NDArray[np.float64]:
-    """Ascending heights in [0, 1], moved as little as keeps them a gap apart."""
+    """Ascending heights in [0, 1], moved up, or down from the top, until they are a gap apart."""
     n = len(heights)
     gap = min(gap, 0.94 / max(n - 1, 1))
-    lowest = 0.03 + gap * np.arange(n)
-    from_below = np.maximum.accumulate(np.maximum(heights - gap * np.arange(n), 0.03))
-    placed = from_below + gap * np.arange(n)
-    highest = 0.97 - gap * np.arange(n)[::-1]
-    return np.clip(placed, lowest, highest)
+    steps = gap * np.arange(n)
+    moved_up = np.maximum.accumulate(np.maximum(heights - steps, 0.03)) + steps
+    return np.minimum(moved_up, 0.97 - steps[::-1])

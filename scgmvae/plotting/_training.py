@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from scgmvae.checks import check_choices
 from scgmvae.plotting._style import new_axes
@@ -120,6 +121,7 @@ def training_term(model: SCGMVAE, term: str = "elbo", *, ax: Axes | None = None)
         axis.axvline(history["kl_y_train"].index[0], color="0.6", linewidth=0.8, linestyle=":")
     n_epochs = max(history[f"{name}_train"].index.max() for name in names)
     axis.set_xlim(-0.02 * n_epochs, 1.02 * n_epochs)
+    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axis.set_title(TERMS[term], fontsize=9)
     axis.set_xlabel("epoch", fontsize=9)
     axis.set_ylabel(f"nats per {'cell' if model.module.image_shape is None else 'image'}")
