@@ -90,10 +90,10 @@ def of_components(table: pd.DataFrame) -> list[str]:
     found = []
     empty = table.index[table["is_empty"]]
     if len(empty):
-        verb = "is" if len(empty) == 1 else "are"
+        verb, them = ("is", "it") if len(empty) == 1 else ("are", "them")
         found.append(
             f"{len(empty)} of {len(table)} components {verb} empty, that is, no cell is assigned "
-            "to them: a smaller n_components would do."
+            f"to {them}: a smaller n_components would do."
         )
     used = table[~table["is_empty"] & (table["overlap"] > LARGEST_OVERLAP)]
     pairs = {frozenset((name, row["nearest"])): row["overlap"] for name, row in used.iterrows()}

@@ -149,9 +149,10 @@ class ReportMixin:
 
     def _data_rows(self, counts: NDArray, labels_key: str | None) -> dict[str, str]:
         setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
+        of_images = self.module.image_shape is not None
         rows = {
-            "cells": f"{self.adata.n_obs:,}",
-            "images" if self.module.image_shape else "genes": f"{self.adata.n_vars:,}",
+            "images" if of_images else "cells": f"{self.adata.n_obs:,}",
+            "values of each" if of_images else "genes": f"{self.adata.n_vars:,}",
             "values": "X" if setup["layer"] is None else f"layer {setup['layer']}",
         }
         if self.module.is_count:
@@ -167,7 +168,7 @@ class ReportMixin:
         for column in setup["continuous_covariate_keys"] or ():
             rows[f"condition: {column}"] = "continuous"
         if labels_key is not None:
-            labels = self._known_labels(labels_key)
+            labels = self._known_labels(self.adata, labels_key)
             n_known = int(labels.notna().sum())
             rows[f"labels: {labels_key}"] = f"{labels.nunique()} labels of {n_known:,} cells"
         return rows
@@ -222,16 +223,8 @@ class ReportMixin:
         names = [*self.cluster_names, "dropped"]  # the last one is at −1
         return {names[code]: of_cluster for code, of_cluster in parts.items()}
 
-    def _known_labels(self, labels_key: str) -> pd.Series:
-        """Labels of all cells as strings, missing where a cell has none."""
-        labels = self.adata.obs[labels_key].astype(str)
-        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
-        if labels_key == setup["labels_key"]:
-            labels = labels.where(labels != str(setup["unlabeled_category"]))
-        return labels
-
     def _agreement(self, cells: AnnData, labels_key: str) -> dict[str, object]:
-        labels = self._known_labels(labels_key)
+        labels = self._known_labels(self.adata, labels_key)
         is_known = labels.notna().to_numpy()
         scores = clustering_scores(labels[is_known], cells.obs[KEY][is_known])
         scores["clusters"] = scores.pop("n_clusters")
@@ -245,7 +238,8 @@ class ReportMixin:
                 f"Share of the labels of {labels_key} in each component",
             ),
             "labels_key": labels_key,
-            "is_trained_on": labels_key == self._labels_key_of(self.adata),
+            # a query that was not trained yet has no history
+            "is_trained_on": labels_key == self._labels_key_of(self.adata) and bool(self.history),
         }
 
     # ---------------------------------------------------------------------------- pictures

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from anndata import AnnData
 
 from scgmvae import SCGMVAE, diagnosis, report
 from scgmvae.metrics import clustering_scores
@@ -198,6 +199,32 @@ def test_labels_that_the_model_did_not_see_are_compared_with(hostile, tmp_path, 
     assert page.after("NMI") == f"{scores['NMI']:.3f}"
     assert page.after("clusters") == str(scores["n_clusters"])
     assert "The model was trained on these labels" not in " ".join(page.text)
+
+
+def test_new_cells_without_any_label_are_reported_without_them(hostile, tmp_path, no_pictures):
+    adata = hostile.adata[:60].copy()
+    adata.obs["<b>type"] = "unknown"
+    query = SCGMVAE.load_query_data(adata, hostile)
+    page = page_of(query, tmp_path)
+    assert "Agreement with labels" not in page.text
+    assert "label (share)" not in page.text
+    assert page.after("cells") == "60"
+    assert "label" not in query.component_table()
+    with pytest.raises(ValueError, match="in the obs column '<b>type' no cell has one"):
+        query.component_table(labels_key="<b>type")
+    # labels that it was not trained on
+    page = page_of(query, tmp_path, "component", overwrite=True)
+    assert "Agreement with labels" in page.text
+
+
+def test_images_are_called_so(make_model, train, tmp_path, no_pictures):
+    adata = AnnData(np.random.default_rng(0).random((60, 12), dtype=np.float32))
+    adata.uns["image_shape"] = (3, 4)
+    model = train(make_model(adata, n_latent=2), start="kmeans")
+    page = page_of(model, tmp_path)
+    assert page.after("images") == "60"
+    assert page.after("values of each") == "12"
+    assert "marker genes" not in page.text
 
 
 def test_merged_components_are_listed_by_cluster(counts, make_model, train, tmp_path, no_pictures):

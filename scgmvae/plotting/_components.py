@@ -135,14 +135,14 @@ def component_labels(
     RuntimeError
         If the model has no components.
     ValueError
-        If no column is given and the model was set up without labels.
+        If no column is given and the model was set up without labels, or no cell has one.
     """
     model._check_mixture()
     labels_key = labels_key or model._labels_key_of(model.adata)
     if labels_key is None:
         raise ValueError(
-            "The model was set up without labels: name the obs column to compare with, as "
-            "labels_key='cell_type' does."
+            "The model was set up without labels, or no cell has one: name the obs column to "
+            "compare with, as labels_key='cell_type' does."
         )
     shares = _label_shares(model, labels_key)
     longest = max(len(plain(name)) for name in shares)
