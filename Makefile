@@ -10,7 +10,7 @@ CODE := scgmvae tests benchmarks tutorials docs
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tutorials docs test coverage test-lowest audit soak lint format constraints clean
+.PHONY: help demo tutorials docs test coverage test-lowest audit soak figures lint format constraints clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +51,9 @@ audit: ## look for known vulnerabilities in what constraints.txt pins
 # Twenty minutes on one core.
 soak: $(VENV)/.installed ## random settings and faults put in: what survives, as a table
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
+
+figures: $(VENV)/.installed-test ## make anew the figures that tests compare with, to be looked at
+	$(BIN)/python -m pytest tests/test_figures.py --mpl-generate-path=tests/figures
 
 lint: $(VENV)/.installed-test ## check style and formatting
 	$(BIN)/ruff check $(CODE)

@@ -156,6 +156,8 @@ class ComponentsMixin:
             If there is no such obs column.
         RuntimeError
             If the model has no trained components.
+        ValueError
+            If no cell has a label in it.
         """
         self._check_mixture()
         source = self._validate_anndata(adata)
@@ -196,21 +198,32 @@ class ComponentsMixin:
         self, component: NDArray[np.integer], adata: AnnData, labels_key: str
     ) -> pd.DataFrame:
         """Share of each label among the labelled cells of each component, NaN without any."""
-        labels = adata.obs[labels_key].astype(object)
-        labels = labels.where(labels.isna(), labels.astype(str)).to_numpy()
-        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
-        if labels_key == setup["labels_key"]:
-            labels = np.where(labels == setup["unlabeled_category"], None, labels)
-        counts = pd.crosstab(component, labels)
+        labels = self._known_labels(adata, labels_key)
+        if labels.isna().all():
+            raise ValueError(
+                "Components are compared with the labels of cells, but in the obs column "
+                f"{labels_key!r} no cell has one. Name another column with labels_key=..."
+            )
+        counts = pd.crosstab(component, labels.to_numpy())
         counts = counts.reindex(range(self.module.n_components), fill_value=0)
         return counts.div(counts.sum(axis=1).replace(0, np.nan), axis=0)
 
+    def _known_labels(self, adata: AnnData, labels_key: str) -> pd.Series:
+        """Label of each cell as a string, None where it has none."""
+        labels = adata.obs[labels_key].astype(object)
+        labels = labels.where(labels.isna(), labels.astype(str))
+        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
+        if labels_key == setup["labels_key"]:
+            labels = labels.where(labels != str(setup["unlabeled_category"]), None)
+        return labels
+
     def _labels_key_of(self, adata: AnnData) -> str | None:
-        """The obs column of labels that the model was set up with, where the data have it."""
+        """The obs column of labels of the setup, where the data have it and any label in it."""
         if not self._label_names:
             return None
         key = self.registry_[scvi_constants._SETUP_ARGS_KEY]["labels_key"]
-        return key if key in adata.obs else None
+        is_given = key in adata.obs and self._known_labels(adata, key).notna().any()
+        return key if is_given else None
 
     def _nearest(self, names: NDArray[np.str_]) -> dict[str, NDArray]:
         """Of each component the other that overlaps it most, and how much."""

@@ -27,6 +27,7 @@ from scgmvae.likelihoods import Likelihood
 from scgmvae.loading import MinibatchLoader
 from scgmvae.module import CGMVAE, Prior, Widths
 from scgmvae.reading import ReadingMixin
+from scgmvae.report import ReportMixin
 from scgmvae.results import ResultsMixin
 from scgmvae.saving import SavingMixin
 from scgmvae.scvi_settings import from_scvi
@@ -47,6 +48,7 @@ class SCGMVAE(
     GenerationMixin,
     DecodingMixin,
     QueryMixin,
+    ReportMixin,
     SavingMixin,
     ReadingMixin,
     ExpressionMixin,

@@ -28,6 +28,8 @@ from sklearn.model_selection import cross_val_score
 from sklearn.naive_bayes import CategoricalNB
 from sklearn.neighbors import KNeighborsClassifier
 
+from scgmvae.normalization import log_normalized
+
 __all__ = [
     "Start",
     "by_size",
@@ -389,11 +391,7 @@ def log_normalized_pcs(
     -------
     Array ``(n, n_pcs)``, or the log-normalised values where there are no more genes than that.
     """
-    if sparse.issparse(counts):
-        counts = sparse.csr_matrix(counts)  # scanpy 1.11 cannot normalise a csr_array
-    adata = AnnData(counts[:, np.asarray(counts.sum(axis=0)).ravel() > 0].astype(np.float32))
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
+    adata = log_normalized(counts[:, np.asarray(counts.sum(axis=0)).ravel() > 0])
     if adata.n_vars > 2000:
         sc.pp.highly_variable_genes(adata, n_top_genes=2000, subset=True)
     n_pcs = min(n_pcs, adata.n_obs - 1)

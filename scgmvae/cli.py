@@ -1,0 +1,376 @@
+"""The command line: ``scgmvae fit``, ``predict``, ``sample`` and ``info``.
+
+A command returns its result as text, which alone goes to stdout; progress, warnings and whatever
+packages print go to stderr. Errors of the data end in one line and exit code 1, wrong usage in 2.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import anndata
+import click
+import matplotlib as mpl
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+
+from scgmvae.checks import default_layer
+from scgmvae.likelihoods import LIKELIHOODS
+from scgmvae.model import SCGMVAE
+from scgmvae.writing import check_target, whole_file
+
+__all__ = ["main"]
+
+KEY = "scgmvae"
+DATA_ERRORS = (ArithmeticError, KeyError, OSError, RuntimeError, ValueError)
+"""What the package raises where data or files do not suit."""
+
+N_LOOKED_AT = 1000
+"""Rows by which ``info`` tells whether a matrix holds counts."""
+
+
+class Command(click.Command):
+    """A command whose returned text goes to stdout, and whose errors of data are one line."""
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Run the command with the arguments that were given."""
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        try:
+            with redirect_stdout(sys.stderr), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", module=r"lightning\.")
+                warnings.showwarning = _say_warning
+                result = super().invoke(ctx)
+        except click.Abort:  # a RuntimeError as well
+            raise
+        except DATA_ERRORS as error:
+            # a KeyError's own text is the quoted message
+            message = error.args[0] if isinstance(error, KeyError) and error.args else error
+            raise click.ClickException(" ".join(str(message).split())) from error
+        if result is not None:
+            click.echo(result)
+
+
+class Commands(click.Group):
+    """The commands."""
+
+    command_class = Command
+
+
+def _examples(*lines: str) -> str:
+    """End of a help text; the first character keeps click from joining its lines."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+def _say_warning(message: Warning | str, *args: object) -> None:
+    _say(f"Warning: {message}")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+# ----------------------------------------------------------------------------------- arguments
+
+INPUT_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+MODEL_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+OUTPUT = click.Path(path_type=Path)
+
+
+def _new_file(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    try:
+        return path if path is None else check_target(path, ctx.params["force"], "--force")
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _new_folder(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and path.exists() and (path.is_file() or not ctx.params["force"]):
+        raise click.BadParameter(
+            f"The folder must not exist yet, but {path} does. Give another, or --force."
+        )
+    return path
+
+
+def _conditions(
+    ctx: click.Context, param: click.Parameter, pairs: Sequence[str]
+) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise click.BadParameter(
+                f"A condition is COLUMN=VALUE, as condition=stimulated is, but it is {pair!r}."
+            )
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _force(command: Callable) -> Callable:
+    # eager, because the paths of outputs are checked by it
+    return click.option(
+        "--force", is_flag=True, is_eager=True, help="Replace outputs that exist."
+    )(command)
+
+
+def _read(path: Path, backed: str | None = None) -> AnnData:
+    try:
+        return anndata.read_h5ad(path, backed=backed)
+    except DATA_ERRORS as error:
+        raise ValueError(f"{path} cannot be read as an h5ad file: {error}") from error
+
+
+def _write(adata: AnnData, path: Path) -> None:
+    with whole_file(path) as made:
+        adata.write_h5ad(made)
+    _say(f"Wrote {path}.")
+
+
+def _as_json(content: dict[str, object]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, default=lambda value: value.tolist())
+
+
+# ------------------------------------------------------------------------------------ commands
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_examples(
+        "scgmvae fit counts.h5ad --batch-key batch --out annotated.h5ad --model model",
+        "scgmvae predict model new.h5ad > clusters.csv",
+        "scgmvae info model",
+    ),
+)
+@click.version_option(package_name="scgmvae")
+def main() -> None:
+    """One generative model of single cells: embedding, clusters, labels and new cells.
+
+    Results go to stdout, progress and warnings to stderr. The exit code is 0, or 1 where the data
+    do not suit, or 2 where the command does not.
+    """
+
+
+@main.command(
+    epilog=_examples(
+        "scgmvae fit counts.h5ad --out annotated.h5ad",
+        "scgmvae fit counts.h5ad --batch-key batch --labels-key cell_type --layer counts \\",
+        "    --components 20 --out annotated.h5ad --model model --report report.html",
+    )
+)
+@click.argument("data", type=INPUT_FILE)
+@click.option("--layer", help="Layer with the counts.  [default: counts if there is one, else X]")
+@click.option("--batch-key", help="obs column of batches.")
+@click.option("--labels-key", help="obs column of labels, of all or some of the cells.")
+@click.option("--unlabeled", default="unknown", show_default=True, help="Label of the others.")
+@click.option(
+    "--covariate", "covariates", multiple=True, help="obs column of a further condition."
+)
+@click.option("--continuous", multiple=True, help="obs column of a continuous condition.")
+@click.option("--components", type=click.IntRange(1), help="K.  [default: found]")
+@click.option("--likelihood", type=click.Choice(LIKELIHOODS), help="p(x|z,c).  [default: nb]")
+@click.option("--epochs", type=click.IntRange(1), help="Of the joint stage.  [default: by cells]")
+@click.option(
+    "--pretrain-epochs", type=click.IntRange(0), help="Of the first.  [default: by cells]"
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=OUTPUT, callback=_new_file, help="h5ad to write, with the results.")
+@click.option("--model", "folder", type=OUTPUT, callback=_new_folder, help="Folder for the model.")
+@click.option("--report", type=OUTPUT, callback=_new_file, help="HTML file to write.")
+@_force
+def fit(
+    data: Path,
+    layer: str | None,
+    batch_key: str | None,
+    labels_key: str | None,
+    unlabeled: str,
+    covariates: Sequence[str],
+    continuous: Sequence[str],
+    components: int | None,
+    likelihood: str | None,
+    epochs: int | None,
+    pretrain_epochs: int | None,
+    seed: int,
+    out: Path | None,
+    folder: Path | None,
+    report: Path | None,
+    force: bool,
+) -> str:
+    """Train a model on the counts of DATA, an h5ad file.
+
+    Prints a summary as JSON. With labels the clusters carry their names.
+    """
+    if out is None and folder is None and report is None:
+        raise click.UsageError("Name at least one output: --out, --model or --report.")
+    adata = _read(data)
+    layer = layer or default_layer(adata)
+    SCGMVAE.setup_anndata(
+        adata,
+        layer=layer,
+        batch_key=batch_key,
+        labels_key=labels_key,
+        unlabeled_category=unlabeled,
+        categorical_covariate_keys=list(covariates) or None,
+        continuous_covariate_keys=list(continuous) or None,
+    )
+    model = SCGMVAE(adata, n_components=components, likelihood=likelihood)
+    values = "X" if layer is None else f"layer {layer}"
+    _say(f"Training on {adata.n_obs:,} cells and {adata.n_vars:,} genes of {values}.")
+    model.train(epochs, pretrain_epochs, seed=seed, enable_progress_bar=sys.stderr.isatty())
+    if model.trainer.interrupted:
+        _say("Training was interrupted, so nothing was written.")
+        raise click.Abort
+    if folder is not None:
+        model.save(folder, overwrite=force)
+        _say(f"Wrote {folder}.")
+    if out is not None:
+        _write(adata, out)
+    if report is not None:
+        mpl.use("Agg")  # no window opens
+        model.report(report, overwrite=force)
+        _say(f"Wrote {report}.")
+    return _as_json(
+        {
+            "cells": adata.n_obs,
+            "genes": adata.n_vars,
+            "components": model.n_components_,
+            "clusters": adata.obs[KEY].value_counts(sort=False).to_dict(),
+            "elbo": -float(model.history["elbo_train"].iloc[-1, 0]),
+            "seed": seed,
+        }
+    )
+
+
+@main.command(
+    epilog=_examples(
+        "scgmvae predict model new.h5ad > clusters.csv",
+        "scgmvae predict model new.h5ad --out annotated.h5ad",
+    )
+)
+@click.argument("folder", metavar="MODEL", type=MODEL_FOLDER)
+@click.argument("data", type=INPUT_FILE)
+@click.option("--out", type=OUTPUT, callback=_new_file, help="h5ad to write, in place of CSV.")
+@_force
+def predict(folder: Path, data: Path, out: Path | None, force: bool) -> str | None:
+    """Clusters, or labels, of the cells of DATA by a saved MODEL.
+
+    Prints CSV: cell, cluster (the label where it carries one), component where components were
+    merged, confidence and novelty. With --out an h5ad file is written instead, which has the
+    embedding and all probabilities as well. DATA needs the genes and the obs columns of conditions
+    that the model was trained with, and no labels.
+    """
+    model = SCGMVAE.load(folder, adata=False)
+    if out is None:
+        model._check_mixture()
+    adata = _read(data)
+    model.annotate(adata, KEY)
+    if out is not None:
+        _write(adata, out)
+        return None
+    names = [KEY, f"{KEY}_fine", f"{KEY}_confidence", f"{KEY}_novelty"]
+    table = adata.obs[[name for name in names if name in adata.obs]]
+    return table.to_csv(index_label="cell").rstrip("\n")
+
+
+@main.command(
+    epilog=_examples(
+        "scgmvae sample model -n 1000 --data counts.h5ad --out generated.h5ad",
+        'scgmvae sample model -n 500 --component "B cell" --condition condition=stimulated \\',
+        "    --data counts.h5ad --out generated.h5ad",
+    )
+)
+@click.argument("folder", metavar="MODEL", type=MODEL_FOLDER)
+@click.option("-n", "n", type=click.IntRange(1), required=True, help="Number of cells.")
+@click.option("--component", help="Cluster, label or component.  [default: as in the data]")
+@click.option(
+    "--condition",
+    "conditions",
+    multiple=True,
+    callback=_conditions,
+    help="COLUMN=VALUE of a condition.  [default: as in the data]",
+)
+@click.option(
+    "--data", type=INPUT_FILE, help="h5ad that library sizes and the rest are drawn from."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=OUTPUT, callback=_new_file, required=True, help="h5ad to write.")
+@_force
+def sample(
+    folder: Path,
+    n: int,
+    component: str | None,
+    conditions: dict[str, str],
+    data: Path | None,
+    seed: int,
+    out: Path,
+    force: bool,
+) -> None:
+    """New cells from a saved MODEL.
+
+    Library sizes, and what else the model has no density for, are drawn from data: those of the
+    training, as a rule, which --data names unless they were saved with the model.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No data were saved with the model")
+        model = SCGMVAE.load(folder, adata=None if data is None else _read(data))
+    if model.adata is None:
+        raise click.UsageError("No data were saved with the model: name a file with --data.")
+    _write(model.sample(n, component, conditions, seed=seed), out)
+
+
+@main.command(epilog=_examples("scgmvae info model", "scgmvae info counts.h5ad"))
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+def info(path: Path) -> str:
+    """What is in PATH, the folder of a saved model or an h5ad file, as JSON."""
+    return _as_json(_of_model(path) if path.is_dir() else _of_data(path))
+
+
+def _of_model(folder: Path) -> dict[str, Any]:
+    model = SCGMVAE.load(folder, adata=False)
+    saved_by = json.loads((folder / "model.json").read_text())["content"]["versions"]
+    return {
+        "kind": "model",
+        "versions": saved_by,
+        "genes": model.module.n_input,
+        "components": model.component_names,
+        "clusters": model.cluster_names,
+        "labels": model._label_names,
+        "conditions": {name: list(v) for name, v in model._known_categories().items()},
+        "params": model._settings()["params"],
+        "seed": model.seed_,
+        "epochs": len(model.history["elbo_train"]) if model.history else 0,
+    }
+
+
+def _of_data(path: Path) -> dict[str, Any]:
+    adata = _read(path, backed="r")
+    matrices = {"X": adata.X} | {f"layer {name}": adata.layers[name] for name in adata.layers}
+    return {
+        "kind": "data",
+        "cells": adata.n_obs,
+        "genes": adata.n_vars,
+        "matrices": {
+            name: "counts" if _holds_counts(matrix) else "no counts"
+            for name, matrix in matrices.items()
+            if matrix is not None
+        },
+        "obs": {
+            name: f"{column.nunique()} categories"
+            if column.dtype.kind == "O"
+            else str(column.dtype)
+            for name, column in adata.obs.items()
+        },
+        "obsm": list(adata.obsm),
+        "annotated": KEY in adata.uns,
+    }
+
+
+def _holds_counts(matrix: Any) -> bool:
+    """Whether the first rows are whole numbers that are not negative."""
+    rows = matrix[:N_LOOKED_AT]
+    values = rows.data if sparse.issparse(rows) else np.asarray(rows)
+    return bool(values.dtype.kind in "biuf" and (values >= 0).all() and (values % 1 == 0).all())

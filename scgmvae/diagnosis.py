@@ -1,0 +1,131 @@
+"""What to look at after a fit, in plain words. The thresholds of all of it are here.
+
+They are rules of thumb: a finding says where to look, not that a fit is wrong, and a fit without
+findings can be wrong in ways that need the biology to be seen.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["of_cells", "of_components", "of_latent", "of_training"]
+
+LEAST_KL = 0.05
+"""Nats per cell below which a latent is taken as switched off."""
+
+LEAST_VARIANCE = 0.01
+"""Variance over cells of the mean of a dimension of z below which it is unused (Burda et al. 2016,
+Importance weighted autoencoders, section 5.1)."""
+
+LARGEST_GAIN = 0.005
+"""Share of the ELBO that the last fifth of the joint epochs may gain on the fifth before."""
+
+LEAST_CONFIDENCE, UNSURE_SHARE = 0.5, 0.1
+"""Confidence below which a cell counts as unsure, and the share of such cells that is many."""
+
+LARGEST_NOVELTY, NOVEL_SHARE = 0.99, 0.05
+"""Novelty above which a cell counts as far out, and the share of such cells that is many. Of the
+training cells it is 0.01."""
+
+LARGEST_OVERLAP = 0.5
+"""Overlap above which two components of different clusters are hard to tell apart."""
+
+
+def of_training(history: dict[str, pd.DataFrame] | None) -> list[str]:
+    """Of the history of a model: is w switched off, does the ELBO still rise.
+
+    Parameters
+    ----------
+    history
+        Term → its values by epoch, as :attr:`scgmvae.SCGMVAE.history` has them.
+    """
+    found = []
+    if not history or "kl_w_train" not in history:  # without a joint stage
+        return found
+    part = "validation" if "elbo_validation" in history else "train"
+    kl_w = float(_curve(history, f"kl_w_{part}")[-1])
+    if kl_w < LEAST_KL:
+        found.append(
+            f"The KL of w is {kl_w:.2f} nats: w is off. Components then lie where they lie for "
+            "all cells alike; a smaller n_latent_w, or a longer training, may bring it back."
+        )
+    first = history["kl_w_train"].index[0]
+    loss = _curve(history, f"elbo_{part}", first)
+    n = max(1, len(loss) // 5)
+    if len(loss) >= 2:
+        gain = loss[-2 * n : -n].mean() - loss[-n:].mean()
+        if gain > LARGEST_GAIN * abs(loss[-n:].mean()):
+            name = {"validation": "validation", "train": "training"}[part]
+            found.append(
+                f"The {name} ELBO was still rising at the end of training, by {gain:.1f} nats per "
+                "cell over the last fifth of the joint stage: train() again goes on."
+            )
+    return found
+
+
+def _curve(history: dict[str, pd.DataFrame], name: str, first: int = 0) -> np.ndarray:
+    values = history[name].iloc[:, 0].astype(float)
+    return values[values.index >= first].to_numpy()
+
+
+def of_latent(z: np.ndarray) -> list[str]:
+    """Of the means of z, (n, L): does any dimension tell cells apart."""
+    if (z.var(axis=0) >= LEAST_VARIANCE).any():
+        return []
+    return [
+        "No dimension of z varies between the cells: z is off. Check that the data are the raw "
+        "counts, or train with a smaller plan_kwargs={'max_kl_weight': ...}."
+    ]
+
+
+def of_components(table: pd.DataFrame) -> list[str]:
+    """Of the table of the components: which are empty, which overlap.
+
+    Parameters
+    ----------
+    table
+        As of :meth:`scgmvae.SCGMVAE.component_table`.
+    """
+    found = []
+    empty = table.index[table["is_empty"]]
+    if len(empty):
+        verb, them = ("is", "it") if len(empty) == 1 else ("are", "them")
+        found.append(
+            f"{len(empty)} of {len(table)} components {verb} empty, that is, no cell is assigned "
+            f"to {them}: a smaller n_components would do."
+        )
+    used = table[~table["is_empty"] & (table["overlap"] > LARGEST_OVERLAP)]
+    pairs = {frozenset((name, row["nearest"])): row["overlap"] for name, row in used.iterrows()}
+    for pair, overlap in pairs.items():
+        a, b = sorted(pair)
+        if not table.loc[b, "is_empty"] and table.loc[a, "cluster"] != table.loc[b, "cluster"]:
+            found.append(
+                f"The components {a} and {b} overlap by {overlap:.2f}, so that many of their "
+                "cells could be in either: merge_components() makes them one cluster."
+            )
+    return found
+
+
+def of_cells(confidence: pd.Series, novelty: pd.Series) -> list[str]:
+    """Of the cells' confidence and novelty: are many unsure, or far out.
+
+    Parameters
+    ----------
+    confidence, novelty
+        As :meth:`scgmvae.SCGMVAE.annotate` writes them, in [0, 1].
+    """
+    found = []
+    unsure = (confidence < LEAST_CONFIDENCE).mean()
+    if unsure > UNSURE_SHARE:
+        found.append(
+            f"{unsure:.0%} of the cells have a confidence below {LEAST_CONFIDENCE}: their cluster "
+            "is a guess."
+        )
+    novel = (novelty > LARGEST_NOVELTY).mean()
+    if novel > NOVEL_SHARE:
+        found.append(
+            f"{novel:.0%} of the cells lie further out than {LARGEST_NOVELTY:.0%} of the training "
+            "cells: they may be of types, or of a quality, that the model was not trained on."
+        )
+    return found

@@ -1,0 +1,269 @@
+"""Figures of components and clusters: their overlap, their labels, how sure their cells are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.cluster.hierarchy import dendrogram
+
+from scgmvae.checks import check_columns
+from scgmvae.merging import tree_by_overlap
+from scgmvae.plotting._style import PALETTE, colors_of, new_axes, plain
+from scgmvae.results import OUTERMOST
+
+if TYPE_CHECKING:
+    from scgmvae.model import SCGMVAE
+
+__all__ = ["component_labels", "component_similarity", "components", "confidence", "novelty"]
+
+CELL = 0.28
+"""Side of a cell of a heat map in inches, where there is room."""
+
+LABEL_SHARE = "share of the component's labelled cells"
+
+
+def components(model: SCGMVAE, labels_key: str | None = None) -> Figure:
+    """Overlap of the components, in the order of their tree, and the labels of their cells.
+
+    Parameters
+    ----------
+    model
+        A trained model with components and data.
+    labels_key
+        obs column of labels; ``None`` takes the one that the model was set up with. Without any
+        there is no second panel.
+
+    Returns
+    -------
+    Figure: the tree by overlap over the heat map of :meth:`scgmvae.SCGMVAE.component_similarity`,
+    and the share of each label among the labelled cells of a component.
+
+    Raises
+    ------
+    KeyError
+        If there is no such obs column.
+    RuntimeError
+        If the model has no components.
+    """
+    overlap = model.component_similarity()
+    names, n = overlap.index, len(overlap)
+    labels_key = labels_key or model._labels_key_of(model.adata)
+    shares = None if labels_key is None else _label_shares(model, labels_key)
+    side = CELL * n + 1.2
+    widths = [side, CELL * (0 if shares is None else shares.shape[1]) + 1.2]
+    longest = max(len(plain(name)) for name in [*names, *([] if shares is None else shares)])
+    n_panels = 1 if shares is None else 2
+    figure, axes = plt.subplots(
+        2,
+        n_panels,
+        figsize=(sum(widths[:n_panels]), side + 0.9 + 0.07 * longest),
+        height_ratios=[0.9, side],
+        width_ratios=widths[:n_panels],
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes[0]:
+        axis.set_axis_off()
+    order = _draw_tree(overlap, axes[0, 0])
+    _heat_map(overlap.iloc[order, order], "overlap", "component", axes[1, 0])
+    if shares is not None:
+        _heat_map(shares.iloc[order], LABEL_SHARE, labels_key, axes[1, 1])
+        axes[1, 1].set_ylabel("")
+    figure.colorbar(axes[1, -1].images[0], ax=axes[1, -1], shrink=0.6).ax.tick_params(labelsize=8)
+    return figure
+
+
+def component_similarity(model: SCGMVAE, *, ax: Axes | None = None) -> Axes:
+    """Overlap of each two components, in the order of their tree, which stands over them.
+
+    Parameters
+    ----------
+    model
+        A trained model with components and data.
+    ax
+        Axes to draw into.
+
+    Returns
+    -------
+    Axes of the heat map of :meth:`scgmvae.SCGMVAE.component_similarity`; the tree is its one
+    child.
+
+    Raises
+    ------
+    RuntimeError
+        If the model has no components.
+    """
+    overlap = model.component_similarity()
+    axis = new_axes(3.7) if ax is None else ax
+    tree = axis.inset_axes((0.0, 1.02, 1.0, 0.18))
+    tree.set_axis_off()
+    order = _draw_tree(overlap, tree)
+    _heat_map(overlap.iloc[order, order], "", "component", axis)
+    tree.set_title("overlap", fontsize=9)
+    axis.figure.colorbar(axis.images[0], ax=axis, shrink=0.6).ax.tick_params(labelsize=8)
+    return axis
+
+
+def component_labels(
+    model: SCGMVAE, labels_key: str | None = None, *, ax: Axes | None = None
+) -> Axes:
+    """Share of each label among the labelled cells of each component.
+
+    Parameters
+    ----------
+    model
+        A trained model with components and data.
+    labels_key
+        obs column of labels; ``None`` takes the one that the model was set up with.
+    ax
+        Axes to draw into.
+
+    Returns
+    -------
+    Axes of a heat map, components × labels; rows of components without labelled cells are empty.
+
+    Raises
+    ------
+    KeyError
+        If there is no such obs column.
+    RuntimeError
+        If the model has no components.
+    ValueError
+        If no column is given and the model was set up without labels, or no cell has one.
+    """
+    model._check_mixture()
+    labels_key = labels_key or model._labels_key_of(model.adata)
+    if labels_key is None:
+        raise ValueError(
+            "The model was set up without labels, or no cell has one: name the obs column to "
+            "compare with, as labels_key='cell_type' does."
+        )
+    shares = _label_shares(model, labels_key)
+    longest = max(len(plain(name)) for name in shares)
+    axis = new_axes(1.2 + 0.16 * len(shares) + 0.07 * longest) if ax is None else ax
+    _heat_map(shares, LABEL_SHARE, labels_key, axis)
+    axis.figure.colorbar(axis.images[0], ax=axis, shrink=0.6).ax.tick_params(labelsize=8)
+    return axis
+
+
+def _label_shares(model: SCGMVAE, labels_key: str) -> pd.DataFrame:
+    """Share of each label among the labelled cells of each component, 0 without any."""
+    check_columns(model.adata, labels_key=labels_key)
+    names = model.component_names
+    component = pd.Categorical(model.predict(components=True), list(names)).codes
+    return model._label_shares(component, model.adata, labels_key).set_axis(names).fillna(0)
+
+
+def _draw_tree(overlap: pd.DataFrame, axis: Axes) -> np.ndarray:
+    """Draw the tree by overlap so that leaves stand over columns; returns the leaves' order."""
+    n = len(overlap)
+    if n == 1:
+        return np.arange(1)
+    # centres of the leaves are at 5, 15, …, those of the heat map's columns at 0, 1, …
+    tree = dendrogram(tree_by_overlap(overlap.to_numpy()), no_plot=True)
+    for x, y in zip(tree["icoord"], tree["dcoord"], strict=True):
+        axis.plot((np.array(x) - 5) / 10, y, color="0.3", linewidth=1)
+    axis.set_xlim(-0.5, n - 0.5)
+    return np.array(tree["leaves"])
+
+
+def _heat_map(table: pd.DataFrame, title: str, x_label: str, axis: Axes) -> None:
+    """Shares in [0, 1] with the names of rows and columns."""
+    axis.imshow(table.to_numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    # names of many components are small rather than one over another
+    sizes = [8 if n <= 12 else max(4.5, 8 - 0.2 * (n - 12)) for n in table.shape]
+    columns = [plain(name) for name in table.columns]
+    axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=sizes[1])
+    axis.set_yticks(range(len(table)), [plain(name) for name in table.index], fontsize=sizes[0])
+    axis.set_xlabel(plain(x_label), fontsize=9)
+    axis.set_ylabel("component", fontsize=9)
+    axis.set_title(title, fontsize=9)
+
+
+def confidence(adata: AnnData, key: str = "scgmvae", *, ax: Axes | None = None) -> Axes:
+    """Confidence of the cells of each cluster: median, quartiles, and 5 to 95 % of the cells.
+
+    Parameters
+    ----------
+    adata
+        Data that :meth:`scgmvae.SCGMVAE.annotate` has written to.
+    key
+        The ``key_added`` that it was written under.
+    ax
+        Axes to draw into.
+
+    Returns
+    -------
+    Axes, a box for each cluster.
+
+    Raises
+    ------
+    KeyError
+        If the data has no such annotation.
+    """
+    check_columns(adata, key=[key, f"{key}_confidence"])
+    groups = adata.obs[f"{key}_confidence"].groupby(adata.obs[key], observed=True)
+    values = {name: of_cluster.to_numpy() for name, of_cluster in groups}
+    axis = new_axes(0.8 + 0.16 * len(values)) if ax is None else ax
+    colors = colors_of(adata, key)
+    boxes = axis.boxplot(
+        list(values.values()),
+        orientation="horizontal",
+        whis=(5, 95),
+        showfliers=False,
+        widths=0.7,
+        patch_artist=True,
+        medianprops={"color": "black"},
+    )
+    for name, box in zip(values, boxes["boxes"], strict=True):
+        box.set_facecolor(colors[name])
+    axis.set_yticks(range(1, len(values) + 1), [plain(name) for name in values], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlim(-0.02, 1.02)
+    axis.set_xlabel("confidence", fontsize=9)
+    axis.set_ylabel("cluster", fontsize=9)
+    axis.tick_params(labelsize=8)
+    return axis
+
+
+def novelty(adata: AnnData, key: str = "scgmvae", *, ax: Axes | None = None) -> Axes:
+    """How far out the cells lie of what the model was trained on.
+
+    Parameters
+    ----------
+    adata
+        Data that :meth:`scgmvae.SCGMVAE.annotate` has written to.
+    key
+        The ``key_added`` that it was written under.
+    ax
+        Axes to draw into.
+
+    Returns
+    -------
+    Axes of a histogram of the novelty in steps of 0.05. The dashed line is where the training
+    cells are, by definition; beyond the dotted one confidence is lowered.
+
+    Raises
+    ------
+    KeyError
+        If the data has no such annotation.
+    """
+    check_columns(adata, key=f"{key}_novelty")
+    values = adata.obs[f"{key}_novelty"].to_numpy()
+    axis = new_axes(2.2) if ax is None else ax
+    weights = np.full(len(values), 1 / len(values))
+    heights, _, _ = axis.hist(values, np.linspace(0, 1, 21), weights=weights, color=PALETTE[0])
+    axis.axhline(0.05, color="black", linewidth=1, linestyle="--", label="training cells")
+    axis.axvline(1 - OUTERMOST, color="black", linewidth=1, linestyle=":")
+    axis.set(xlim=(0, 1), ylim=(0, 1.3 * max(0.05, heights.max())))
+    axis.set_xlabel("novelty", fontsize=9)
+    axis.set_ylabel("share of the cells", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.legend(fontsize=8, loc="upper left", frameon=False)
+    return axis

@@ -1,0 +1,267 @@
+"""Figures of the latent: scatters in two dimensions, and the loss by number of dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scgmvae.checks import check_anndata, check_choices, check_columns, check_seed, check_whole
+from scgmvae.plotting._style import WIDTH, palette_of, plain
+
+if TYPE_CHECKING:
+    from scgmvae.model import SCGMVAE
+
+__all__ = ["embedding", "in_two_dimensions", "latent", "latent_size"]
+
+LARGEST_POINT = 20
+"""Area of the points of few cells, in pt²; a third of scanpy's, because the panels are small."""
+
+LEGEND_WIDTH = 48
+"""Letters that a line of a legend has room for, a name's marker counted as five."""
+
+LONGEST_LEGEND = 30
+"""Lines of a legend; one that would have more is left out."""
+
+
+def embedding(
+    adata: AnnData,
+    color: str | Sequence[str] = "scgmvae",
+    basis: str = "umap",
+    point_size: float = 0,
+    *,
+    ax: Axes | None = None,
+) -> Figure:
+    """Scatter of a two-dimensional embedding, a panel per obs column, legends below them.
+
+    Parameters
+    ----------
+    adata
+        Data with the embedding in ``obsm["X_<basis>"]``.
+    color
+        obs columns or genes, at least one.
+    basis
+        Name of the embedding.
+    point_size
+        Area of the points in pt²; 0 makes them smaller the more cells there are.
+    ax
+        Axes to draw a single panel into.
+
+    Returns
+    -------
+    Figure with a row of panels.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column, gene or embedding.
+    ValueError
+        If there is nothing to colour by, no AnnData, or ``ax`` is given for several panels.
+    """
+    check_anndata(adata)
+    color = [color] if isinstance(color, str) else list(color)
+    if not color:
+        raise ValueError("color must name at least one obs column or gene, but it is empty.")
+    if ax is not None:
+        if len(color) != 1:
+            raise ValueError(f"ax has room for one panel, but color names {len(color)}: {color}.")
+        _panel(adata, color[0], basis, point_size, ax)
+        return ax.figure
+    n_lines = max(_legend_shape(adata, name)[0] for name in color)
+    figure, axes = plt.subplots(
+        1,
+        len(color),
+        figsize=(WIDTH * len(color), 3.0 + 0.16 * n_lines),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, name in zip(axes[0], color, strict=True):
+        _panel(adata, name, basis, point_size, axis)
+    return figure
+
+
+def _panel(adata: AnnData, name: str | None, basis: str, point_size: float, axis: Axes) -> None:
+    sc.pl.embedding(
+        adata,
+        basis,
+        color=name,
+        ax=axis,
+        show=False,
+        size=point_size or min(LARGEST_POINT, 4e4 / adata.n_obs),
+        frameon=False,
+        palette=palette_of(adata, name),
+        title="" if name is None else plain(name),
+    )
+    axis.title.set_size(9)
+    if axis.get_legend() is None:  # of numbers
+        return
+    _, n_columns = _legend_shape(adata, name)
+    if not n_columns:
+        axis.get_legend().remove()
+    else:
+        handles, labels = axis.get_legend_handles_labels()
+        axis.legend(
+            handles,
+            [plain(label) for label in labels],
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0.0),
+            ncols=n_columns,
+            fontsize=8,
+            frameon=False,
+            handletextpad=0.1,
+            columnspacing=0.8,
+        )
+
+
+def _legend_shape(adata: AnnData, name: str | None) -> tuple[int, int]:
+    """Lines and columns of the legend of an obs column; none for numbers, genes and crowds."""
+    if name not in adata.obs or adata.obs[name].dtype.kind in "iuf":
+        return 0, 0
+    names = [plain(value) for value in adata.obs[name].astype("category").cat.categories]
+    n_columns = max(1, LEGEND_WIDTH // (5 + max(map(len, names))))
+    n_lines = -(-len(names) // n_columns)
+    return (n_lines, n_columns) if n_lines <= LONGEST_LEGEND else (0, 0)
+
+
+def latent(
+    model: SCGMVAE,
+    color: str | Sequence[str] | None = None,
+    adata: AnnData | None = None,
+    *,
+    method: Literal["umap", "tsne"] = "umap",
+    n_cells: int = 5000,
+    seed: int = 0,
+    point_size: float = 0,
+    ax: Axes | None = None,
+) -> Figure:
+    """Scatter of z, a panel per colouring: z itself where it has two dimensions.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    color
+        ``"component"`` for the most probable component, or obs columns, such as a label or a
+        condition. ``None`` is ``"component"`` where there are components.
+    adata
+        Data with the genes of the model; ``None`` is the model's own.
+    method
+        What reduces a z of more dimensions to two: UMAP or t-SNE, as scanpy has them.
+    n_cells
+        Of more cells, as many are drawn at random.
+    seed
+        Of the drawing and the reduction.
+    point_size
+        Area of the points in pt²; 0 makes them smaller the more cells there are.
+    ax
+        Axes to draw a single panel into.
+
+    Returns
+    -------
+    Figure with a row of panels.
+
+    Raises
+    ------
+    KeyError
+        If there is no such obs column.
+    RuntimeError
+        If the model is untrained, or has no components to colour by.
+    """
+    check_choices(method=(method, ("umap", "tsne")))
+    check_whole(1, n_cells=n_cells)
+    check_seed(seed)
+    if color is None:
+        color = "component" if model.module.mixture_started else []
+    color = list(color) if isinstance(color, Sequence) and not isinstance(color, str) else [color]
+    source = model._validate_anndata(adata)
+    for name in color:
+        if name != "component":
+            check_columns(source, color=name)
+    rows = np.arange(source.n_obs)
+    if source.n_obs > n_cells:
+        rows = np.sort(np.random.default_rng(seed).choice(source.n_obs, n_cells, replace=False))
+    z = model.get_latent_representation(adata, indices=rows)
+    shown = AnnData(z, obs=source.obs.iloc[rows][[n for n in color if n != "component"]].copy())
+    shown.uns = {name: colors for name, colors in source.uns.items() if name.endswith("_colors")}
+    if "component" in color:
+        names = model.predict(adata, indices=rows, components=True)
+        shown.obs["component"] = pd.Categorical(names, list(model.component_names))
+        shown.obs["component"] = shown.obs["component"].cat.remove_unused_categories()
+        shown.uns.pop("component_colors", None)
+    basis = in_two_dimensions(shown, method, seed)
+    return embedding(shown, color or [None], basis, point_size, ax=ax)
+
+
+def in_two_dimensions(
+    adata: AnnData, method: Literal["umap", "tsne"] = "umap", seed: int = 0
+) -> str:
+    """Put cells whose X is z into a plane, kept in ``obsm``.
+
+    Parameters
+    ----------
+    adata
+        Cells × dimensions of z; written to.
+    method
+        What reduces a z of more than two dimensions.
+    seed
+        Of the reduction.
+
+    Returns
+    -------
+    Name of the embedding: ``"z"`` where z has two dimensions, else the method's.
+    """
+    if adata.n_vars == 2:
+        adata.obsm["X_z"] = adata.X
+        return "z"
+    if method == "umap":
+        sc.pp.neighbors(adata, use_rep="X", random_state=seed)
+        sc.tl.umap(adata, random_state=seed)
+    else:
+        sc.tl.tsne(adata, use_rep="X", random_state=seed)
+    return method
+
+
+def latent_size(table: pd.DataFrame) -> Figure:
+    """Loss and reconstruction error against the size of the latent.
+
+    Parameters
+    ----------
+    table
+        A row per model, with columns ``"n_latent"`` (L), ``"loss"`` (−ELBO) and
+        ``"reconstruction"`` (−log p(x|z,c)), both in nats. Of several rows with one L, as of
+        several seeds, the mean is drawn, with the standard deviation where there is one.
+
+    Returns
+    -------
+    Figure with two panels.
+
+    Raises
+    ------
+    KeyError
+        If a column is missing.
+    """
+    titles = {"loss": "loss, −ELBO", "reconstruction": "reconstruction, −log p(x|z,c)"}
+    missing = [name for name in ("n_latent", *titles) if name not in table]
+    if missing:
+        raise KeyError(
+            f"table must have the columns 'n_latent', 'loss' and 'reconstruction', but {missing} "
+            f"are missing; there are {list(table)}."
+        )
+    figure, axes = plt.subplots(1, 2, figsize=(6.4, 2.6), layout="constrained")
+    groups = table.groupby("n_latent")
+    for axis, (name, title) in zip(axes, titles.items(), strict=True):
+        mean, spread = groups[name].mean(), groups[name].std().fillna(0.0)
+        axis.errorbar(mean.index, mean, spread, marker="o", markersize=4, linewidth=1.2, capsize=2)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("dimensions of z", fontsize=9)
+        axis.set_xticks(mean.index)
+        axis.tick_params(labelsize=8)
+    axes[0].set_ylabel("nats", fontsize=9)
+    return figure

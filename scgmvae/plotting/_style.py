@@ -1,0 +1,77 @@
+"""What figures share: the size of a panel, colours of categories, and names as plain text."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from anndata import AnnData
+from matplotlib.axes import Axes
+from scanpy.plotting import palettes
+
+__all__ = ["PALETTE", "WIDTH", "colors_of", "new_axes", "palette_of", "plain"]
+
+WIDTH = 3.5
+"""Width of a single panel in inches: one column of a journal."""
+
+LONGEST_NAME = 40
+"""Letters of a name that a figure has room for."""
+
+PALETTE = (
+    "#3f90da",
+    "#ffa90e",
+    "#bd1f01",
+    "#94a4a2",
+    "#832db6",
+    "#a96b59",
+    "#e76300",
+    "#b9ac70",
+    "#717581",
+    "#92dadd",
+)
+"""Ten colours that colour-blind readers tell apart (Petroff 2021, arXiv:2107.02270)."""
+
+
+def new_axes(height: float) -> Axes:
+    """Axes of a new figure of one column."""
+    _, axis = plt.subplots(figsize=(WIDTH, height), layout="constrained")
+    return axis
+
+
+def palette_of(adata: AnnData, key: str | None) -> list[str] | None:
+    """Colours of the groups of an obs column; ``None`` leaves the choice to scanpy.
+
+    That is where the column has colours in ``uns`` already, where the user has set a colour cycle,
+    and where there are more groups than colours that can be told apart.
+    """
+    name = "axes.prop_cycle"
+    is_user_s = mpl.rcParams[name] != mpl.rcParamsDefault[name]
+    if key not in adata.obs or f"{key}_colors" in adata.uns or is_user_s:
+        return None
+    values = adata.obs[key]
+    if values.dtype.kind in "iuf":  # numbers have a colour map
+        return None
+    n_groups = len(values.astype("category").cat.categories)
+    return list(PALETTE[:n_groups]) if n_groups <= len(PALETTE) else None
+
+
+def colors_of(adata: AnnData, key: str) -> dict[str, str]:
+    """Group of a categorical obs column → its colour."""
+    groups = adata.obs[key].cat.categories
+    colors = adata.uns.get(f"{key}_colors")
+    if colors is None:
+        colors = palette_of(adata, key)
+    if colors is None:  # as scanpy chooses
+        cycle = [style["color"] for style in mpl.rcParams["axes.prop_cycle"]]
+        choices = (cycle, palettes.default_20, palettes.default_28, palettes.default_102)
+        colors = next(
+            (some for some in choices if len(some) >= len(groups)), ["grey"] * len(groups)
+        )
+    return dict(zip(groups, colors, strict=False))
+
+
+def plain(name: object) -> str:
+    """A name from the data as a figure has it: no formula at a dollar sign, and not too long."""
+    text = str(name)
+    if len(text) > LONGEST_NAME:
+        text = f"{text[: LONGEST_NAME - 1]}…"
+    return text.replace("$", r"\$")

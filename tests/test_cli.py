@@ -1,0 +1,321 @@
+"""Tests of scgmvae.cli: what commands write and print, and how they end."""
+
+import importlib
+import io
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from scipy import sparse
+
+from scgmvae import SCGMVAE
+from scgmvae.cli import main
+from scgmvae.plan import StagedTrainingPlan
+
+FEW = ["--epochs", "2", "--pretrain-epochs", "2"]
+
+
+def run(*arguments):
+    """Result of a command; an exception that is none of click's comes through."""
+    result = CliRunner().invoke(main, [str(a) for a in arguments], prog_name="scgmvae")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def fails(code, message, *arguments):
+    """Check that a command ends with a code and one line of an error."""
+    result = run(*arguments)
+    assert result.exit_code == code
+    assert result.stdout == ""
+    error = result.stderr.strip().splitlines()[-1]
+    assert error.startswith("Error: ")
+    assert message in error
+    assert "Traceback" not in result.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(counts, tmp_path_factory):
+    """Files to work on: counts.h5ad, with the counts in a layer, and what a fit made of them."""
+    folder = tmp_path_factory.mktemp("files")
+    adata = counts[:, :40].copy()
+    names = {"component_0": "B cell", "component_1": "T cell", "component_2": "unknown"}
+    adata.obs["type"] = adata.obs["component"].astype(str).map(names)
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = sparse.csr_matrix(np.log1p(adata.X.toarray()))
+    adata.write_h5ad(folder / "counts.h5ad")
+    outputs = ["--out", folder / "annotated.h5ad", "--model", folder / "model"]
+    outputs += ["--report", folder / "report.html"]
+    setup = ["--batch-key", "batch", "--labels-key", "type", "--components", "4"]
+    monkeypatch = pytest.MonkeyPatch()
+    with monkeypatch.context() as patched:  # a UMAP takes its time to compile
+        patched.setattr("scgmvae.report.in_two_dimensions", plane)
+        result = run("fit", folder / "counts.h5ad", *setup, *FEW, *outputs)
+    (folder / "stdout").write_text(result.stdout)
+    (folder / "stderr").write_text(result.stderr)
+    return folder
+
+
+def plane(adata, seed):
+    adata.obsm["X_umap"] = adata.X[:, :2]
+    return "umap"
+
+
+@pytest.fixture(scope="module")
+def annotated(folder):
+    return anndata.read_h5ad(folder / "annotated.h5ad")
+
+
+# -------------------------------------------------------------------------------------- fit
+
+
+def test_fit_writes_what_the_model_says_and_prints_a_summary(folder, annotated):
+    model = SCGMVAE.load(folder / "model", annotated.copy())
+    np.testing.assert_allclose(
+        model.get_latent_representation(), annotated.obsm["X_scgmvae"], rtol=1e-4, atol=1e-5
+    )
+    summary = json.loads((folder / "stdout").read_text())
+    assert summary["cells"] == 300
+    assert summary["genes"] == 40
+    assert summary["components"] == 4
+    assert summary["clusters"] == annotated.obs["scgmvae"].value_counts().to_dict()
+    assert summary["elbo"] == pytest.approx(-float(model.history["elbo_train"].iloc[-1, 0]))
+    setup = model.registry_["setup_args"]
+    assert setup["layer"] == "counts"  # found by itself
+    assert (setup["batch_key"], setup["labels_key"]) == ("batch", "type")
+    assert list(model.cluster_names) == ["B cell", "T cell", "2", "3"]
+    assert len(model.history["elbo_train"]) == 4
+    assert "T cell" in (folder / "report.html").read_text()
+
+
+def test_fit_says_on_stderr_what_it_does(folder):
+    said = (folder / "stderr").read_text().splitlines()
+    assert said == [
+        "Training on 300 cells and 40 genes of layer counts.",
+        f"Wrote {folder / 'model'}.",
+        f"Wrote {folder / 'annotated.h5ad'}.",
+        f"Wrote {folder / 'report.html'}.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("--out", "annotated.h5ad"), ("--model", "model"), ("--report", "report.html")],
+)
+def test_what_exists_is_refused_before_training(folder, monkeypatch, option, name):
+    def train(*args, **kwargs):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(SCGMVAE, "train", train)
+    fails(
+        2,
+        f"{folder / name} does. Give another, or --force",
+        "fit",
+        folder / "counts.h5ad",
+        option,
+        folder / name,
+    )
+    with pytest.raises(AssertionError, match="trained"):
+        run("fit", folder / "counts.h5ad", option, folder / name, "--force")
+
+
+def test_force_replaces_what_exists(folder, tmp_path, counts):
+    out, model = tmp_path / "out.h5ad", tmp_path / "model"
+    out.write_text("before")
+    model.mkdir()
+    setup = ["--components", "3", "--layer", "counts", "--seed", "3"]
+    result = run(
+        "fit", folder / "counts.h5ad", "--out", out, "--model", model, "--force", *setup, *FEW
+    )
+    assert result.exit_code == 0
+    expected = anndata.read_h5ad(folder / "counts.h5ad")
+    SCGMVAE.setup_anndata(expected, layer="counts")
+    SCGMVAE(expected, n_components=3).train(2, 2, seed=3, enable_progress_bar=False)
+    written = anndata.read_h5ad(out)
+    np.testing.assert_array_equal(written.obsm["X_scgmvae"], expected.obsm["X_scgmvae"])
+    np.testing.assert_array_equal(written.X.toarray(), expected.X.toarray())
+    assert SCGMVAE.load(model, adata=False).seed_ == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out.h5ad"]
+
+
+def test_an_interrupted_fit_writes_nothing(folder, tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StagedTrainingPlan, "training_step", interrupt)
+    result = run("fit", folder / "counts.h5ad", "--out", tmp_path / "out.h5ad", *FEW)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "interrupted, so nothing was written" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------- predict
+
+
+def test_predict_prints_a_table_of_the_cells(folder, annotated):
+    result = run("predict", folder / "model", folder / "counts.h5ad")
+    assert result.exit_code == 0
+    table = pd.read_csv(io.StringIO(result.stdout), index_col="cell", dtype={"scgmvae": str})
+    assert list(table) == ["scgmvae", "scgmvae_confidence", "scgmvae_novelty"]
+    assert table.index.tolist() == annotated.obs_names.tolist()
+    assert table["scgmvae"].tolist() == annotated.obs["scgmvae"].astype(str).tolist()
+    np.testing.assert_allclose(
+        table["scgmvae_confidence"], annotated.obs["scgmvae_confidence"], rtol=1e-4
+    )
+
+
+def test_predict_writes_new_cells_annotated(folder, annotated, tmp_path):
+    new = annotated[::3].copy()
+    new = anndata.AnnData(
+        obs=new.obs[["batch"]], var=new.var[[]], layers={"counts": new.layers["counts"]}
+    )
+    new.write_h5ad(tmp_path / "new.h5ad")
+    out = tmp_path / "out.h5ad"
+    result = run("predict", folder / "model", tmp_path / "new.h5ad", "--out", out)
+    assert (result.exit_code, result.stdout) == (0, "")
+    written = anndata.read_h5ad(out)
+    np.testing.assert_allclose(
+        written.obsm["scgmvae_proba"], annotated.obsm["scgmvae_proba"][::3], rtol=1e-3, atol=1e-5
+    )
+    fails(2, "or --force", "predict", folder / "model", tmp_path / "new.h5ad", "--out", out)
+
+
+# -------------------------------------------------------------------------------------- sample
+
+
+def test_sample_writes_cells_of_a_component_and_condition(folder, tmp_path):
+    arguments = ["sample", folder / "model", "-n", "30", "--component", "B cell"]
+    arguments += ["--condition", "batch=batch_1", "--seed", "5"]
+    with_data = [*arguments, "--data", folder / "counts.h5ad"]
+    result = run(*with_data, "--out", tmp_path / "new.h5ad")
+    assert (result.exit_code, result.stdout) == (0, "")
+    written = anndata.read_h5ad(tmp_path / "new.h5ad")
+    model = SCGMVAE.load(folder / "model", anndata.read_h5ad(folder / "counts.h5ad"))
+    expected = model.sample(30, "B cell", {"batch": "batch_1"}, seed=5)
+    np.testing.assert_array_equal(written.X.toarray(), expected.X.toarray())
+    assert set(written.obs["component"]) == {"B cell"}
+    assert set(written.obs["batch"]) == {"batch_1"}
+    fails(2, "name a file with --data", *arguments, "--out", tmp_path / "other.h5ad")
+    fails(2, "or --force", *with_data, "--out", tmp_path / "new.h5ad")
+
+
+# ---------------------------------------------------------------------------------------- info
+
+
+def test_info_of_a_model_and_of_data(folder):
+    of_model = json.loads(run("info", folder / "model").stdout)
+    assert of_model["kind"] == "model"
+    assert of_model["genes"] == 40
+    assert of_model["clusters"] == ["B cell", "T cell", "2", "3"]
+    assert of_model["labels"] == ["B cell", "T cell"]
+    assert of_model["conditions"] == {"batch": ["batch_0", "batch_1"]}
+    assert of_model["params"]["likelihood"] == "nb"
+    assert of_model["epochs"] == 4
+    assert of_model["versions"]["scgmvae"]
+    of_data = json.loads(run("info", folder / "counts.h5ad").stdout)
+    assert of_data["kind"] == "data"
+    assert (of_data["cells"], of_data["genes"]) == (300, 40)
+    assert of_data["matrices"] == {"X": "no counts", "layer counts": "counts"}
+    assert of_data["obs"]["type"] == "3 categories"
+    assert of_data["obs"]["library_size"].startswith("float")
+    assert of_data["annotated"] is False
+    assert json.loads(run("info", folder / "annotated.h5ad").stdout)["annotated"] is True
+
+
+# -------------------------------------------------------------------------------------- errors
+
+DATA_ERRORS = [
+    pytest.param(
+        ["fit", "{f}/counts.h5ad", "--out", "{t}/o.h5ad", "--layer", "raw"],
+        "layer names the layer 'raw'",
+        id="layer",
+    ),
+    pytest.param(
+        ["fit", "{f}/counts.h5ad", "--out", "{t}/o.h5ad", "--batch-key", "donor"],
+        "batch_key names the obs column 'donor'",
+        id="column",
+    ),
+    pytest.param(
+        ["fit", "{f}/counts.h5ad", "--out", "{t}/o.h5ad", "--components", "301"],
+        "number of cells (300), but it is 301",
+        id="too_many_components",
+    ),
+    pytest.param(
+        ["fit", "{f}/report.html", "--out", "{t}/o.h5ad"],
+        "cannot be read as an h5ad",
+        id="no_h5ad",
+    ),
+    pytest.param(["predict", "{t}", "{f}/counts.h5ad"], "must hold a saved model", id="no_model"),
+    pytest.param(
+        ["sample", "{f}/model", "-n", "3", "--out", "{t}/o.h5ad", "--data", "{f}/counts.h5ad"]
+        + ["--condition", "batch=b9"],
+        "'b9' is no value of the condition 'batch'",
+        id="unknown_batch",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), DATA_ERRORS)
+def test_errors_of_the_data_are_one_line_and_code_1(folder, tmp_path, arguments, message):
+    fails(1, message, *(part.format(f=folder, t=tmp_path) for part in arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+USAGE_ERRORS = [
+    pytest.param(["fit", "{f}/counts.h5ad"], "at least one output", id="no_output"),
+    pytest.param(["fit", "{t}/no.h5ad", "--out", "{t}/o.h5ad"], "does not exist", id="no_file"),
+    pytest.param(
+        ["fit", "{f}/counts.h5ad", "--out", "{t}/no/o.h5ad"], "folder of", id="no_folder"
+    ),
+    pytest.param(
+        ["fit", "{f}/counts.h5ad", "--out", "{t}/o.h5ad", "--components", "0"], "x>=1", id="range"
+    ),
+    pytest.param(["train"], "No such command", id="command"),
+    pytest.param(
+        ["sample", "{f}/model", "-n", "3", "--out", "{t}/o.h5ad", "--condition", "b1"],
+        "A condition is COLUMN=VALUE",
+        id="condition",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), USAGE_ERRORS)
+def test_errors_of_usage_are_code_2(folder, tmp_path, arguments, message):
+    fails(2, message, *(part.format(f=folder, t=tmp_path) for part in arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["fit", "predict", "sample", "info"])
+def test_help_has_an_example_and_goes_to_stdout(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert f"\n    scgmvae {command} " in result.stdout
+
+
+# -------------------------------------------------------------------------------- real process
+
+
+def test_the_entry_point_is_the_command():
+    pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    module, name = pyproject["project"]["scripts"]["scgmvae"].split(":")
+    assert getattr(importlib.import_module(module), name) is main
+
+
+def test_a_process_prints_results_alone_to_stdout(folder, tmp_path):
+    command = [sys.executable, "-m", "scgmvae", "fit", str(folder / "counts.h5ad"), *FEW]
+    command += ["--components", "3", "--out", str(tmp_path / "out.h5ad")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["components"] == 3
+    assert done.stderr.startswith("Training on 300 cells")
+    assert "Traceback" not in done.stderr
+    assert anndata.read_h5ad(tmp_path / "out.h5ad").obs["scgmvae"].nunique() <= 3
