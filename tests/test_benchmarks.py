@@ -55,6 +55,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             "likelihood.py --tasks pbmc3k", {"likelihood-pbmc3k": (1, None)}, id="likelihood"
         ),
         pytest.param("peers.py", {"peers-simulated": (12, "ACC")}, id="peers"),
+        pytest.param("imports.py", {"imports": (2, None)}, id="imports"),
     ],
 )
 def test_a_benchmark_writes_its_rows_with_machine_and_versions(script, results, check_benchmark):
