@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-CODE := scgmvae tests benchmarks tutorials docs
+CODE := scgmvae tests benchmarks tutorials docs conftest.py
 
 # No window opens, with or without a display.
 export MPLBACKEND := Agg

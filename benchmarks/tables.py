@@ -192,6 +192,15 @@ TABLES = {
     "images-vae": Table(
         ("images-vae",), {"n_latent": "dimensions of z"}, {"loss": ("nats per image", 1)}
     ),
+    "images-speed": Table(
+        ("images-speed",),
+        {"method": "what"},
+        {
+            "VAE_seconds": ("VAE, seconds per epoch", 2),
+            "cGMVAE_seconds": ("c*GMVAE, seconds per epoch", 2),
+            "ratio": ("ratio", 2),
+        },
+    ),
     "images-cifar": Table(
         ("images-cifar",), {"network": "network"}, {"loss": ("nats per held-out image", 1)}
     ),

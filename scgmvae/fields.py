@@ -84,6 +84,12 @@ class FieldsMixin:
         ValueError
             If a column has missing or unsuitable values, or obs names occur twice. ``adata`` is
             then as it was before.
+
+        Examples
+        --------
+        >>> scgmvae.SCGMVAE.setup_anndata(adata, batch_key="batch", labels_key="component")
+        >>> scgmvae.SCGMVAE(adata).component_names.tolist()
+        ['component_0', 'component_1', 'component_2']
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         source = kwargs.get("source_registry")  # given where a saved model is loaded

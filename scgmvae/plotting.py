@@ -65,6 +65,11 @@ def embedding(
     Returns
     -------
     Figure with a row of panels.
+
+    Examples
+    --------
+    >>> adata.obsm["X_z"] = model.get_latent_representation()[:, :2]
+    >>> figure = embedding(adata, basis="z")
     """
     width = 4.6
     figure, axes = plt.subplots(
@@ -93,6 +98,12 @@ def training(model: SCGMVAE) -> Figure:
     ------
     RuntimeError
         If the model is untrained.
+
+    Examples
+    --------
+    >>> figure = training(model)
+    >>> [axis.get_title() for axis in figure.axes][:2]
+    ['−ELBO', 'reconstruction, −log p(x|z,c)']
     """
     history = model.history
     if not history:
@@ -154,6 +165,10 @@ def components(model: SCGMVAE, labels_key: str | None = None) -> Figure:
         If there is no such obs column.
     RuntimeError
         If the model has no components.
+
+    Examples
+    --------
+    >>> figure = components(model, labels_key="component")
     """
     overlap = model.component_similarity()
     names, n = overlap.index, len(overlap)
