@@ -60,7 +60,7 @@ constraints: ## resolve constraints.txt anew from pyproject.toml
 	$(PIP) list --format freeze --exclude pip --exclude scgmvae \
 		| sed 's/+.*//' >> $(VENV)/constraints.txt
 	mv $(VENV)/constraints.txt constraints.txt
-	touch $(addprefix $(VENV)/.installed,'' -test -tutorials -docs -release)
+	touch $(VENV)/.installed $(addprefix $(VENV)/.installed-,test tutorials docs release)
 
 clean: ## remove the environment, caches and results
 	rm -rf $(VENV) build dist demo_output docs/_build docs/api/generated .pytest_cache .ruff_cache
