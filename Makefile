@@ -4,13 +4,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-CODE := scgmvae tests benchmarks tutorials docs
+CODE := scgmvae tests benchmarks tutorials docs conftest.py
 
 # No window opens, with or without a display.
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tutorials docs test coverage test-lowest audit soak figures lint format constraints clean
+.PHONY: help demo tutorials docs tables build test coverage test-lowest audit soak figures lint \
+	format constraints clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,8 +23,21 @@ demo: $(VENV)/.installed ## run the demonstration, results in demo_output/
 tutorials: $(VENV)/.installed-tutorials ## run the notebooks in tutorials/
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=240 --durations=0 tutorials
 
-docs: $(VENV)/.installed-docs ## build the documentation, with the notebooks run, in docs/_build
-	$(BIN)/sphinx-build -q docs docs/_build
+docs: $(VENV)/.installed-docs ## build the documentation, with the notebooks run, in docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
+
+tables: $(VENV)/.installed ## renew the figures in README and documentation from benchmarks/results/
+	$(BIN)/python benchmarks/page.py
+	$(BIN)/python benchmarks/tables.py
+
+# The README's first block runs in an environment that has nothing but the wheel and what it asks for.
+build: $(VENV)/.installed-release ## build wheel and sdist in dist/, and try the wheel
+	rm -rf dist build/env
+	$(BIN)/python -m build
+	$(PYTHON) -m venv build/env
+	build/env/bin/python -m pip install --progress-bar off --quiet -c constraints.txt dist/*.whl
+	sed -n '/^```python/,/^```$$/p' README.md | sed '1d;/^```$$/,$$d' > build/first_block.py
+	cd build && env/bin/python first_block.py
 
 # Two processes of one thread each are faster than one of two: the tensors are small.
 test: lint ## lint, then all tests and doctests
@@ -68,15 +82,16 @@ constraints: ## resolve constraints.txt anew from pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	grep '^torch==' constraints.txt > $(VENV)/torch.txt
-	$(PIP) install --progress-bar off -c $(VENV)/torch.txt -e '.[test,tutorials]'
+	$(PIP) install --progress-bar off -c $(VENV)/torch.txt -e '.[test,tutorials,docs,release]'
 	sed -n '/^#/p' constraints.txt > $(VENV)/constraints.txt
 	$(PIP) list --format freeze --exclude pip --exclude scgmvae \
 		| sed 's/+.*//' >> $(VENV)/constraints.txt
 	mv $(VENV)/constraints.txt constraints.txt
-	touch $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-tutorials
+	touch $(VENV)/.installed $(addprefix $(VENV)/.installed-,test tutorials docs release)
 
 clean: ## remove the environment, caches and results
-	rm -rf $(VENV) .venv-* build dist demo_output docs/_build .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-* build dist demo_output docs/_build docs/api/generated \
+		.pytest_cache .ruff_cache
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps are renewed whenever the requirements change; pip then moves what differs.
@@ -94,6 +109,10 @@ $(VENV)/.installed-tutorials: $(VENV)/.installed
 
 $(VENV)/.installed-docs: $(VENV)/.installed-tutorials
 	$(PIP) install --progress-bar off --quiet -c constraints.txt -e '.[docs]'
+	touch $@
+
+$(VENV)/.installed-release: $(VENV)/.installed
+	$(PIP) install --progress-bar off --quiet -c constraints.txt -e '.[release]'
 	touch $@
 
 # pip is the last thing venv writes: where it is missing, the environment is unfinished.

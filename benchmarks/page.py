@@ -40,6 +40,7 @@ def table(frame: pd.DataFrame) -> str:
     """A frame of strings as a table of markdown."""
     lines = [[frame.index.name or "", *frame.columns], ["---"] * (len(frame.columns) + 1)]
     lines += [[str(index), *row] for index, row in zip(frame.index, frame.to_numpy(), strict=True)]
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 

@@ -108,6 +108,11 @@ class ComponentsMixin:
         ------
         RuntimeError
             If the model has no trained components, or no data to draw conditions from.
+
+        Examples
+        --------
+        >>> model.component_similarity().shape
+        (3, 3)
         """
         self._check_mixture()
         names = self.component_names
@@ -158,6 +163,12 @@ class ComponentsMixin:
             If the model has no trained components.
         ValueError
             If no cell has a label in it.
+
+        Examples
+        --------
+        >>> table = model.component_table(labels_key="component")
+        >>> int(table["n_cells"].sum())
+        300
         """
         self._check_mixture()
         source = self._validate_anndata(adata)
@@ -288,6 +299,13 @@ class ComponentsMixin:
         ----------
         Hennig (2010), Methods for merging Gaussian mixture components; Baudry et al. (2010),
         Combining mixture components for clustering.
+
+        Examples
+        --------
+        >>> tree = model.merge_components(2)
+        >>> model.predict(soft=True).columns.tolist()
+        ['0', '1']
+        >>> tree = model.merge_components(3)  # each component is a cluster again
         """
         self._check_mixture()
         checks.check_choices(method=(method, ("overlap", "entropy", "elbo")))

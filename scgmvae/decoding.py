@@ -48,6 +48,11 @@ class DecodingMixin:
         ------
         RuntimeError
             If the model is untrained.
+
+        Examples
+        --------
+        >>> model.get_reconstruction().shape
+        (300, 50)
         """
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
@@ -90,6 +95,12 @@ class DecodingMixin:
         ValueError
             If z has another number of columns than the latent, or a condition is missing or
             unknown.
+
+        Examples
+        --------
+        >>> shares = model.decode(np.zeros((2, 10)), {"batch": "batch_0"})
+        >>> shares.sum(axis=1).round(3).tolist()
+        [1.0, 1.0]
         """
         self._check_if_trained(warn=False)
         checks.check_positive(library_size=library_size)
@@ -139,6 +150,11 @@ class DecodingMixin:
             If the model has no trained components.
         ValueError
             If a condition is missing or unknown.
+
+        Examples
+        --------
+        >>> model.decode_components(4, {"batch": "batch_0"}).shape
+        (4, 3, 50)
         """
         self._check_mixture()
         checks.check_whole(1, n_draws=n_draws)

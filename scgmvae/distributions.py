@@ -76,6 +76,13 @@ def mixture_kl(q_z: Normal, p_z: Normal, q_y: Tensor, z: Tensor | None = None) -
     ----------
     Dilokthanakul et al. 2016, "Deep unsupervised clustering with Gaussian mixture variational
     autoencoders", conditional prior term of eq. 3.
+
+    Examples
+    --------
+    >>> q_z = Normal(torch.zeros(1, 2), torch.ones(1, 2))
+    >>> means = torch.tensor([[[0.0, 0.0], [2.0, 0.0]]])  # (n, K, L)
+    >>> mixture_kl(q_z, Normal(means, torch.ones(1, 2, 2)), torch.tensor([[0.5, 0.5]]))
+    tensor([1.])
     """
     posterior = Normal(q_z.loc.unsqueeze(-2), q_z.scale.unsqueeze(-2), validate_args=False)
     z = None if z is None else z.unsqueeze(-2)
@@ -97,6 +104,12 @@ def mixture_log_prob(z: Tensor, p_z: Normal, log_weights: Tensor) -> Tensor:
     Returns
     -------
     Tensor ``(...)``, in nats.
+
+    Examples
+    --------
+    >>> p_z = Normal(torch.zeros(2, 1), torch.ones(2, 1))  # twice the same component
+    >>> mixture_log_prob(torch.zeros(1), p_z, torch.tensor([0.5, 0.5]).log())
+    tensor(-0.9189)
     """
     per_component = p_z.log_prob(z.unsqueeze(-2)).sum(-1)  # (..., K)
     return torch.logsumexp(log_weights + per_component, dim=-1)
@@ -114,12 +127,24 @@ def log_beta(concentration: Tensor) -> Tensor:
 
 
 def expected_log_dirichlet(concentration: Tensor) -> Tensor:
-    r"""E[log d_k] under Dir(a), which is ψ(a_k) − ψ(Σa), of shape ``(..., K)``."""
+    r"""E[log d_k] under Dir(a), which is ψ(a_k) − ψ(Σa), of shape ``(..., K)``.
+
+    Examples
+    --------
+    >>> expected_log_dirichlet(torch.ones(2))
+    tensor([-1.0000, -1.0000])
+    """
     return torch.digamma(concentration) - torch.digamma(concentration.sum(-1, keepdim=True))
 
 
 def dirichlet_kl(concentration_q: Tensor, concentration_p: Tensor) -> Tensor:
-    """KL(Dir(a) ‖ Dir(b)), ``(..., K) -> (...)``, in nats."""
+    """KL(Dir(a) ‖ Dir(b)), ``(..., K) -> (...)``, in nats.
+
+    Examples
+    --------
+    >>> dirichlet_kl(torch.ones(2), torch.ones(2))
+    tensor(0.)
+    """
     return kl_divergence(
         Dirichlet(concentration_q, validate_args=False),
         Dirichlet(concentration_p.expand_as(concentration_q), validate_args=False),
@@ -131,12 +156,23 @@ def negative_entropy(q_y: Tensor) -> Tensor:
 
     Probabilities underflow to 0 in a confident classifier. There the slope log q + 1 is infinite,
     and the softmax behind it would turn 0 · ∞ into NaN, so log q stops at the smallest number.
+
+    Examples
+    --------
+    >>> negative_entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
+    tensor([-0.6931,  0.0000])
     """
     return (q_y * torch.log(q_y.clamp(min=torch.finfo(q_y.dtype).tiny))).sum(-1)
 
 
 def categorical_kl(q_y: Tensor, log_weights: Tensor) -> Tensor:
-    """KL(q(y) ‖ Cat(π)), ``(..., K) -> (...)``, in nats."""
+    """KL(q(y) ‖ Cat(π)), ``(..., K) -> (...)``, in nats.
+
+    Examples
+    --------
+    >>> categorical_kl(torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5]).log())
+    tensor(0.6931)
+    """
     return negative_entropy(q_y) - (q_y * log_weights).sum(-1)
 
 
@@ -157,6 +193,11 @@ def categorical_dirichlet_kl(q_y: Tensor, concentration: Tensor) -> Tensor:
     Returns
     -------
     Tensor ``(...)``, in nats.
+
+    Examples
+    --------
+    >>> categorical_dirichlet_kl(torch.tensor([1.0, 0.0]), torch.ones(2))
+    tensor(1.0000)
     """
     return categorical_kl(q_y, expected_log_dirichlet(concentration))
 
@@ -181,5 +222,10 @@ def conjugate_dirichlet_bound(q_y: Tensor, alpha: Tensor) -> Tensor:
     Returns
     -------
     Tensor ``(...)``, in nats.
+
+    Examples
+    --------
+    >>> conjugate_dirichlet_bound(torch.tensor([1.0, 0.0]), torch.ones(2))  # −log 1/2
+    tensor(0.6931)
     """
     return negative_entropy(q_y) - log_beta(alpha + q_y) + log_beta(alpha)

@@ -87,6 +87,12 @@ class FieldsMixin:
         ValueError
             If a column has missing or unsuitable values, or names of cells or genes occur twice.
             ``adata`` is then as it was before.
+
+        Examples
+        --------
+        >>> scgmvae.SCGMVAE.setup_anndata(adata, batch_key="batch", labels_key="component")
+        >>> scgmvae.SCGMVAE(adata).component_names.tolist()
+        ['component_0', 'component_1', 'component_2']
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         checks.check_anndata(adata)

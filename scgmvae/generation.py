@@ -113,6 +113,12 @@ class GenerationMixin:
         ----------
         Kolb 2023, "c*GMVAE" (via w); Lotfollahi et al. 2019, "scGen predicts single-cell
         perturbation responses" (the task).
+
+        Examples
+        --------
+        >>> other = model.predict_counterfactual(adata, {"batch": "batch_1"})
+        >>> other.obs["batch"].unique().tolist(), other.layers["rate"].shape
+        (['batch_1'], (300, 50))
         """
         self._check_if_trained(warn=False)
         checks.check_choices(via=(via, ("z", "w")))
@@ -192,6 +198,11 @@ class GenerationMixin:
             For an autoencoder, which has no density of z.
         ValueError
             If the component is unknown or has no cells, or a condition is unknown.
+
+        Examples
+        --------
+        >>> model.sample(20, conditions={"batch": "batch_0"}).shape
+        (20, 50)
         """
         self._check_if_trained(warn=False)
         checks.check_whole(1, n=n)

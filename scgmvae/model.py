@@ -233,6 +233,12 @@ class SCGMVAE(
             If the model is untrained.
         ValueError
             If ``key_added`` is a column that the model was set up with, or ``adata`` a view.
+
+        Examples
+        --------
+        >>> model.annotate(adata, key_added="mine")
+        >>> adata.obsm["X_mine"].shape
+        (300, 10)
         """
         self._check_if_trained(warn=False)
         target = self.adata if adata is None else adata

@@ -157,6 +157,12 @@ class ResultsMixin(TermsMixin):
             If the model is untrained, or has no w.
         ValueError
             If ``adata`` or ``indices`` are given as well as ``dataloader``.
+
+        Examples
+        --------
+        >>> model.get_latent_representation().shape
+        (300, 10)
+        >>> mean, variance = model.get_latent_representation(return_dist=True, which="w")
         """
         self._check_if_trained(warn=False)
         if dataloader is not None and not (adata is None and indices is None):
@@ -225,6 +231,12 @@ class ResultsMixin(TermsMixin):
         -----
         The expectation over q(z|x,c) is taken at 16 quasi-random points, the same for every cell.
         It makes the probabilities less sure than they are at the mean of z alone.
+
+        Examples
+        --------
+        >>> names = model.predict()  # one for each cell
+        >>> model.predict(soft=True).shape  # probabilities
+        (300, 3)
         """
         self._check_mixture()
         adata = self._validate_anndata(adata)
@@ -280,6 +292,12 @@ class ResultsMixin(TermsMixin):
         Cells like those trained on, but not seen in training, lie nearer to the components than
         the training cells do, because the encoder knows less of them; half of them may have a
         novelty below 0.25. So compare the novelty of groups of new cells with one another too.
+
+        Examples
+        --------
+        >>> novelty = model.get_novelty()
+        >>> float(novelty.min()), float(novelty.max())
+        (0.0, 1.0)
         """
         self._check_mixture()
         return self._novelty(self._posteriors(adata, indices, batch_size))
@@ -358,6 +376,11 @@ class ResultsMixin(TermsMixin):
         Notes
         -----
         scvi-tools 1.4.2 puts the variance where the scale belongs; this does not.
+
+        Examples
+        --------
+        >>> model.get_aggregated_posterior().sample((5,)).shape
+        torch.Size([5, 10])
         """
         self._check_if_trained(warn=False)
         if self.module.prior == "none":

@@ -95,6 +95,15 @@ class SavingMixin:
             number, string nor boolean; or for an argument that there is not.
         ValueError
             If the folder exists and ``overwrite`` is False, or there is no data to save.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(folder, overwrite=True)
+        ...     same = scgmvae.SCGMVAE.load(folder, adata)
+        >>> bool((same.predict() == model.predict()).all())
+        True
         """
         folder, prefix = Path(dir_path), prefix or ""
         if Path(prefix).name != prefix:

@@ -76,6 +76,11 @@ class TermsMixin:
         -------
         DataFrame, cells × terms, in nats; the ELBO of a cell is minus the sum of its row. The
         terms are estimated with one sample of the latents.
+
+        Examples
+        --------
+        >>> model.get_elbo_terms().columns.tolist()
+        ['reconstruction_loss', 'kl_z', 'kl_w', 'kl_y', 'kl_d']
         """
         self._check_if_trained(warn=False)
         checks.check_seed(seed)

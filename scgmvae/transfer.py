@@ -87,6 +87,15 @@ class QueryMixin:
         ----------
         Lotfollahi et al. 2022, "Mapping single-cell data to reference atlases by transfer
         learning" (scArches).
+
+        Examples
+        --------
+        >>> new = scgmvae.datasets.synthetic_counts(100, 50, n_components=3, seed=1)
+        >>> new.obs["batch"] = "new"
+        >>> mapped = scgmvae.SCGMVAE.load_query_data(new, model)
+        >>> mapped.train(max_epochs=2, enable_progress_bar=False)
+        >>> mapped.predict().shape
+        (100,)
         """
         unknown = check_offered(OF_QUERY, of_scvi)
         if unknown:

@@ -50,6 +50,10 @@ def components(model: SCGMVAE, labels_key: str | None = None) -> Figure:
         If there is no such obs column.
     RuntimeError
         If the model has no components.
+
+    Examples
+    --------
+    >>> figure = components(model, labels_key="component")
     """
     overlap = model.component_similarity()
     names, n = overlap.index, len(overlap)

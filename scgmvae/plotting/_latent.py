@@ -64,6 +64,11 @@ def embedding(
         If there is no such column, gene or embedding.
     ValueError
         If there is nothing to colour by, no AnnData, or ``ax`` is given for several panels.
+
+    Examples
+    --------
+    >>> adata.obsm["X_z"] = model.get_latent_representation()[:, :2]
+    >>> figure = embedding(adata, basis="z")
     """
     check_anndata(adata)
     color = [color] if isinstance(color, str) else list(color)

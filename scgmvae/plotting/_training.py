@@ -61,6 +61,12 @@ def training(model: SCGMVAE) -> Figure:
     ------
     RuntimeError
         If the model is untrained.
+
+    Examples
+    --------
+    >>> figure = training(model)
+    >>> [axis.get_title() for axis in figure.axes][:2]
+    ['−ELBO', 'reconstruction, −log p(x|z,c)']
     """
     names = terms_of(model)
     n_columns = min(4, len(names))

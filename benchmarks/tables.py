@@ -1,0 +1,297 @@
+"""The tables of measured figures in README and documentation.
+
+    python benchmarks/tables.py  # fills them in from benchmarks/results/
+
+A page has ``<!-- table: NAME -->`` and ``<!-- end -->`` where a table belongs, and what is between
+them is written here, with the command, versions and machine that made it: no figure in a table is
+typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from page import SETS, mean_sd, named, over_sets, rows_of, table
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+class Table(NamedTuple):
+    """What a table shows of the rows of one or more files."""
+
+    files: tuple[str, ...]
+    by: Mapping[str, str]
+    """Columns that tell its rows apart, and their titles."""
+    figures: Mapping[str, tuple[str, int]]
+    """Columns of figures, their titles and decimals: mean ± sd over the rows of a group."""
+    keep: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
+
+
+def part_of_step(rows: pd.DataFrame) -> pd.DataFrame:
+    """Parts of a step, with their share of it."""
+    whole = rows.groupby("batch_size")["ms"].transform(
+        lambda ms: ms[rows.loc[ms.index, "part"] == "all"].iloc[0]
+    )
+    return rows.assign(share=100 * rows["ms"] / whole)
+
+
+CLUSTERING = {"ARI": ("ARI", 3), "ACC": ("ACC", 3), "n_clusters": ("clusters", 1)}
+KMEANS = {"kmeans_ARI": ("k-means ARI", 3), "kmeans_ACC": ("k-means ACC", 3)}
+LABELS = {"ACC": ("accuracy", 3), "macro_F1": ("macro F1", 3), "ECE": ("calibration error", 3)}
+SOURCES = {"fg": ("foreground", 3), "bg": ("background", 3), "sectors": ("sectors", 3)}
+STEPS = {"batch_size": "batch", "density": "density", "genes": "genes", "model": "model"}
+SPEED = {"cells_per_s": ("cells per second", 0), "to_SCVI": ("times SCVI's", 2)}
+AMBIENT = {"mse": ("mean squared error", 4), "specificity": ("specificity", 3)}
+AMBIENT |= {"share": ("share found", 3), "share_r": ("its correlation with the truth", 2)}
+QUALITY = ("pbmc4k", "pbmc3k", "mouse_bladder", "sc_mixology", "blobs")
+
+TABLES = {
+    "quality": Table(
+        tuple(f"quality-{name}" for name in QUALITY),
+        {"data": "data", "K": "K"},
+        CLUSTERING | KMEANS,
+    ),
+    "quality-w": Table(
+        tuple(f"quality-{name}" for name in QUALITY),
+        {"data": "data", "K": "K"},
+        {"kl_w": ("KL of w, nats", 3), "elbo": ("ELBO, nats", 1), "seconds": ("seconds", 0)},
+    ),
+    "recipe": Table(
+        ("recipe",),
+        {"variant": "variant, pbmc4k"},
+        {"ARI start": ("ARI of the start", 3), "ARI": ("ARI", 3), "kl_w": ("KL of w", 3)},
+    ),
+    "labels": Table(
+        ("labels-pbmc3k-5pct", "labels-pbmc3k-10pct", "labels-pbmc4k-10"),
+        {"task": "data and labels", "method": "method"},
+        LABELS,
+    ),
+    "labels-rare": Table(
+        ("labels-rare",),
+        {"method": "method"},
+        {
+            "types_found": ("types that lead a component, of 16", 1),
+            "recall_smallest": ("recall of the smallest", 3),
+            "ACC": ("accuracy", 3),
+        },
+    ),
+    "kang-counterfactual": Table(
+        ("kang-counterfactual",),
+        {"method": "method"},
+        {"R2": ("R², all genes", 3), "R2_top100": ("R², top 100", 3), "markers": ("markers", 1)},
+    ),
+    "kang-supervised": Table(("kang-supervised",), {"method": "method"}, {"ACC": ("accuracy", 3)}),
+    "kang-generation": Table(
+        ("kang-generation",),
+        {"method": "cells"},
+        {
+            "ACC_cell_type": ("type told", 3),
+            "ACC_condition": ("condition told", 3),
+            "AUC_real": ("AUC, real against generated", 3),
+        },
+    ),
+    "mixing": Table(
+        ("integration-mixing",),
+        {"method": "method"},
+        {"ARI": ("ARI", 3), "iLISI": ("iLISI", 3), "cLISI": ("cLISI", 3)},
+    ),
+    "query": Table(("integration-query",), {"method": "method"}, {"ACC": ("accuracy", 3)}),
+    "conditions": Table(
+        ("integration-conditions",),
+        {"method": "prior of w"},
+        {
+            "ACC": ("accuracy", 3),
+            "silhouette_w": ("silhouette of w by condition", 3),
+            "silhouette_z": ("of z", 3),
+        },
+    ),
+    "merging": Table(
+        tuple(f"merging-{name}" for name in (*SETS, "simulated")),
+        {"data": "data", "resolution": "resolution", "criterion": "method", "stop": "stop"},
+        {"n_clusters": ("clusters", 0), "n_labels": ("types", 0), "ARI": ("ARI", 3)},
+    ),
+    "cost": Table(
+        ("cost",),
+        {"what": "what", "cells": "cells"},
+        {"seconds": ("seconds", 2), "ratio": ("ratio of the epochs", 2)},
+    ),
+    "speed-steps": Table(("speed-steps",), STEPS, SPEED),
+    "speed-steps-2000": Table(
+        ("speed-steps",),
+        STEPS,
+        SPEED,
+        lambda rows: rows[(rows["genes"] == 2000) & (rows["density"] == 0.08)],
+    ),
+    "speed-parts": Table(
+        ("speed-parts",),
+        {"batch_size": "batch", "part": "part"},
+        {"ms": ("ms", 1), "share": ("% of the step", 0)},
+        part_of_step,
+    ),
+    "speed-likelihood": Table(
+        ("speed-likelihood",),
+        {"cells": "cells", "density": "density", "likelihood": "likelihood"},
+        {"ms": ("ms", 1), "times_faster": ("times faster", 1)},
+    ),
+    "speed-predict": Table(
+        ("speed-predict",),
+        {"what": "what", "cells": "cells"},
+        {"seconds": ("seconds", 2), "cells_per_s": ("cells per second", 0)},
+    ),
+    "speed-growth": Table(
+        ("speed-growth",),
+        {"x_in": "x in", "cells": "cells"},
+        {
+            "s_per_epoch": ("seconds per epoch", 2),
+            "s_start": ("seconds of the start", 0),
+            "peak_mb": ("peak MB", 0),
+            "exponent": ("power of the cells", 2),
+        },
+    ),
+    "speed-fit": Table(
+        ("speed-fit",), {"method": "method"}, {"seconds": ("seconds", 0), "ARI": ("ARI", 3)}
+    ),
+    "dual": Table(
+        ("dual-separation",),
+        {"method": "method"},
+        SOURCES | {"log_px": ("log p(x)", 0), "seconds": ("seconds", 0)},
+    ),
+    "dual-strengths": Table(("dual-strengths",), {"images": "images"}, SOURCES),
+    "dual-interactions": Table(("dual-interactions",), {"interaction": "interaction"}, SOURCES),
+    "ambient": Table(
+        ("ambient-10pct", "ambient-20pct"),
+        {"data": "pool", "correction": "correction"},
+        AMBIENT,
+    ),
+    "estimators": Table(
+        ("estimators",),
+        {"estimator": "estimator"},
+        {
+            "value": ("mean of −ELBO, nats", 2),
+            "value_variance": ("variance of the value", 2),
+            "gradient_variance": ("variance of the gradient", 2),
+            "bias_in_standard_errors": ("largest bias, standard errors", 1),
+        },
+    ),
+    "images": Table(
+        tuple(
+            f"images-{name}"
+            for name in ("mnist-10", "mnist-10-distorted", "mnist-20", "mnist-100", "mnist-5pct")
+            + ("fashion-10", "fashion-20", "fashion-10pct")
+        ),
+        {"data": "images"},
+        {"ACC": ("accuracy", 3), "majority": ("by majority", 3), "seconds": ("seconds", 0)},
+    ),
+    "images-vae": Table(
+        ("images-vae",), {"n_latent": "dimensions of z"}, {"loss": ("nats per image", 1)}
+    ),
+    "images-speed": Table(
+        ("images-speed",),
+        {"method": "what"},
+        {
+            "VAE_seconds": ("VAE, seconds per epoch", 2),
+            "cGMVAE_seconds": ("c*GMVAE, seconds per epoch", 2),
+            "ratio": ("ratio", 2),
+        },
+    ),
+    "images-cifar": Table(
+        ("images-cifar",), {"network": "network"}, {"loss": ("nats per held-out image", 1)}
+    ),
+    "imports": Table(
+        ("imports",),
+        {"package": "import"},
+        {"seconds": ("processor seconds", 2), "ratio": ("ratio", 3)},
+    ),
+}
+
+
+def of_files(spec: Table, results: Path = RESULTS) -> pd.DataFrame:
+    """The rows that a table is of, of all of its files."""
+    parts = []
+    for name in spec.files:
+        rows = rows_of(results / f"{name}.json")
+        parts.append(rows if "data" in rows else rows.assign(data=name.partition("-")[2]))
+    return spec.keep(pd.concat(parts, ignore_index=True))
+
+
+def made_of(spec: Table, results: Path = RESULTS) -> str:
+    """Rows of strings, and a line with what made them."""
+    rows = of_files(spec, results)
+    rows[list(spec.by)] = rows[list(spec.by)].astype(str)
+    groups = rows.groupby(list(spec.by), sort=False)
+    shown = pd.DataFrame(
+        {
+            title: groups[name].apply(mean_sd, digits)
+            for name, (title, digits) in spec.figures.items()
+        }
+    )
+    if "seed" in rows:
+        shown["seeds"] = groups["seed"].nunique().astype(str)
+    shown = shown.reset_index().rename(columns=spec.by).astype(str)
+    return f"{table(shown.set_index(shown.columns[0]))}\n{provenance(spec.files, results)}\n"
+
+
+def provenance(files: tuple[str, ...], results: Path = RESULTS) -> str:
+    """Command, files, versions and machine; a line for each that differs."""
+    made: dict[str, list[str]] = {}
+    for name in files:
+        content = json.loads((results / f"{name}.json").read_text())
+        machine, script = content["machine"], content["script"]
+        versions = [f"{p} {machine['versions'][p]}" for p in ("scgmvae", "scvi-tools", "torch")]
+        line = (
+            f"`python benchmarks/{script}` with {', '.join(versions)}, "
+            f"Python {machine['python']}, {machine['system']}, {machine['cpus']} processors, "
+            f"threads: {machine['threads']}, {machine['gpu'] or 'no GPU'}. "
+            f"{content.get('note', '')}"
+        ).strip()
+        made.setdefault(line, []).append(f"`{name}.json`")
+    return "\n".join(f"*{', '.join(names)}: {line}*" for line, names in made.items())
+
+
+def peers(results: Path = RESULTS, told: str = "given") -> str:
+    """Mean ARI over the data sets beside existing tools, and agreement between seeds."""
+    wide = over_sets(results)
+    agreement = named(rows_of(results / "stability.json"))
+    agreement = agreement[agreement["data"].isin(SETS)].groupby("name")["ARI"].mean()
+    shown = pd.DataFrame({"ARI": wide["mean"], "agreement between seeds": agreement})
+    if told == "found":
+        shown.insert(1, "error of K", wide["error of K"])
+    shown = shown.loc[[name for name in wide.index if name.endswith(f", K {told}")]]
+    shown.index = shown.index.str.removesuffix(f", K {told}")
+    made = provenance((*(f"peers-{name}" for name in SETS), "stability"), results)
+    return f"{table(shown.map('{:.3f}'.format).rename_axis(f'K {told}'))}\n{made}\n"
+
+
+def filled(text: str, results: Path = RESULTS) -> str:
+    """A page with the figures in its tables renewed."""
+
+    def renewed(match: re.Match[str]) -> str:
+        start, name, end = match.groups()
+        if name.startswith("peers-"):
+            return f"{start}{peers(results, name.removeprefix('peers-'))}{end}"
+        return f"{start}{made_of(TABLES[name], results)}{end}"
+
+    return MARKED.sub(renewed, text)
+
+
+def pages() -> list[Path]:
+    """Pages with tables to fill."""
+    written = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [path for path in written if MARKED.search(path.read_text())]
+
+
+def main() -> None:
+    for path in pages():
+        path.write_text(filled(path.read_text()))
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
