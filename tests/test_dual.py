@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from scgmvae import SCGMVAE, DualModule, DualVAE
 from scgmvae.datasets import two_photon
+from scgmvae.dual_plan import DecliningPlan
 from scgmvae.networks import Conditions
 from scgmvae.resolution import LowResolution
 
@@ -220,6 +221,21 @@ def test_training_writes_the_results_back(trained):
         np.testing.assert_array_equal(adata.obsm[key], z)
         assert z.shape == (600, SMALL[f"n_latent_{which}"])
     assert adata.uns["dualvae"]["params"]["window"] == 6
+
+
+def test_steps_get_shorter_over_the_last_half_and_divergences_fade_in_over_the_first_third():
+    plan = DecliningPlan(DualModule((12, 12)), n_steps=100, lr=0.02)
+    of_plan = plan.configure_optimizers()
+    schedule = of_plan["lr_scheduler"]["scheduler"]
+    assert of_plan["lr_scheduler"]["interval"] == "step"
+    lengths = []
+    for _ in range(101):
+        lengths.append(schedule.get_last_lr()[0])
+        of_plan["optimizer"].step()
+        schedule.step()
+    expected = np.interp(np.arange(101), [0, 50, 100], [0.02, 0.02, 0.0])
+    np.testing.assert_allclose(lengths, expected, atol=1e-9)
+    assert (plan.n_steps_kl_warmup, plan.n_epochs_kl_warmup) == (33, None)
 
 
 def test_the_terms_make_the_loss_that_was_trained(trained):

@@ -92,6 +92,12 @@ def test_terms_of_the_history_add_up(adata, make_model, train):
     assert column(model, "train_loss")[3] > bound[3]
 
 
+def test_the_history_has_means_per_cell(trained):
+    # with dropout, and with the weights of each step, so not the same
+    last = trained.history["elbo_train"].iloc[-1, 0]
+    assert last == pytest.approx(-float(trained.get_elbo()), rel=0.5)
+
+
 @pytest.mark.parametrize(
     ("warmup", "expected"),
     [
