@@ -31,6 +31,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
 import scgmvae
+from scgmvae import expression
+from scgmvae.expression import r_squared
 
 TYPES = ("CD4T", "B", "CD14+Mono", "NK")
 TYPE, CONDITION, UNKNOWN = "cell_type", "condition", "unknown"
@@ -63,18 +65,13 @@ def fit(adata: AnnData, seed: int, short: bool) -> scgmvae.SCGMVAE:
 
 def log_normalized(adata: AnnData) -> AnnData:
     """Cells × genes, log(1 + counts per 10,000); obs are kept."""
-    adata = AnnData(sparse.csr_matrix(adata.X), obs=adata.obs, var=adata.var[[]])
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
-    return adata
+    logs = expression.log_normalized(sparse.csr_matrix(adata.X))
+    logs.obs, logs.var = adata.obs.copy(), adata.var[[]].copy()
+    return logs
 
 
-def mean_expression(adata: AnnData) -> np.ndarray:
-    return np.asarray(log_normalized(adata).X.mean(axis=0)).ravel()
-
-
-def r_squared(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.corrcoef(a, b)[0, 1] ** 2)
+def mean_of_genes(adata: AnnData) -> np.ndarray:
+    return expression.mean_expression(adata).to_numpy()
 
 
 # ------------------------------------------------------------------------- counterfactuals
@@ -120,9 +117,9 @@ def counterfactual(seed: int, short: bool) -> list[dict[str, object]]:
             f"scgmvae via {via}": model.predict_counterfactual(control, target, via=via, seed=seed)
             for via in ("z", "w")
         }
-        means = {method: mean_expression(cells) for method, cells in predicted.items()}
-        means |= {"no change": mean_expression(control), "mean shift": mean_shift(kept, name)}
-        truth = mean_expression(real)
+        means = {method: mean_of_genes(cells) for method, cells in predicted.items()}
+        means |= {"no change": mean_of_genes(control), "mean shift": mean_shift(kept, name)}
+        truth = mean_of_genes(real)
         top = np.argsort(-np.abs(truth - means["no change"]))[:100]
         for method, mean in means.items():
             row = {
