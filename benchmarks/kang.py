@@ -32,7 +32,7 @@ from sklearn.model_selection import train_test_split
 
 import scgmvae
 from scgmvae import expression
-from scgmvae.expression import r_squared
+from scgmvae.normalization import r_squared
 
 TYPES = ("CD4T", "B", "CD14+Mono", "NK")
 TYPE, CONDITION, UNKNOWN = "cell_type", "condition", "unknown"
