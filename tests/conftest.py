@@ -14,21 +14,12 @@ mpl.use("Agg")  # no window opens, with or without a display
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from small import NETWORK, TRAINING
 
 from scgmvae import SCGMVAE
 from scgmvae.datasets import synthetic_counts
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-# Small networks and minibatches: many steps in the few epochs that a test can afford.
-NETWORK = {"n_hidden": 32, "n_latent": 5, "n_latent_w": 4}
-TRAINING = {
-    "max_epochs": 2,
-    "pretrain_epochs": 2,
-    "batch_size": 64,
-    "accelerator": "cpu",
-    "enable_progress_bar": False,
-}
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
-from conftest import NETWORK, TRAINING
 from lightning.pytorch.callbacks import LambdaCallback
 from scipy import sparse
+from small import NETWORK, TRAINING
 from states import unchanged
 
 from scgmvae import SCGMVAE, DualVAE, datasets, metrics, pl

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import NETWORK, TRAINING
+from small import NETWORK, TRAINING
 from states import digest, parts_of, random_states
 
 from scgmvae import SCGMVAE, DualVAE, datasets, metrics, pl

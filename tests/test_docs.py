@@ -19,7 +19,8 @@ BLOCK = re.compile(r"(?:<!-- not run: (.+?) -->\n)?```python\n(.*?)```", re.DOTA
 TABLE = re.compile(r"(<!-- table: (\S+) -->)(.*?)<!-- end -->", re.DOTALL)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [path for path in PAGES if "_build" not in path.parts and "generated" not in path.parts]
-SHORT = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
+MACHINE = {"accelerator": "cpu", "enable_progress_bar": False}
+SHORT = {"max_epochs": 1}
 
 
 def blocks_of(path):
@@ -28,8 +29,13 @@ def blocks_of(path):
 
 
 def shortened(train, short):
-    """Training as the page has it, but for its length and device."""
-    return lambda self, **settings: train(self, **(settings | short))
+    """Training as the page has it, but for its device and, unless it is resumed, its length."""
+
+    def shorter(self, **settings):
+        length = {} if "resume_from" in settings else short
+        train(self, **(settings | MACHINE | length))
+
+    return shorter
 
 
 @pytest.fixture

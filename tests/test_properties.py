@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
-from conftest import NETWORK, TRAINING
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from scvi import REGISTRY_KEYS as KEYS
+from small import NETWORK, TRAINING
 from states import digest, parts_of
 
 from scgmvae import SCGMVAE

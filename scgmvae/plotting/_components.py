@@ -211,7 +211,8 @@ def confidence(adata: AnnData, key: str = "scgmvae", *, ax: Axes | None = None) 
     KeyError
         If the data has no such annotation.
     """
-    check_columns(adata, key=[key, f"{key}_confidence"])
+    check_columns(adata, key=key)
+    check_columns(adata, key=f"{key}_confidence")
     groups = adata.obs[f"{key}_confidence"].groupby(adata.obs[key], observed=True)
     values = {name: of_cluster.to_numpy() for name, of_cluster in groups}
     axis = new_axes(0.8 + 0.16 * len(values)) if ax is None else ax
