@@ -24,7 +24,7 @@ tutorials: $(VENV)/.installed-tutorials ## run the notebooks in tutorials/
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=240 --durations=0 tutorials
 
 docs: $(VENV)/.installed-docs ## build the documentation, with the notebooks run, in docs/_build/html
-	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going $(SPHINXOPTS) docs docs/_build/html
 
 tables: $(VENV)/.installed ## renew the figures in README and documentation from benchmarks/results/
 	$(BIN)/python benchmarks/page.py
