@@ -184,8 +184,9 @@ def partition_by_labels(
     straight
         Whether borders between types are straight. Then the classifier is a linear discriminant
         analysis, its covariance shrunk as Ledoit and Wolf have it, because there may be fewer
-        labelled cells than dimensions. Else it is the commonest label of the cell's group or of
-        its neighbours, whichever is right more often in cross-validation.
+        labelled cells than dimensions. Else, and where every label has but one cell, which shows
+        no spread, it is the commonest label of the cell's group or of its neighbours, whichever is
+        right more often in cross-validation.
 
     Returns
     -------
@@ -196,7 +197,7 @@ def partition_by_labels(
         return codes if n_components is None else np.where(codes < n_components, codes, -1)
     known = np.unique(labels[is_labelled])
     component = np.full(len(labels), known[0])
-    if len(known) > 1 and straight:
+    if len(known) > 1 and straight and is_labelled.sum() > len(known):
         analysis = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
         component = analysis.fit(x[is_labelled], labels[is_labelled]).predict(x)
     elif len(known) > 1:

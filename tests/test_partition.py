@@ -16,6 +16,7 @@ from scgmvae.partition import (
     log_normalized_pcs,
     merge_groups,
     neighbor_graph,
+    partition_by_labels,
     split_groups,
 )
 
@@ -287,3 +288,15 @@ def test_neighbors_of_many_cells_are_found():
     distance[np.arange(len(some)), some] = np.inf
     weights = np.asarray(graph[some, distance.argmin(1)]).ravel()
     assert (weights > 0).mean() > 0.95
+
+
+def test_one_labelled_cell_of_each_type_names_its_group():
+    x, truth = make_blobs(distance=20.0)
+    labels = np.full(len(truth), -1)
+    n_types = truth.max() + 1
+    for label in range(n_types):
+        labels[np.flatnonzero(truth == label)[0]] = label
+    codes = initial_partition(x, n_types, "leiden")
+    np.testing.assert_array_equal(
+        partition_by_labels(x, codes, labels, n_types, n_types, True), truth
+    )
