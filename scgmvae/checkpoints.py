@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
+from scvi import REGISTRY_KEYS
 from scvi.data import _constants as scvi_constants
 
+from scgmvae.matrices import is_on_disk
 from scgmvae.module import GUIDE_KEY
 from scgmvae.saving import Saved, check_there, encode, read
 
@@ -93,14 +96,16 @@ class Checkpoints(pl.Callback):
             self.write(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
-        """Write the end of the training.
+        """Write the end of the training, unless it ran out of time or steps within an epoch.
 
         Parameters
         ----------
         trainer, pl_module
             Lightning's.
         """
-        self.write(trainer, pl_module, is_finished=True)
+        stopped = any(getattr(callback, "stopped_epoch", 0) for callback in trainer.callbacks)
+        if stopped or trainer.current_epoch >= trainer.max_epochs:
+            self.write(trainer, pl_module, is_finished=True)
 
     def write(
         self, trainer: pl.Trainer, plan: StagedTrainingPlan, is_finished: bool = False
@@ -119,7 +124,7 @@ class Checkpoints(pl.Callback):
             return
         state = {
             **self.training._asdict(),
-            "data": _fingerprint(self.model),
+            "data": _fingerprint(self.model, self.training.arguments),
             "every": self.every,
             "epoch": trainer.max_epochs if is_finished else trainer.current_epoch,
             "step": trainer.global_step,
@@ -134,6 +139,7 @@ class Checkpoints(pl.Callback):
             "partition": trainer.train_dataloader.extra.get(GUIDE_KEY),
         }
         attributes = self.model._attributes() | self.runner.learned()
+        attributes["is_trained_"] = self.model.is_trained_ or trainer.current_epoch > 0
         self.model._save(self.folder, "", attributes, {}, state)
         self._written = moment
 
@@ -157,8 +163,34 @@ class Checkpoints(pl.Callback):
         # the steps that loggers count
         loop.epoch_loop.on_load_checkpoint({"_batches_that_stepped": self.state["step"]})
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
+        """Put other callbacks where they were, also where no epoch is left.
+
+        Parameters
+        ----------
+        trainer, pl_module
+            Lightning's.
+
+        Raises
+        ------
+        ValueError
+            If one that had a state is missing.
+        """
+        if self.state is None:
+            return
+        given = {callback.state_key: callback for callback in trainer.callbacks}
+        missing = self.state["callbacks"].keys() - given.keys()
+        if missing:
+            raise ValueError(
+                "A training that is resumed needs the callbacks that it was begun with, but these "
+                f"are missing: {', '.join(sorted(missing))}. Give them anew with the same "
+                "settings, SaveCheckpoint with the same dirpath."
+            )
+        for key, values in self.state["callbacks"].items():
+            given[key].load_state_dict(deepcopy(values))
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
-        """Put optimiser, schedules, other callbacks and random state where they were.
+        """Put optimiser, schedules and random state where they were.
 
         Parameters
         ----------
@@ -174,9 +206,6 @@ class Checkpoints(pl.Callback):
         configs = trainer.lr_scheduler_configs
         for config, values in zip(configs, state["schedulers"], strict=True):
             config.scheduler.load_state_dict(values)
-        for callback in trainer.callbacks:
-            if callback.state_key in state["callbacks"]:
-                callback.load_state_dict(deepcopy(state["callbacks"][callback.state_key]))
         if state["partition"] is not None:
             trainer.train_dataloader.extra[GUIDE_KEY] = state["partition"]
         if trainer.world_size == 1:  # processes that train together have states of their own
@@ -254,7 +283,10 @@ def read_checkpoint(model: SCGMVAE, folder: Path) -> Saved:
             model.registry_[setup],
             saved.attributes["registry_"][setup],
         ),
-        "names of the cells or genes": (_fingerprint(model), saved.training["data"]),
+        "cells, genes or values": (
+            _fingerprint(model, saved.training["arguments"]),
+            saved.training["data"],
+        ),
     }
     other = [what for what, (own, its) in pairs.items() if encode(own, {}) != encode(its, {})]
     if other:
@@ -276,16 +308,27 @@ def restore_module(model: SCGMVAE, saved: Saved) -> None:
         Of :func:`read_checkpoint`.
     """
     module = model.module
-    if module.has_mixture and saved.attributes["n_components_"] is not None:
-        module.set_components(saved.attributes["n_components_"])
+    n_components = saved.attributes["n_components_"]
+    # components made anew would not be frozen as those of a query are
+    if module.has_mixture and n_components not in (None, module.n_components):
+        module.set_components(n_components)
     module.load_state_dict(saved.weights)
     module.mixture_started = saved.attributes["mixture_started_"]
 
 
-def _fingerprint(model: SCGMVAE) -> str:
-    """Hash of the names of cells and genes, in their order."""
+def _fingerprint(model: SCGMVAE, arguments: dict[str, object]) -> str:
+    """Hash of names, registered fields and columns that a training reads, and of the sum of x."""
+    adata, manager = model.adata, model.adata_manager
     digest = hashlib.sha256()
-    for names in (model.adata.obs_names, model.adata.var_names):
+    columns = [arguments[name] for name in ("guide_key", "balance_key") if arguments[name]]
+    obs = [adata.obs[column] for column in columns]
+    for names in (adata.obs_names, adata.var_names, *obs):
         digest.update("\0".join(map(str, names)).encode())
         digest.update(b"\1")
+    for key in manager.data_registry:
+        values = manager.get_from_registry(key)
+        if key != REGISTRY_KEYS.X_KEY:
+            digest.update(np.ascontiguousarray(values).tobytes())
+        elif not is_on_disk(values):  # reading a file would take as long as an epoch
+            digest.update(str(values.sum(dtype=np.float64)).encode())
     return digest.hexdigest()

@@ -206,6 +206,9 @@ def fit(
     """
     if out is None and folder is None and report is None:
         raise click.UsageError("Name at least one output: --out, --model or --report.")
+    outputs = [path.resolve() for path in (out, folder, report) if path is not None]
+    if len(set(outputs)) < len(outputs):
+        raise click.UsageError("--out, --model and --report must be different files.")
     adata = _read(data)
     layer = layer or default_layer(adata)
     SCGMVAE.setup_anndata(

@@ -128,7 +128,16 @@ class FiniteWatch(pl.Callback):
             where = f"by the end of epoch {trainer.current_epoch + 1}"
             raise self._error(pl_module, where, f"{names} are not finite")
 
-    on_validation_batch_start = on_train_batch_start
+    def on_validation_batch_start(self, trainer: pl.Trainer, *others: object) -> None:
+        """Remember where validation is.
+
+        Parameters
+        ----------
+        trainer, *others
+            Lightning's.
+        """
+        if not trainer.sanity_checking:
+            self.on_train_batch_start(trainer, *others[:3])
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *others: object
@@ -140,6 +149,8 @@ class FiniteWatch(pl.Callback):
         trainer, pl_module, *others
             Lightning's.
         """
+        if trainer.sanity_checking:
+            return
         loss = self._now.output.loss
         if not torch.isfinite(loss):
             self._check_weights(pl_module, self._before)

@@ -165,8 +165,9 @@ class StagedTrainingPlan(TrainingPlan):
     @property
     def epochs_done(self) -> float:
         """Epochs since the start of this training, with the fraction of the current one."""
-        n_batches = self.global_step * self.trainer.accumulate_grad_batches
-        return n_batches / self.trainer.num_training_batches
+        # the last step of an epoch can be one of fewer minibatches
+        n_steps = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
+        return self.global_step / n_steps
 
     @property
     def kl_weight(self) -> float | Tensor:
@@ -381,6 +382,8 @@ class KeepingTrainRunner(TrainRunner):
                 self.trainer.max_epochs,
             )
         except OSError:
+            if not (self.trainer.current_epoch or self.model.is_trained_):
+                raise
             self._keep()
             logger.error(
                 "Training ended in epoch %d of %d, because a file could not be read or written; "
@@ -421,11 +424,17 @@ class KeepingTrainRunner(TrainRunner):
         if not isinstance(getattr(self.trainer.logger, "history", None), dict):
             return self.model.history_
         history = dict(self.model.history_ or {})
-        done = max((len(old) and int(old.index.max()) + 1 for old in history.values()), default=0)
+        done = {"epoch": 0, "step": 0}  # some terms, as the learning rate, are logged by step
+        for old in history.values():
+            unit = old.index.name
+            done[unit] = max(done[unit], len(old) and int(old.index.max()) + 1)
+        shift = {"epoch": done["epoch"] - self.first_epoch, "step": done["step"]}
+        if self.first_epoch:  # the trainer goes on counting steps
+            shift["step"] = 0
         for name, new in self.trainer.logger.history.items():
             new = new.copy()
-            epochs = new.index.to_numpy(dtype=int) - self.first_epoch + done
-            new.index = pd.Index(epochs, name=new.index.name)
+            index = new.index.to_numpy(dtype=int) + shift[new.index.name]
+            new.index = pd.Index(index, name=new.index.name)
             history[name] = pd.concat([history[name], new]) if name in history else new
         return history
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from inspect import signature
+from inspect import Parameter, signature
 from typing import TypeVar
 
 import numpy as np
@@ -73,7 +73,14 @@ def reading(
         with drawing_from(seed):
             return method(self, *args, **kwargs)
 
+    of_seed = Parameter("seed", Parameter.KEYWORD_ONLY, default=0, annotation="int")
+    arguments = [*signature(method).parameters.values(), of_seed]
+    read.__signature__ = signature(method).replace(parameters=sorted(arguments, key=_kind))
     return read
+
+
+def _kind(parameter: Parameter) -> int:
+    return parameter.kind
 
 
 def _check_arguments(model: VAEMixin, given: Mapping[str, object]) -> None:
@@ -100,7 +107,9 @@ def _check_arguments(model: VAEMixin, given: Mapping[str, object]) -> None:
         checks.check_columns(adata, **keys)
         for name in ("group1", "group2"):
             groups = given.get(name)
-            groups = [groups] if isinstance(groups, str) else groups or []
+            if groups is None:
+                continue
+            groups = [groups] if isinstance(groups, str) else list(groups)
             known = adata.obs[keys["groupby"]].astype(str) if len(groups) else ()
             unknown = {str(group) for group in groups} - set(known)
             if unknown:

@@ -119,6 +119,7 @@ class ReportMixin:
             "data": self._data_rows(counts, labels_key),
             "settings": self._setting_rows(),
             "training": list(self._training_pictures()),
+            "has_stages": self.module.mixture_started,
             "latent": list(self._latent_pictures(shown, labels_key, seed)),
             "n_shown": len(rows) if len(rows) < cells.n_obs else None,
         }
@@ -180,7 +181,8 @@ class ReportMixin:
         if self.history:
             n_epochs = len(self.history["elbo_train"])
             n_joint = len(self.history.get("kl_y_train", ()))
-            rows["epochs"] = f"{n_epochs - n_joint} of pretraining, {n_joint} joint"
+            stages = f"{n_epochs - n_joint} of pretraining, {n_joint} joint"
+            rows["epochs"] = stages if self.module.has_mixture else str(n_epochs)
         return rows | {f"{name} version": number for name, number in settings["versions"].items()}
 
     def _component_rows(

@@ -18,9 +18,10 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Mapping, Set
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -53,6 +54,8 @@ KIND = "type"
 
 ARRAY, WEIGHT = "array.", "weight."
 PICKLE = "model.pt"
+ABANDONED = 3600
+"""Seconds after which an unfinished save counts as killed."""
 OPTIONAL = {"adata.h5ad", "training.safetensors"}
 PACKAGES = ("scgmvae", "scvi-tools", "torch", "anndata")
 
@@ -397,8 +400,10 @@ def _write(
             folder.rmdir()
     for name in replaced - _named_in(document_path):
         (folder / name).unlink(missing_ok=True)
-    for left in folder.glob(".saving-*"):  # by saves that were killed
-        shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob(".saving-*"):  # by saves that were killed, not those that go on
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _to_disk(path: Path) -> None:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import inspect
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -166,7 +167,7 @@ class StagedTrainingMixin:
             written, with the arguments that it was begun with, in a model of the same settings and
             data, and goes on writing there unless ``checkpoint_dir`` is given. On a CPU it ends as
             if it had never stopped. Of the arguments only those of the machine and of the trainer
-            can be given anew; callbacks and loggers have to be.
+            can be given anew; loggers and callbacks have to be, with the settings that they had.
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`.
 
@@ -246,7 +247,7 @@ class StagedTrainingMixin:
                 is_first=not self.is_trained_,
                 goes_on=self.is_trained_ and self.module.mixture_started,
             )
-            self._check_training(training.goes_on, **arguments)
+        self._check_training(training.goes_on, **arguments)
         checkpoints = None
         if checkpoint_dir is not None or resume_from is not None:
             folder = Path(checkpoint_dir or resume_from)
@@ -355,6 +356,8 @@ class StagedTrainingMixin:
                 self.component_clusters_ = None
             if training.is_first:
                 self.module = self._make_module()
+            elif saved is not None:
+                self.module = deepcopy(self.module)  # which an error leaves as it was
             if saved is not None:
                 restore_module(self, saved)
             elif training.is_first:
@@ -386,7 +389,7 @@ class StagedTrainingMixin:
             ]
             first_epoch = 0 if saved is None else saved.training["epoch"]
             # scvi-tools counts validations from the start of the trainer
-            validated = first_epoch // (trainer_kwargs.get("check_val_every_n_epoch") or 1)
+            every = trainer_kwargs.get("check_val_every_n_epoch") or 1
             warmup = pretrain_epochs + trainer_kwargs.pop("early_stopping_warmup_epochs", 0)
             strategy = strategy_for(trainer_kwargs.pop("strategy", "auto"), devices)
             runner = StagedTrainRunner(
@@ -397,7 +400,7 @@ class StagedTrainingMixin:
                 accelerator=accelerator,
                 devices=devices,
                 early_stopping=given["early_stopping"],
-                early_stopping_warmup_epochs=max(0, warmup - validated),
+                early_stopping_warmup_epochs=max(0, warmup // every - first_epoch // every),
                 callbacks=callbacks,
                 strategy=strategy,
                 **trainer_kwargs,

@@ -324,7 +324,7 @@ def test_another_model_or_other_data_are_refused(fresh, folder, make_model):
     words = "has other settings of the model. Make the model"
     assert_refused(make_model(fresh().adata.copy(), {}, n_components=2), words, resume_from=folder)
     fewer = fresh().adata[:200].copy()
-    words = "other names of the cells or genes"
+    words = "other cells, genes or values"
     assert_refused(make_model(fewer, {}, n_components=None), words, resume_from=folder)
     batches = make_model(fresh().adata.copy(), {"batch_key": "batch"}, n_components=None)
     assert_refused(batches, "other arguments of setup_anndata", resume_from=folder)
@@ -363,3 +363,92 @@ def test_arguments_that_no_file_holds_are_refused_before_training(fresh, tmp_pat
 def test_epochs_between_checkpoints_are_counted(fresh, tmp_path):
     words = "checkpoint_every must be .* 1"
     assert_refused(fresh(), words, checkpoint_dir=tmp_path, checkpoint_every=0)
+
+
+# ----------------------------------------------------------------- what reading it had shown
+
+
+def test_a_query_is_resumed_on_a_frozen_reference(fresh, train, counts, tmp_path):
+    adata = counts.copy()
+    SCGMVAE.setup_anndata(adata, batch_key="batch")
+    reference = train(SCGMVAE(adata, n_components=3, n_hidden=32, n_latent=5), **STAGES)
+
+    def query():
+        new = counts[:120].copy()
+        new.obs["batch"] = "new"
+        return SCGMVAE.load_query_data(new, reference)
+
+    whole = train(query(), max_epochs=4)
+    with pytest.raises(Killed):
+        folder = tmp_path / "run"
+        train(
+            query(), max_epochs=4, checkpoint_dir=folder, checkpoint_every=1, callbacks=[Kill(5)]
+        )
+    resumed = query()
+    trainable = {name for name, p in resumed.module.named_parameters() if p.requires_grad}
+    resumed.train(resume_from=tmp_path / "run")
+    assert_same(resumed, whole)
+    assert {n for n, p in resumed.module.named_parameters() if p.requires_grad} == trainable
+
+
+def test_a_training_out_of_steps_goes_on_where_it_was_saved(fresh, train, unbroken, tmp_path):
+    train(fresh(), checkpoint_dir=tmp_path / "run", checkpoint_every=2, max_steps=22, **STAGES)
+    model = fresh()
+    model.train(resume_from=tmp_path / "run", max_steps=-1)
+    assert_same(model, unbroken["K_found"])
+
+
+def test_a_learning_rate_that_is_lowered_leaves_no_gap_in_the_history(fresh, train, tmp_path):
+    settings = STAGES | {"plan_kwargs": {"reduce_lr_on_plateau": True, "lr_patience": 1}}
+    whole = train(fresh(), **settings)
+    assert whole.history["train_loss"].index.tolist() == list(range(7))
+    with pytest.raises(Killed):
+        train(
+            fresh(),
+            checkpoint_dir=tmp_path / "run",
+            checkpoint_every=2,
+            callbacks=[Kill(29)],
+            **settings,
+        )
+    model = fresh()
+    model.train(resume_from=tmp_path / "run")
+    assert_same(model, whole)
+
+
+def test_a_folder_that_cannot_be_written_leaves_the_model_untrained(fresh, train, tmp_path):
+    (tmp_path / "file").touch()
+    model = fresh()
+    with pytest.raises(OSError, match="could not be saved"):
+        train(model, checkpoint_dir=tmp_path / "file" / "run")
+    assert not model.is_trained_
+
+
+def test_other_values_of_the_same_cells_are_refused(fresh, folder):
+    model = fresh()
+    model.adata.X = model.adata.X * 2
+    assert_refused(model, "other cells, genes or values", resume_from=folder)
+
+
+def test_callbacks_with_a_state_are_missed(fresh, train, tmp_path):
+    class Counts(Callback):
+        def state_dict(self):
+            return {"n": 1}
+
+    train(fresh(), checkpoint_dir=tmp_path / "run", callbacks=[Counts()], **STAGES)
+    words = "needs the callbacks that it was begun with, but these are missing: .*Counts. Give"
+    assert_refused(fresh(), words, resume_from=tmp_path / "run")
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_warm_up_of_early_stopping_is_told_in_epochs(fresh, train, every):
+    model = train(
+        fresh(),
+        max_epochs=20,
+        pretrain_epochs=4,
+        early_stopping=True,
+        early_stopping_patience=1,
+        early_stopping_min_delta=1e6,
+        check_val_every_n_epoch=every,
+    )
+    # one look sets the mark, the next is no better
+    assert len(model.history["train_loss"]) == 4 + 2 * every

@@ -142,10 +142,13 @@ def test_files_of_others_stay_when_a_model_is_overwritten(other, folder):
     for name in others:
         (folder / name).write_text("mine")
     (folder / ".saving-old").mkdir()  # of a save that was killed
+    os.utime(folder / ".saving-old", (0, 0))
+    (folder / ".saving-now").mkdir()  # of one that goes on
     other.save(folder, overwrite=True)
     assert all((folder / name).read_text() == "mine" for name in others)
-    assert len(list(folder.iterdir())) == len(others) + 2
     assert not (folder / ".saving-old").exists()
+    (folder / ".saving-now").rmdir()
+    assert len(list(folder.iterdir())) == len(others) + 2
 
 
 def test_a_prefix_is_no_folder(model, tmp_path):
