@@ -144,6 +144,15 @@ def test_figures_of_notebooks_reach_their_pages(monkeypatch):
     assert "MPLBACKEND" not in os.environ
 
 
+def test_every_notebook_has_a_page_and_is_kept_without_outputs():
+    notebooks = sorted((ROOT / "tutorials").glob("*.ipynb"))
+    listed = re.findall(r"^tutorials/(\w+)$", (ROOT / "docs" / "index.md").read_text(), re.M)
+    assert sorted(listed) == [path.stem for path in notebooks]
+    for path in notebooks:
+        cells = json.loads(path.read_text())["cells"]
+        assert [cell["outputs"] for cell in cells if cell.get("outputs")] == []
+
+
 CONDA_NAMES = {"torch": "pytorch", "igraph": "python-igraph", "matplotlib": "matplotlib-base"}
 
 
