@@ -1,5 +1,6 @@
 """Sphinx: pages in Markdown, notebooks executed, a page for each class and function."""
 
+import os
 from importlib import import_module
 from inspect import getattr_static, unwrap
 
@@ -23,6 +24,8 @@ nb_execution_mode = "force"
 nb_execution_timeout = 240
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+# A backend from outside, as the Makefile sets it, would keep figures out of the notebooks' pages.
+os.environ.pop("MPLBACKEND", None)
 
 autodoc_typehints = "none"  # shapes and units are in the text, types in the signature
 napoleon_google_docstring = False

@@ -1,7 +1,9 @@
 """README and documentation: their Python runs, and their tables are those of the benchmarks."""
 
 import json
+import os
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -140,6 +142,21 @@ def test_links_of_the_readme_lead_to_files():
     links = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "README.md").read_text())
     assert "docs/user_guide/model.md" in links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_figures_of_notebooks_reach_their_pages(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")  # as the Makefile exports it: kernels would obey
+    runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    assert "MPLBACKEND" not in os.environ
+
+
+def test_every_notebook_has_a_page_and_is_kept_without_outputs():
+    notebooks = sorted((ROOT / "tutorials").glob("*.ipynb"))
+    listed = re.findall(r"^tutorials/(\w+)$", (ROOT / "docs" / "index.md").read_text(), re.M)
+    assert sorted(listed) == [path.stem for path in notebooks]
+    for path in notebooks:
+        cells = json.loads(path.read_text())["cells"]
+        assert [cell["outputs"] for cell in cells if cell.get("outputs")] == []
 
 
 CONDA_NAMES = {"torch": "pytorch", "igraph": "python-igraph", "matplotlib": "matplotlib-base"}
