@@ -31,7 +31,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
 import scgmvae
-from scgmvae import expression
+from scgmvae import normalization
 from scgmvae.normalization import r_squared
 
 TYPES = ("CD4T", "B", "CD14+Mono", "NK")
@@ -65,13 +65,13 @@ def fit(adata: AnnData, seed: int, short: bool) -> scgmvae.SCGMVAE:
 
 def log_normalized(adata: AnnData) -> AnnData:
     """Cells × genes, log(1 + counts per 10,000); obs are kept."""
-    logs = expression.log_normalized(sparse.csr_matrix(adata.X))
+    logs = normalization.log_normalized(sparse.csr_matrix(adata.X))
     logs.obs, logs.var = adata.obs.copy(), adata.var[[]].copy()
     return logs
 
 
 def mean_of_genes(adata: AnnData) -> np.ndarray:
-    return expression.mean_expression(adata).to_numpy()
+    return normalization.mean_expression(adata).to_numpy()
 
 
 # ------------------------------------------------------------------------- counterfactuals
