@@ -10,7 +10,7 @@ CODE := scgmvae tests benchmarks tutorials docs conftest.py
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tutorials docs tables build test coverage test-lowest audit soak figures lint \
+.PHONY: help demo tutorials docs tables build test test-benchmarks coverage test-lowest audit soak figures lint \
 	format constraints clean
 
 help: ## show this list
@@ -40,10 +40,13 @@ build: $(VENV)/.installed-release ## build wheel and sdist in dist/, and try the
 	cd build && env/bin/python first_block.py
 
 # Two processes of one thread each are faster than one of two: the tensors are small.
-test: lint ## lint, then all tests and doctests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+test: lint ## lint, then all tests and doctests but those of the benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+		--ignore-glob='tests/test_benchmarks*'
 
-# Without the benchmarks, which are scripts that run for minutes.
+test-benchmarks: $(VENV)/.installed-test ## run the short form of every benchmark
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/test_benchmarks*.py
+
 coverage: $(VENV)/.installed-test ## the lines of scgmvae/ that no test runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov=scgmvae \
 		--cov-report=term-missing:skip-covered --ignore-glob='tests/test_benchmarks*'
