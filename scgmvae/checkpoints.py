@@ -76,6 +76,7 @@ class Checkpoints(pl.Callback):
         self.every = every
         self.model = model
         self.training = training
+        self.data = _fingerprint(model, training.arguments)
         self.state = state
         self.runner: StagedTrainRunner | None = None
         self._written: tuple[int, bool] | None = None
@@ -124,7 +125,7 @@ class Checkpoints(pl.Callback):
             return
         state = {
             **self.training._asdict(),
-            "data": _fingerprint(self.model, self.training.arguments),
+            "data": self.data,
             "every": self.every,
             "epoch": trainer.max_epochs if is_finished else trainer.current_epoch,
             "step": trainer.global_step,

@@ -54,7 +54,8 @@ class FiniteWatch(pl.Callback):
         """
 
         def remember(module, arguments, outputs):
-            self._now.output = outputs[-1]
+            if self._now is not None:  # other callbacks can ask the module before the first step
+                self._now.output = outputs[-1]
 
         self._hook = pl_module.module.register_forward_hook(remember)
 

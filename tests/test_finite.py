@@ -142,6 +142,19 @@ def test_statistics_that_are_not_finite_end_training(adata, make_model, train):
     assert all_finite(model)
 
 
+def test_other_callbacks_may_ask_the_model(adata, make_model, train):
+    model, seen = train(make_model(adata)), []
+
+    class Ask(Callback):
+        def on_train_epoch_start(self, trainer, plan):
+            seen.append(float(model.get_elbo()))
+            plan.train()
+
+    train(model, callbacks=[Ask()])
+    assert len(seen) == 2
+    assert np.isfinite(seen).all()
+
+
 def test_training_leaves_no_hook_behind(adata, make_model, train):
     model = train(make_model(adata))
     assert not model.module._forward_hooks

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import anndata as ad
 import numpy as np
@@ -334,6 +335,12 @@ def test_devices_that_are_there_are_no_error(monkeypatch, devices):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     parallel.check_devices("gpu", devices)
     parallel.check_devices("cpu", 8)
+    # whatever is found is taken where the number is left open; else one that is gone is missed
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    missed = nullcontext() if devices in ("auto", -1, "-1") else pytest.raises(ValueError)
+    with missed as raised:
+        parallel.check_devices("gpu", devices)
+    assert (raised is None) == (devices in ("auto", -1, "-1"))
 
 
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
