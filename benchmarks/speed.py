@@ -207,7 +207,7 @@ def matrix_products(tensors: dict[str, torch.Tensor], model: scgmvae.SCGMVAE) ->
     shapes += [(module.n_latent_w, width), (width, n_placed)]  # components
     inputs = [torch.randn(n, n_in, device=model.device, requires_grad=True) for n_in, _ in shapes]
     weights = [torch.randn(*shape, device=model.device, requires_grad=True) for shape in shapes]
-    first = torch.randn(width, n_genes, device=model.device, requires_grad=True)
+    first = torch.randn(n_genes, width, device=model.device, requires_grad=True)
     bias = torch.zeros(width, device=model.device)
 
     def products() -> None:

@@ -20,7 +20,7 @@ from scvi.data import _constants as scvi_constants
 
 from scgmvae.matrices import is_on_disk
 from scgmvae.module import GUIDE_KEY
-from scgmvae.saving import Saved, check_there, encode, read
+from scgmvae.saving import FORMAT, Saved, check_there, encode, read
 
 if TYPE_CHECKING:
     from scgmvae.model import SCGMVAE
@@ -277,6 +277,12 @@ def read_checkpoint(model: SCGMVAE, folder: Path) -> Saved:
             f"resume_from must be a folder of checkpoints, but {folder} holds a model without the "
             "state of its training. Load it with SCGMVAE.load, and train it further from there."
         )
+    if saved.format < FORMAT:
+        raise ValueError(
+            f"resume_from must be a checkpoint of format {FORMAT}, but {folder} has one of "
+            f"{saved.format}, which an older scgmvae wrote. Resume it with that version, or load "
+            "it with SCGMVAE.load and train it further from there."
+        )
     setup = scvi_constants._SETUP_ARGS_KEY
     pairs = {
         "settings of the model": (model.init_params_, saved.attributes["init_params_"]),
@@ -313,7 +319,7 @@ def restore_module(model: SCGMVAE, saved: Saved) -> None:
     # components made anew would not be frozen as those of a query are
     if module.has_mixture and n_components not in (None, module.n_components):
         module.set_components(n_components)
-    module.load_state_dict(saved.weights)
+    saved.put_weights(module)
     module.mixture_started = saved.attributes["mixture_started_"]
 
 

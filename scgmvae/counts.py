@@ -13,8 +13,6 @@ table, which has a column for each small count.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise, starmap
 from typing import NamedTuple
 
 import torch
@@ -22,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from scgmvae.sparse import NonZero
+from scgmvae.sparse import NonZero, sums_by_row
 
 __all__ = [
     "MEAN_FLOOR",
@@ -35,9 +33,6 @@ __all__ = [
 
 MEAN_FLOOR = 1e-8
 """Added to every mean count: a softmax output underflows to 0, where log μ has no value."""
-
-BLOCK = 2**18
-"""Values of x that a CPU takes at a time: a megabyte, which its cache holds."""
 
 TABLE_SIZE = 8
 """Counts up to this one are read from a table; few are larger."""
@@ -109,9 +104,8 @@ def softmax_means(logits: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
 class _NegativeBinomialLogProb(torch.autograd.Function):
     """Forward and backward of the negative binomial, of means or of what they are the softmax of.
 
-    Memory is slower than arithmetic: a pass over all cells and genes costs more than what it
-    computes. So a CPU takes a few cells at a time from input to values, and from the gradients of
-    values to those of the input.
+    Every pass over all cells and genes costs as much as a product of matrices, so none is made
+    twice: log(1 + μ/θ), the dearest, is kept for the gradient.
     """
 
     @staticmethod
@@ -121,116 +115,79 @@ class _NegativeBinomialLogProb(torch.autograd.Function):
         cell: Tensor,
         gene: Tensor,
         flat: Tensor,
+        offsets: Tensor,
         means: Tensor,
         theta: Tensor,
         size: Tensor | None,
     ) -> Tensor:
-        n_cells, n_genes = means.shape[-2:]
         ctx.shape = means.shape
-        means = means.contiguous().view(-1, n_cells, n_genes)
-        scale = means if size is None else torch.empty_like(means)
-        value = means.new_empty(means.shape[:-1])
+        scale, mu = None, means.contiguous().view(-1, *means.shape[-2:])  # (S, n, G)
+        if size is not None:
+            scale, mu = softmax_means(mu, size)
+        log_ratio = torch.div(mu, theta).log1p_()  # L
+        if theta.dim() == 1:
+            value = -(log_ratio @ theta)
+        else:
+            value = -(log_ratio * theta).sum(-1)
         terms = _RisingFactorial.of(x, theta, gene, flat)
-        of_data, small = terms.value(), terms.small
-        mu_nz = means.new_empty(len(means), len(x))
-        for s in range(len(means)):
-            for rows, nonzero, place in _blocks(cell, flat, n_cells, n_genes):
-                mu = means[s, rows]
-                if size is not None:
-                    torch.softmax(mu, -1, out=scale[s, rows])
-                    mu = scale[s, rows] * size[rows] + MEAN_FLOOR
-                of_genes = theta if theta.dim() == 1 else theta[rows]
-                log_ratio = torch.div(mu, of_genes).log1p_()  # L, (block, G)
-                if theta.dim() == 1:
-                    value[s, rows] = -(log_ratio @ theta)
-                else:
-                    value[s, rows] = -(log_ratio * of_genes).sum(-1)
-                mu_nz[s, nonzero] = at = _at(mu, place)
-                at_nonzero = at.log().sub_(_at(log_ratio, place)).mul_(small[nonzero])
-                value[s].index_add_(0, cell[nonzero], at_nonzero.add_(of_data[nonzero]))
+        mu_nz = _at(mu, flat)
+        bracket = mu_nz.log().sub_(_at(log_ratio, flat)).mul_(terms.small).add_(terms.value())
+        value += sums_by_row(bracket, offsets)
         if len(terms.large):
             value.index_add_(1, cell[terms.large], terms.of_large(mu_nz))
-        ctx.save_for_backward(cell, flat, scale, theta, size, mu_nz, *terms)
+        ctx.save_for_backward(cell, flat, scale, mu, log_ratio, mu_nz, theta, size, *terms)
         return value.view(ctx.shape[:-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        cell, flat, scale, theta, size, mu_nz, *terms = ctx.saved_tensors
+        cell, flat, scale, mu, log_ratio, mu_nz, theta, size, *terms = ctx.saved_tensors
         terms = _RisingFactorial(*terms)
-        x, small = terms.x, terms.small
-        n_samples, n_cells, n_genes = scale.shape
-        grad = grad.reshape(n_samples, n_cells)
-        wants_means, wants_theta = ctx.needs_input_grad[4:6]
-        grad_means = torch.empty_like(scale) if wants_means else None
-        grad_theta = torch.zeros_like(theta) if wants_theta else None
-        of_mean, weight = torch.zeros_like(x), torch.zeros_like(x)  # sums over samples, (nnz,)
-        for s in range(n_samples):
-            for rows, nonzero, place in _blocks(cell, flat, n_cells, n_genes):
-                by_cell = grad[s, rows]
-                grad_nz = grad[s].index_select(0, cell[nonzero])
-                grad_x = grad_nz * x[nonzero]
-                mu = scale[s, rows]
-                if size is not None:
-                    mu = mu * size[rows] + MEAN_FLOOR
-                of_genes = theta if theta.dim() == 1 else theta[rows]
-                total = mu + of_genes
-                if wants_theta:
-                    # μ/(θ+μ) keeps its digits where θ is large; 1 − θ/(θ+μ) does not
-                    share = mu / total
-                    log_ratio = torch.div(mu, of_genes).log1p_()
-                    if theta.dim() == 1:
-                        grad_theta += by_cell @ share - by_cell @ log_ratio
-                    else:
-                        grad_theta[rows] += (share - log_ratio) * by_cell.unsqueeze(-1)
-                    weight[nonzero] += grad_nz
-                    of_mean[nonzero] += _at(share, place).mul_(grad_nz).mul_(small[nonzero])
-                if wants_means:
-                    out = grad_means[s, rows]
-                    torch.div(of_genes, total, out=out)  # θ/(θ+μ)
-                    at_nonzero = _at(out, place).mul_(grad_x).div_(mu_nz[s, nonzero])
-                    out.mul_(-by_cell.unsqueeze(-1))
-                    out.view(-1).index_add_(0, place, at_nonzero)
-                    if size is not None:  # through the softmax
-                        out.mul_(scale[s, rows]).mul_(size[rows])
-                        out.addcmul_(scale[s, rows], out.sum(-1, keepdim=True), value=-1)
+        wants_means, wants_theta = ctx.needs_input_grad[5:7]
+        grad_means, grad_theta = None, None
+        grad = grad.reshape(mu.shape[:-1])  # (S, n)
+        grad_nz = grad.index_select(1, cell)  # (S, nnz)
+        total = mu + theta
         if wants_theta:
-            of_table = terms.grad(weight)
-            if len(terms.large):
-                at_large = grad[:, cell[terms.large]] * terms.grad_of_large(mu_nz)
-                of_table.index_add_(0, terms.row[terms.large], at_large.sum(0))
+            # μ/(θ+μ) keeps its digits where θ is large; 1 − θ/(θ+μ) does not
+            share = mu / total
             if theta.dim() == 1:
-                grad_theta += torch.zeros_like(theta).index_add_(0, terms.row, of_mean) / theta
-                grad_theta += of_table
+                grad_theta = _weighted_sum(grad, share).sub_(_weighted_sum(grad, log_ratio))
             else:
-                of_table += of_mean / theta.flatten()[flat]
-                grad_theta.view(-1).index_add_(0, flat, of_table)
+                grad_theta = ((share - log_ratio) * grad.unsqueeze(-1)).sum(0)
+            of_nz = _at(share, flat).mul_(terms.small).add_(terms.slope()).mul_(grad_nz).sum(0)
+            by_row = torch.zeros_like(terms.theta).index_add_(0, terms.row, of_nz)
+            by_row.div_(terms.theta)
+            if len(terms.large):
+                of_large = grad_nz[:, terms.large] * terms.grad_of_large(mu_nz)
+                by_row.index_add_(0, terms.row[terms.large], of_large.sum(0))
+            if theta.dim() == 1:
+                grad_theta += by_row
+            else:
+                grad_theta.view(-1).index_add_(0, flat, by_row)
         if wants_means:
-            grad_means = grad_means.view(ctx.shape)
-        return None, None, None, None, grad_means, grad_theta, None
+            out = torch.div(theta, total, out=total)  # θ/(θ+μ)
+            of_nz = _at(out, flat).mul_(terms.x).mul_(grad_nz).div_(mu_nz)
+            out.mul_(-grad.unsqueeze(-1))
+            out.view(len(out), -1).index_add_(1, flat, of_nz)
+            if size is not None:  # through the softmax
+                out.mul_(scale).mul_(size)
+                out.addcmul_(scale, out.sum(-1, keepdim=True), value=-1)
+            grad_means = out.view(ctx.shape)
+        return None, None, None, None, None, grad_means, grad_theta, None
 
 
-def _at(values: Tensor, place: Tensor) -> Tensor:
-    """Values of a block at places in it."""
-    return values.view(-1).index_select(0, place)
+def _at(values: Tensor, flat: Tensor) -> Tensor:
+    """Values (..., n, G) at places in the flattened matrix, (S, nnz)."""
+    values = values.reshape(-1, values.shape[-2] * values.shape[-1])
+    if len(values) == 1:  # several times faster
+        return values[0].index_select(0, flat).unsqueeze(0)
+    return values.index_select(1, flat)
 
 
-def _blocks(
-    cell: Tensor, flat: Tensor, n_cells: int, n_genes: int
-) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Blocks of cells that a CPU's cache holds.
-
-    Each is its rows, its non-zero counts, and their places in the flattened block.
-    """
-    if cell.device.type != "cpu":
-        yield slice(0, n_cells), slice(0, len(cell)), flat
-        return
-    n_rows = max(1, BLOCK // n_genes)
-    firsts = range(0, n_cells, n_rows)
-    bounds = torch.searchsorted(cell, torch.tensor([*firsts, n_cells])).tolist()
-    for first, nonzero in zip(firsts, starmap(slice, pairwise(bounds)), strict=True):
-        rows = slice(first, min(first + n_rows, n_cells))
-        yield rows, nonzero, flat[nonzero] - first * n_genes
+def _weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
+    """Sum over samples and cells, (S, n) and (S, n, G) → (G,)."""
+    return weights.flatten() @ values.flatten(0, 1)
 
 
 class _RisingFactorial(NamedTuple):
@@ -242,14 +199,16 @@ class _RisingFactorial(NamedTuple):
 
     x: Tensor
     """Counts, (nnz,)."""
+    small: Tensor
+    """Counts, (nnz,), 0 in place of the large ones."""
     theta: Tensor
-    """Inverse dispersions of the rows of the table, (G,) or (nnz,)."""
+    """Inverse dispersions of the columns of the table, (G,) or (nnz,)."""
     row: Tensor
-    """Which row each count reads, (nnz,)."""
+    """Which of them each count has, (nnz,)."""
     place: Tensor
     """Which place in the flattened table each count reads, (nnz,)."""
     large: Tensor
-    """Which counts have no column in the table."""
+    """Which counts have no row in the table."""
 
     @classmethod
     def of(cls, x: Tensor, theta: Tensor, gene: Tensor, flat: Tensor) -> _RisingFactorial:
@@ -257,36 +216,36 @@ class _RisingFactorial(NamedTuple):
             row = gene
         else:
             theta, row = theta.flatten()[flat], torch.arange(len(x), device=x.device)
-        column = x.clamp(1, TABLE_SIZE).to(row.dtype)
-        large = (x != column).nonzero().squeeze(-1)  # not whole, or beyond the last column
-        return cls(x, theta, row, row * TABLE_SIZE + (column - 1), large)
+        last = x.clamp(1, TABLE_SIZE).to(row.dtype)
+        large = (x != last).nonzero().squeeze(-1)  # not whole, or beyond the last row
+        place = torch.add(row, last - 1, alpha=len(theta))
+        return cls(x, x.index_fill(0, large, 0), theta, row, place, large)
+
+    def _read(self, table: Tensor) -> Tensor:
+        """Values of a table (TABLE_SIZE, any), (nnz,), 0 in place of the large ones."""
+        return table.flatten().index_select(0, self.place).index_fill_(0, self.large, 0)
 
     @property
-    def small(self) -> Tensor:
-        """Counts, (nnz,), 0 in place of the large ones."""
-        return self.x.index_fill(0, self.large, 0)
+    def _i(self) -> Tensor:
+        """0 to TABLE_SIZE − 1, a column."""
+        i = torch.arange(TABLE_SIZE, dtype=self.theta.dtype, device=self.theta.device)
+        return i.unsqueeze(-1)
 
     def value(self) -> Tensor:
         """Values, (nnz,), 0 in place of the large ones."""
-        i = torch.arange(TABLE_SIZE, dtype=self.theta.dtype, device=self.theta.device)
-        table = torch.log1p(i / self.theta.unsqueeze(-1)).cumsum(-1) - torch.lgamma(i + 2)
-        return table.flatten()[self.place].index_fill_(0, self.large, 0)
+        i = self._i
+        return self._read((i / self.theta).log1p_().cumsum(0).sub_(torch.lgamma(i + 2)))
+
+    def slope(self) -> Tensor:
+        """Derivatives of the values in log θ, (nnz,), 0 in place of the large ones."""
+        i = self._i
+        return self._read((i / (self.theta + i)).cumsum(0).neg_())
 
     def of_large(self, mu_nz: Tensor) -> Tensor:
         """The whole bracket of the log likelihood of large counts at means (S, nnz)."""
         x, theta, mu = (v.double() for v in (*self._large(), mu_nz[:, self.large]))
         of_data = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
         return (of_data + x * torch.log(mu / (theta + mu))).to(mu_nz.dtype)
-
-    def grad(self, weight: Tensor) -> Tensor:
-        """Gradient in ``theta`` of the weighted sum of the values."""
-        theta = self.theta
-        i = torch.arange(TABLE_SIZE, dtype=theta.dtype, device=theta.device)
-        slopes = (-i / (theta.unsqueeze(-1) + i)).cumsum(-1)
-        small = weight.index_fill(0, self.large, 0)
-        weights = torch.zeros_like(slopes).view(-1).index_add_(0, self.place, small)
-        grad = (weights.view_as(slopes) * slopes).sum(-1) / theta
-        return grad
 
     def grad_of_large(self, mu_nz: Tensor) -> Tensor:
         """Derivatives in θ of what :meth:`of_large` gives, (S, n_large)."""
@@ -322,14 +281,14 @@ def zinb_log_prob(x: Tensor, mu: Tensor, theta: Tensor, zi_logits: Tensor) -> Te
     nb_zero = no_inflation - theta * torch.log1p(mu / theta)
     zero = torch.logaddexp(no_inflation + zi_logits, nb_zero)  # (..., n, G)
     theta_nz = theta[at.gene] if theta.dim() == 1 else theta.flatten()[at.flat]
-    counts, theta_nz, mu_nz = at.values.double(), theta_nz.double(), _of_nonzero(mu, at).double()
+    counts, theta_nz, mu_nz = at.values.double(), theta_nz.double(), _at(mu, at.flat).double()
     bracket = (
         torch.lgamma(counts + theta_nz)
         - torch.lgamma(theta_nz)
         - torch.lgamma(counts + 1)
         + counts * torch.log(mu_nz / (theta_nz + mu_nz))
     )
-    other = _of_nonzero(nb_zero, at) + bracket.to(mu.dtype) - _of_nonzero(zero, at)
+    other = _at(nb_zero, at.flat) + bracket.to(mu.dtype) - _at(zero, at.flat)
     other = torch.where(at.values > 0, other, 0)  # a CSR matrix may store zeros as well
     return _add_to_cells(zero.sum(-1), at, other)
 
@@ -338,16 +297,10 @@ def poisson_log_prob(x: Tensor, mu: Tensor) -> Tensor:
     """Poisson log likelihood, summed over genes, of arguments as in :func:`nb_log_prob`."""
     at = NonZero.of(x)
     counts = at.values.double()
-    other = counts * torch.log(_of_nonzero(mu, at).double()) - torch.lgamma(counts + 1)
+    other = counts * torch.log(_at(mu, at.flat).double()) - torch.lgamma(counts + 1)
     return _add_to_cells(-mu.sum(-1), at, other.to(mu.dtype))
-
-
-def _of_nonzero(values: Tensor, at: NonZero) -> Tensor:
-    """Values (..., n, G) at the non-zero counts, (S, nnz)."""
-    return values.reshape(-1, values.shape[-2] * values.shape[-1]).index_select(1, at.flat)
 
 
 def _add_to_cells(value: Tensor, at: NonZero, other: Tensor) -> Tensor:
     """Values of the cells, (..., n), with those of their non-zero counts, (S, nnz), added."""
-    flat = value.reshape(-1, value.shape[-1])
-    return flat.index_add(1, at.cell, other).view(value.shape)
+    return value + sums_by_row(other, at.offsets).view(value.shape)

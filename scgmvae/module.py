@@ -445,8 +445,9 @@ class CGMVAE(BaseModuleClass):
         codes = [batch_index]
         if cat_covs is not None:
             codes += cat_covs.split(1, dim=1)
+        # torch's one_hot would wait for a GPU to tell the largest code
         one_hots = tuple(
-            one_hot(code.squeeze(-1).long(), n).float()
+            (code == torch.arange(n, device=code.device)).float()
             for code, n in zip(codes, self.n_categories, strict=True)
         )
         return Conditions(one_hots, cont_covs)
@@ -497,7 +498,11 @@ class CGMVAE(BaseModuleClass):
         c = self._conditions(batch_index, cat_covs, cont_covs)
         encoder_input = self._encoder_input(x, observed)
         hidden = self.encoder(encoder_input, c)
-        q_z = self.encoder.q_z(hidden, c, 0.0 if self.has_mixture else self._center(c))
+        if self.mixture_started:
+            q_z, q_w = self.encoder.q_zw(hidden, c, self._center(c))
+        else:
+            center = 0.0 if self.has_mixture else self._center(c)
+            q_z, q_w = self.encoder.q_z(hidden, c, center), None
         shape = (n_samples,) if n_samples > 1 else ()
         z = q_z.rsample(shape) if sample else q_z.loc
         if self.use_size_factor:
@@ -507,7 +512,7 @@ class CGMVAE(BaseModuleClass):
         outputs = {
             "qz": q_z,
             "z": z,
-            "qw": None,
+            "qw": q_w,
             "w": None,
             "y_logits": None,
             "d_concentration": None,
@@ -516,10 +521,8 @@ class CGMVAE(BaseModuleClass):
             "ql": None,
         }
         if self.mixture_started:
-            q_w = self.encoder.q_w(hidden, c, self._center(c))
             y_logits = self._classify(z, encoder_input, c)
             outputs |= {
-                "qw": q_w,
                 "w": q_w.rsample(shape) if sample else q_w.loc,
                 "y_logits": y_logits,
                 "d_concentration": self._dirichlet_posterior(z, y_logits, c),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributions import Normal
 
 from scgmvae import sparse
@@ -55,7 +56,24 @@ def bounded_exp(raw: Tensor, bound: float) -> Tensor:
     >>> bounded_exp(torch.tensor([0.0, 1e9]), bound=1.0)
     tensor([1.0000, 2.7183])
     """
-    return torch.exp(bounded(raw, bound))
+    return _BoundedExp.apply(raw, bound)
+
+
+class _BoundedExp(torch.autograd.Function):
+    """One step back where autograd takes four: small steps cost more than their arithmetic."""
+
+    @staticmethod
+    def forward(ctx, raw: Tensor, bound: float) -> Tensor:
+        ratio = torch.tanh(raw / bound)
+        value = torch.exp(bound * ratio)
+        ctx.save_for_backward(ratio, value)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        ratio, value = ctx.saved_tensors
+        return grad * value * (1 - ratio.square()), None
 
 
 def inverse_bounded_exp(value: Tensor, bound: float) -> Tensor:
@@ -103,11 +121,12 @@ class ConditionSizes(NamedTuple):
 class ConditionedLinear(nn.Module):
     r"""Affine map of an input and c, with the weights of every category kept by themselves.
 
-    .. math:: W x + b + \sum_i E_i[c_i] + V c_\mathrm{cont}
+    .. math:: W^T x + b + \sum_i E_i[c_i] + V^T c_\mathrm{cont}
 
     That is :class:`torch.nn.Linear` on x and all one-hots side by side. Kept apart, the input is
     never copied, and a category that is added later (:meth:`extend`) leaves the result for all
-    others what it was to the last bit.
+    others what it was to the last bit. W has a row for each input, so that a sparse x picks whole
+    rows, as a category does.
 
     Parameters
     ----------
@@ -123,27 +142,25 @@ class ConditionedLinear(nn.Module):
         n_categories = [n for n in sizes.n_cat_list if n > 1]
         bound = 1 / math.sqrt(max(1, n_in + sum(n_categories) + sizes.n_cont))
 
-        def uniform(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+        def uniform(n_from: int) -> nn.Parameter:
+            # drawn in the order of torch.nn.Linear, whose weight is the transpose
+            drawn = torch.empty(n_out, n_from).uniform_(-bound, bound)
+            return nn.Parameter(drawn.T.contiguous())
 
-        self.weight = uniform(n_out, n_in) if n_in else None
-        self.bias = uniform(n_out)
+        self.weight = uniform(n_in) if n_in else None
+        self.bias = nn.Parameter(torch.empty(n_out).uniform_(-bound, bound))
         self.offsets = nn.ParameterDict(
-            {str(i): uniform(n, n_out) for i, n in enumerate(sizes.n_cat_list) if n > 1}
+            {
+                str(i): nn.Parameter(torch.empty(n, n_out).uniform_(-bound, bound))
+                for i, n in enumerate(sizes.n_cat_list)
+                if n > 1
+            }
         )
-        self.slopes = uniform(n_out, sizes.n_cont) if sizes.n_cont else None
+        self.slopes = uniform(sizes.n_cont) if sizes.n_cont else None
 
     def forward(self, inputs: Tensor, c: Conditions) -> Tensor:
         """``(..., n, n_in)`` to ``(..., n, n_out)``."""
-        if self.weight is None:
-            out = self.bias.expand(*inputs.shape[:-1], -1)
-        else:
-            out = sparse.linear(inputs, self.weight, self.bias)
-        for i, offsets in self.offsets.items():
-            out = out + c.one_hots[int(i)] @ offsets
-        if self.slopes is not None:
-            out = out + c.continuous @ self.slopes.T
-        return out
+        return linear_maps([self], inputs, c)
 
     @torch.no_grad()
     def extend(self, n_cat_list: tuple[int, ...], known: tuple[int, ...]) -> None:
@@ -166,6 +183,27 @@ class ConditionedLinear(nn.Module):
             self.offsets[str(i)] = nn.Parameter(torch.cat([old, added]))
 
 
+def linear_maps(layers: Sequence[ConditionedLinear], inputs: Tensor, c: Conditions) -> Tensor:
+    """Several maps of the same inputs, of the same conditions, by one product.
+
+    ``(..., n, n_in)`` to ``(..., n, sum of all n_out)``, the outputs side by side.
+    """
+
+    def beside(parts: list[Tensor]) -> Tensor:
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    first, bias = layers[0], beside([layer.bias for layer in layers])
+    if first.weight is None:
+        out = bias.expand(*inputs.shape[:-1], -1)
+    else:
+        out = sparse.linear(inputs, beside([layer.weight for layer in layers]), bias)
+    for i in first.offsets:
+        out = out + c.one_hots[int(i)] @ beside([layer.offsets[i] for layer in layers])
+    if first.slopes is not None:
+        out = out + c.continuous @ beside([layer.slopes for layer in layers])
+    return out
+
+
 class Dropout(nn.Dropout):
     """Dropout that takes 16 random bits for each value on a CPU.
 
@@ -175,8 +213,10 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` with some values set to 0 and the others scaled up, in training."""
+        if not self.training or self.p == 0:
+            return x
         n_dropped = round(self.p * 2**16)
-        if not self.training or not 0 < n_dropped < 2**16 or x.device.type != "cpu":
+        if not 0 < n_dropped < 2**16 or x.device.type != "cpu":
             return super().forward(x)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)
@@ -287,9 +327,17 @@ class Encoder(nn.Module):
             return Normal(loc, torch.zeros_like(loc), validate_args=False)
         return _normal(loc, self.z_scale(hidden, c))
 
-    def q_w(self, hidden: Tensor, c: Conditions, center: Tensor | float = 0.0) -> Normal:
-        """q(w|x,c), parameters ``(n, W)``, as a deviation from the mean of p(w|c)."""
-        return _normal(center + self.w_loc(hidden, c), self.w_scale(hidden, c))
+    def q_zw(
+        self, hidden: Tensor, c: Conditions, center: Tensor | float = 0.0
+    ) -> tuple[Normal, Normal]:
+        """q(z|x,c), and q(w|x,c) with parameters ``(n, W)``, as a deviation from p(w|c)'s mean."""
+        heads = [self.z_loc, self.w_loc, self.z_scale, self.w_scale]
+        sizes = [len(self.z_loc.bias), len(self.w_loc.bias)]
+        loc, raw_scale = full(linear_maps(heads, hidden, c)).chunk(2, dim=-1)
+        z_loc, w_loc = loc.split(sizes, dim=-1)
+        z_scale, w_scale = bounded_exp(raw_scale, LOG_SCALE_BOUND).split(sizes, dim=-1)
+        q_z = Normal(z_loc, z_scale, validate_args=False)
+        return q_z, Normal(center + w_loc, w_scale, validate_args=False)
 
 
 class Classifier(nn.Module):

@@ -39,15 +39,19 @@ from scvi.data import AnnDataManager
 from scvi.data import _constants as scvi_constants
 from scvi.model._utils import parse_device_args
 from scvi.model.base._save_load import _initialize_model, _validate_var_names
-from torch import Tensor
+from torch import Tensor, nn
 
 from scgmvae.checks import unchanged_on_error
 from scgmvae.genes import match_genes
+from scgmvae.networks import ConditionedLinear
 
 __all__ = ["FORMAT", "Saved", "SavingMixin", "check_there", "decode", "encode", "read"]
 
-FORMAT = 1
-"""Version of the format. Raised when an older scgmvae could not read what this one writes."""
+FORMAT = 2
+"""Version of the format. Raised when an older scgmvae could not read what this one writes.
+
+1 had the weights of :class:`~scgmvae.networks.ConditionedLinear` as :class:`torch.nn.Linear` has
+them, with a row for each output."""
 
 KIND = "type"
 """Key of a JSON object that stands for a value that JSON does not have."""
@@ -249,7 +253,7 @@ class SavingMixin:
                 cls.setup_anndata(adata, source_registry=registry, **setup)
             model = _initialize_model(cls, adata, registry, saved.attributes, None)
             model.module.on_load(model)
-            model.module.load_state_dict(saved.weights)
+            saved.put_weights(model.module)
             model.to_device(target)
             model.module.eval()
             model._model_summary_string = model._summary()
@@ -344,6 +348,22 @@ class Saved(NamedTuple):
     weights: dict[str, Tensor]
     adata_path: Path | None
     training: dict[str, object] | None
+    format: int
+
+    def put_weights(self, module: nn.Module) -> None:
+        """Give a module of the same shape the weights.
+
+        Parameters
+        ----------
+        module
+            The module.
+        """
+        weights = dict(self.weights)
+        for name, layer in module.named_modules():
+            if self.format == 1 and isinstance(layer, ConditionedLinear):
+                of_layer = {f"{name}.weight", f"{name}.slopes"} & weights.keys()
+                weights |= {key: weights[key].T for key in of_layer}
+        module.load_state_dict(weights)
 
 
 def _digest(content: dict[str, object]) -> str:
@@ -511,6 +531,7 @@ def read(folder: Path, prefix: str, class_name: str, wanted: Set[str] = frozense
         weights,
         paths.get("adata.h5ad"),
         training,
+        found,
     )
 
 

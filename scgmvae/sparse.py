@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
@@ -28,6 +27,7 @@ __all__ = [
     "map_values",
     "pinned",
     "row_sums",
+    "sums_by_row",
 ]
 
 with warnings.catch_warnings():
@@ -64,8 +64,7 @@ def row_sums(x: Tensor) -> Tensor:
     """Sums over genes, (n, 1)."""
     if not is_sparse(x):
         return x.sum(-1, keepdim=True)
-    offsets = x.crow_indices().long()
-    return torch.segment_reduce(x.values(), "sum", offsets=offsets, initial=0).unsqueeze(-1)
+    return sums_by_row(x.values(), x.crow_indices().long()).unsqueeze(-1)
 
 
 def pinned(x: Tensor) -> Tensor:
@@ -86,6 +85,8 @@ class NonZero(NamedTuple):
     """Column."""
     flat: Tensor
     """Place in x flattened: one flat index gathers several times faster than a pair."""
+    offsets: Tensor
+    """Where each row begins and the last one ends, (n + 1,)."""
 
     @classmethod
     def of(cls, x: Tensor) -> NonZero:
@@ -94,24 +95,42 @@ class NonZero(NamedTuple):
         if is_sparse(x):
             # torch adds at 64-bit places many times faster than at 32-bit ones
             offsets, gene = x.crow_indices().long(), x.col_indices().long()
-            cell = torch.arange(len(x), device=x.device)
             # without the size torch would wait for a GPU to tell it
-            cell = torch.repeat_interleave(cell, offsets.diff(), output_size=len(gene))
-            return cls(x.values(), cell, gene, cell * n_genes + gene)
+            cell = torch.repeat_interleave(offsets.diff(), output_size=len(gene))
+            return cls(x.values(), cell, gene, torch.add(gene, cell, alpha=n_genes), offsets)
         flat = x.flatten().nonzero().squeeze(-1)
         cell = flat // n_genes
-        return cls(x.flatten()[flat], cell, flat - cell * n_genes, flat)
+        offsets = torch.zeros(len(x) + 1, dtype=flat.dtype, device=flat.device)
+        torch.cumsum(torch.count_nonzero(x, dim=1), 0, out=offsets[1:])
+        return cls(x.flatten()[flat], cell, flat - cell * n_genes, flat, offsets)
+
+
+def sums_by_row(values: Tensor, offsets: Tensor) -> Tensor:
+    """Sums of the non-zero values of each row, (..., nnz) → (..., n).
+
+    Parameters
+    ----------
+    values
+        Values, those of a row side by side.
+    offsets
+        Where each row begins and the last one ends, ``(n + 1,)``.
+    """
+    if values.dim() == 2 and len(values) > 1:
+        columns = values.t().contiguous()
+        return torch.segment_reduce(columns, "sum", offsets=offsets, initial=0).t()
+    shape = (*values.shape[:-1], len(offsets) - 1)
+    return torch.segment_reduce(values.flatten(), "sum", offsets=offsets, initial=0).view(shape)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """:func:`torch.nn.functional.linear` of x, which is dense, (..., G), or CSR, (n, G)."""
+    """The affine map xW + b of x, dense, (..., G), or CSR, (n, G), with a weight (G, any)."""
     if not is_sparse(x):
-        return torch.nn.functional.linear(x, weight, bias)
+        return torch.nn.functional.linear(x, weight.t(), bias)
     return _SparseLinear.apply(x.values(), x.col_indices(), x.crow_indices(), weight) + bias
 
 
 class _SparseLinear(torch.autograd.Function):
-    """Product of a CSR matrix, which has no gradient, and a transposed dense one.
+    """Product of a CSR matrix, which has no gradient, and a dense one.
 
     The gradient of the weight is a product of the same kind, of x transposed and the gradient of
     the result.
@@ -120,15 +139,14 @@ class _SparseLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values: Tensor, genes: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(values, genes, offsets)
-        ctx.n_genes = weight.shape[1]
-        return _product(values, genes, offsets, weight.t())
+        ctx.n_genes = len(weight)
+        return _product(values, genes, offsets, weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[None, None, None, Tensor]:
-        values, genes, offsets = ctx.saved_tensors
-        order, cells, offsets = transposed(genes, offsets, ctx.n_genes)
-        return None, None, None, _product(values[order], cells, offsets, grad).t()
+        values, cells, offsets = transposed(*ctx.saved_tensors, ctx.n_genes)
+        return None, None, None, _product(values, cells, offsets, grad)
 
 
 def _product(values: Tensor, columns: Tensor, offsets: Tensor, right: Tensor) -> Tensor:
@@ -143,19 +161,20 @@ def _product(values: Tensor, columns: Tensor, offsets: Tensor, right: Tensor) ->
     )
 
 
-def transposed(columns: Tensor, offsets: Tensor, n_columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Parts of a transposed CSR matrix: order of the values, columns and offsets."""
+def transposed(
+    values: Tensor, columns: Tensor, offsets: Tensor, n_columns: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, columns and offsets of a transposed CSR matrix, from those of the matrix."""
     if columns.device.type == "cpu":  # scipy counts, where torch would sort
         csr = sparse.csr_matrix(
-            (np.arange(len(columns), dtype=np.int32), columns.numpy(), offsets.numpy()),
+            (values.numpy(), columns.numpy(), offsets.numpy()),
             shape=(len(offsets) - 1, n_columns),
         )
         csc = csr.tocsc()
-        parts = (csc.data, csc.indices, csc.indptr)
-        return tuple(torch.from_numpy(part) for part in parts)
+        return tuple(torch.from_numpy(part) for part in (csc.data, csc.indices, csc.indptr))
     order = torch.argsort(columns, stable=True)
     rows = torch.arange(len(offsets) - 1, device=columns.device, dtype=columns.dtype)
     rows = torch.repeat_interleave(rows, offsets.diff(), output_size=len(columns))
     counts = torch.bincount(columns, minlength=n_columns)
     sums = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return order, rows[order], sums.to(columns.dtype)
+    return values[order], rows[order], sums.to(columns.dtype)

@@ -1,5 +1,6 @@
 """Tests of scgmvae.checkpoints: a training that was killed ends as one that was not."""
 
+import json
 import os
 import random
 import shutil
@@ -318,6 +319,14 @@ def test_a_folder_without_a_checkpoint_is_refused(fresh, tmp_path, unbroken):
     unbroken["K_found"].save(tmp_path / "model")
     words = "resume_from must be a folder of checkpoints, but .* without the state"
     assert_refused(fresh(), words, resume_from=tmp_path / "model")
+
+
+def test_a_checkpoint_of_an_older_format_is_refused(fresh, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "older")
+    path = tmp_path / "older" / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    words = "must be a checkpoint of format 2, but .* has one of 1, which an older scgmvae wrote"
+    assert_refused(fresh(), words, resume_from=tmp_path / "older")
 
 
 def test_another_model_or_other_data_are_refused(fresh, folder, make_model):

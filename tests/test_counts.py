@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy import stats
 
-from scgmvae import counts
 from scgmvae.counts import (
     MEAN_FLOOR,
     nb_log_prob,
@@ -294,22 +293,17 @@ def test_zeros_that_a_csr_matrix_stores_count_as_zeros(rng, kind):
     assert_close(*gradients)
 
 
-@pytest.mark.parametrize("size_of_block", [1, 7, 13])
-@pytest.mark.parametrize("theta_shape", THETA_SHAPES)
-@pytest.mark.parametrize("kind", ["nb", "softmax_nb"])
-def test_blocks_of_cells_change_nothing(rng, monkeypatch, kind, theta_shape, size_of_block):
-    x, mu, theta = nb_arguments(rng, theta_shape, (3,))
-    x[2] = 0  # a block without counts
-    weights = tensor(rng.normal(size=(3, 5)))
-
-    def value_and_gradients():
-        value = call(kind, x, mu, theta, None)
-        return [value, *torch.autograd.grad((weights * value).sum(), [mu, theta])]
-
-    at_once = value_and_gradients()
-    monkeypatch.setattr(counts, "BLOCK", size_of_block)  # one cell, one, and three of four genes
-    for ours, expected in zip(value_and_gradients(), at_once, strict=True):
-        assert_close(ours, expected.detach(), rtol=1e-12)
+def test_a_cell_without_counts_is_a_row_of_zeros(rng):
+    x, mu, theta = nb_arguments(rng, (4,), (3,))
+    x[2] = x[4] = 0  # one within, and the last
+    expected = plain_log_prob(x, mu, theta)
+    for form in (x, x.to_sparse_csr()):
+        actual = nb_log_prob(form, mu, theta)
+        assert_close(actual, expected.detach())
+        gradients = [
+            torch.autograd.grad(v.sum(), mu, retain_graph=True)[0] for v in (actual, expected)
+        ]
+        assert_close(*gradients)
 
 
 @pytest.mark.parametrize("theta_shape", THETA_SHAPES)

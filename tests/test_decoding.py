@@ -55,12 +55,12 @@ def by_hand(model, z, one_hots=(), continuous=None):
     n_layers = len(model.module.decoder.trunk.linears)
 
     def affine(name, value):
-        out = value @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+        out = value @ weights[f"{name}.weight"] + weights[f"{name}.bias"]
         for i, one_hot in enumerate(one_hots):
             if f"{name}.offsets.{i}" in weights:
                 out = out + one_hot @ weights[f"{name}.offsets.{i}"]
         if f"{name}.slopes" in weights:
-            out = out + continuous @ weights[f"{name}.slopes"].T
+            out = out + continuous @ weights[f"{name}.slopes"]
         return out
 
     value = np.asarray(z, dtype=float)
@@ -186,7 +186,7 @@ def component_means(model, w):
     """Means of p(z|w,y) for every y, from the weights, (n_draws, K, L)."""
     weights = {name: value.double().numpy() for name, value in model.module.state_dict().items()}
     layer = "component_prior.trunk.linears.0"
-    hidden = np.maximum(w @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"], 0)
+    hidden = np.maximum(w @ weights[f"{layer}.weight"] + weights[f"{layer}.bias"], 0)
     loc = weights["component_prior.loc"]
     shift = (hidden @ weights["component_prior.shift.weight"].T).reshape(len(w), 2, *loc.shape)
     return loc + shift[:, 0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, special, stats
-from torch.distributions import Normal
+from torch.distributions import Normal, kl_divergence
 
 from scgmvae import distributions as dist
 
@@ -97,6 +97,38 @@ def test_mixture_kl_with_a_sample_axis_equals_one_sample_at_a_time(rng):
         dist.mixture_kl(q_z, Normal(p_z.loc[s], p_z.scale[s]), q_y[s]).numpy() for s in range(5)
     ]
     assert_close(dist.mixture_kl(q_z, p_z, q_y), np.stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("of_q", "of_p"),
+    [
+        pytest.param((5, 3), (5, 3), id="same_shape"),
+        pytest.param((5, 1, 3), (5, 4, 3), id="components"),
+        pytest.param((5, 1, 3), (2, 5, 4, 3), id="samples_and_components"),
+        pytest.param((2, 5, 3), (3,), id="one_prior"),
+    ],
+)
+def test_gradients_of_the_normal_kl_equal_those_of_torchs_own(rng, of_q, of_p):
+    leaves = [
+        value.requires_grad_()
+        for density in (normal(rng, *of_q), normal(rng, *of_p))
+        for value in (density.loc, density.scale)
+    ]
+    q, p = Normal(*leaves[:2]), Normal(*leaves[2:])
+    actual, expected = dist.normal_kl(q, p), kl_divergence(q, p).sum(-1)
+    assert_close(actual, expected.detach())
+    weights = tensor(rng.normal(size=expected.shape))
+    of_actual = torch.autograd.grad((weights * actual).sum(), leaves)
+    of_expected = torch.autograd.grad((weights * expected).sum(), leaves)
+    for ours, plain in zip(of_actual, of_expected, strict=True):
+        assert_close(ours, plain)
+
+
+def test_the_normal_kl_gives_gradients_to_those_who_ask_alone(rng):
+    q, p = normal(rng, 5, 3), normal(rng, 5, 3)
+    q.scale.requires_grad_()
+    (gradient,) = torch.autograd.grad(dist.normal_kl(q, p).sum(), q.scale)
+    assert_close(gradient, q.scale.detach() / p.scale**2 - 1 / q.scale.detach())
 
 
 @pytest.mark.parametrize("k", range(3))
@@ -260,6 +292,18 @@ def test_conjugate_bound_equals_its_formula_in_scipy(y_and_alpha):
 
     expected = -stats.entropy(q_y, axis=-1) - log_beta(alpha + q_y) + log_beta(alpha)
     assert_close(dist.conjugate_dirichlet_bound(*y_and_alpha), expected)
+
+
+def test_gradients_of_the_conjugate_bound_equal_those_of_its_terms(y_and_alpha, rng):
+    q_y, alpha = (value.clone().requires_grad_() for value in y_and_alpha)
+    plain = dist.categorical_dirichlet_kl(q_y, alpha + q_y)
+    plain = plain + dist.dirichlet_kl(alpha + q_y, alpha)
+    weights = tensor(rng.normal(size=plain.shape))
+    bound = dist.conjugate_dirichlet_bound(q_y, alpha)
+    of_bound = torch.autograd.grad((weights * bound).sum(), [q_y, alpha])
+    of_terms = torch.autograd.grad((weights * plain).sum(), [q_y, alpha])
+    for ours, expected in zip(of_bound, of_terms, strict=True):
+        assert_close(ours, expected)
 
 
 @pytest.mark.parametrize("spread", [1e-2, 0.3, 3.0], ids=["near", "around", "anywhere"])

@@ -68,6 +68,9 @@ class Plain:
         }
         for name, value in module.named_parameters():
             self.weights[name].requires_grad_(value.requires_grad)
+        self.plain_layers = {
+            name for name, layer in module.named_modules() if isinstance(layer, torch.nn.Linear)
+        }
         self.n_layers = len(WIDTHS) if "encoder.trunk.linears.0.weight" in self.weights else 0
         self.x = tensors[KEYS.X_KEY]
         one_hot = torch.eye(3)
@@ -82,15 +85,17 @@ class Plain:
         """W x + b, and the part of every condition that has one here."""
         weights = self.weights
         bias = weights.get(f"{name}.bias")
-        if f"{name}.weight" in weights:
+        if name in self.plain_layers:
             value = linear(inputs, weights[f"{name}.weight"], bias)
+        elif f"{name}.weight" in weights:
+            value = inputs @ weights[f"{name}.weight"] + bias
         else:
             value = bias.expand(N, -1)
         for i, one_hot in enumerate(self.categories):
             if f"{name}.offsets.{i}" in weights:
                 value = value + linear(one_hot, weights[f"{name}.offsets.{i}"].T)
         if f"{name}.slopes" in weights:
-            value = value + linear(self.continuous, weights[f"{name}.slopes"])
+            value = value + self.continuous @ weights[f"{name}.slopes"]
         return value
 
     def trunk(self, name, inputs, n_layers):
@@ -282,9 +287,10 @@ def assert_same_loss_and_gradients(module, tensors, monte_carlo, compute):
         gradient = plain.weights[name].grad
         assert (parameter.grad is None) == (gradient is None), name
         if gradient is not None:
-            # single precision: an entry is rounded as the largest terms of its sum are
+            # single precision: an entry is rounded as the largest terms of its sum are, those of a
+            # network for q(d) being log Γ of concentrations (in double precision all agree)
             scale = max(1.0, float(gradient.abs().max()))
-            assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5 * scale)
+            assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4 * scale)
     return log_ratio
 
 
@@ -416,7 +422,7 @@ def linear_autoencoder(digits):
 
 
 def test_a_trained_linear_autoencoder_spans_the_principal_components(linear_autoencoder, digits):
-    columns = linear_autoencoder.module.decoder.heads[0].weight.detach().numpy()
+    columns = linear_autoencoder.module.decoder.heads[0].weight.detach().numpy().T
     components = PCA(10).fit(digits.X).components_
     assert columns.shape == (64, 10)
     angles = np.degrees(subspace_angles(columns, components.T))

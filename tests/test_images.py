@@ -307,7 +307,7 @@ def test_bytes_train_the_same_model_as_floats_and_stay_bytes(train, kind):
 
 
 def widths(trunk):
-    return [linear.weight.shape[0] for linear in trunk.linears]
+    return [linear.weight.shape[1] for linear in trunk.linears]
 
 
 @pytest.mark.parametrize(

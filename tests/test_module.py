@@ -198,32 +198,33 @@ def test_one_component_equals_a_vae_with_a_learned_prior_written_by_hand(prior):
 
     def hidden(trunk, inputs):
         layer, norm = f"{trunk}.linears.0", f"{trunk}.norms.0"
-        value = inputs @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
+        value = inputs @ weights[f"{layer}.weight"] + weights[f"{layer}.bias"]
         if trunk != "component_prior.trunk":  # which c does not enter
             value = value + batch @ weights[f"{layer}.offsets.0"]
-            value = value + covariates @ weights[f"{layer}.slopes"].T
+            value = value + covariates @ weights[f"{layer}.slopes"]
         if f"{norm}.running_mean" in weights:
             value = value - weights[f"{norm}.running_mean"]
             value = value / np.sqrt(weights[f"{norm}.running_var"] + 1e-3)
             value = value * weights[f"{norm}.weight"] + weights[f"{norm}.bias"]
         return np.maximum(value, 0)
 
-    def linear(name, inputs):
-        return inputs @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0)
-
     def to_scale(raw):
         return np.exp(LOG_SCALE_BOUND * np.tanh(raw / LOG_SCALE_BOUND))
 
+    def head(name, inputs):
+        return inputs @ weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
     h = hidden("encoder.trunk", np.log1p(x))
-    z_loc, z_scale = linear("encoder.z_loc", h), to_scale(linear("encoder.z_scale", h))
-    w_loc, w_scale = linear("encoder.w_loc", h), to_scale(linear("encoder.w_scale", h))
+    z_loc, z_scale = head("encoder.z_loc", h), to_scale(head("encoder.z_scale", h))
+    w_loc, w_scale = head("encoder.w_loc", h), to_scale(head("encoder.w_scale", h))
     # the noise is the module's own: what made its samples out of its Gaussians
     z = z_loc + z_scale * array((q["z"] - q["qz"].loc) / q["qz"].scale)
     w = w_loc + w_scale * array((q["w"] - q["qw"].loc) / q["qw"].scale)
-    shift = linear("component_prior.shift", hidden("component_prior.trunk", w))
+    of_w = hidden("component_prior.trunk", w)
+    shift = of_w @ weights["component_prior.shift.weight"].T  # a plain torch.nn.Linear
     prior_loc = weights["component_prior.loc"] + shift[:, :L]
     prior_scale = to_scale(weights["component_prior.raw_scale"] + shift[:, L:])
-    share = special.softmax(linear("decoder.heads.0", hidden("decoder.trunk", z)), axis=-1)
+    share = special.softmax(head("decoder.heads.0", hidden("decoder.trunk", z)), axis=-1)
     mu = share * x.sum(-1, keepdims=True)
     theta = np.exp(14 * np.tanh(weights["raw_dispersion"] / 14))
     log_x = stats.nbinom(theta, theta / (theta + mu)).logpmf(x).sum(-1)
@@ -702,7 +703,7 @@ SIGMA = 1.0
 def make_linear(trunk, inputs_weight):
     """Make the trunk's layer h = relu(±A inputs), of which a head forms any linear function."""
     linear, norm = trunk.linears[0], trunk.norms[0]
-    linear.weight.copy_(torch.cat([inputs_weight, -inputs_weight]))
+    linear.weight.copy_(torch.cat([inputs_weight, -inputs_weight]).T)
     linear.bias.zero_()
     if isinstance(norm, torch.nn.BatchNorm1d):
         norm.weight.fill_(1)
@@ -713,7 +714,9 @@ def make_linear(trunk, inputs_weight):
 
 def set_head(head, matrix, bias=0.0):
     """Make the head of such a trunk give ``matrix @ A inputs + bias``."""
-    head.weight.copy_(torch.cat([matrix, -matrix], dim=1))
+    weight = torch.cat([matrix, -matrix], dim=1)
+    # of torch.nn.Linear, (n_out, n_in), or one with conditions, (n_in, n_out)
+    head.weight.copy_(weight if isinstance(head, torch.nn.Linear) else weight.T)
     if head.bias is not None:
         head.bias.copy_(torch.as_tensor(bias).expand_as(head.bias))
 

@@ -85,9 +85,9 @@ def test_bounded_exp_has_a_gradient_everywhere():
 
 def weights_side_by_side(layer):
     """The weight that :class:`torch.nn.Linear` would have on inputs, one-hots and covariates."""
-    parts = [] if layer.weight is None else [layer.weight]
+    parts = [] if layer.weight is None else [layer.weight.T]
     parts += [offsets.T for offsets in layer.offsets.values()]
-    parts += [] if layer.slopes is None else [layer.slopes]
+    parts += [] if layer.slopes is None else [layer.slopes.T]
     return torch.cat(parts, dim=1)
 
 
@@ -228,7 +228,7 @@ def outputs(name, network, inputs, c):
             return network(c).expand(*inputs.shape[:-1], -1)
         value = network(inputs, c)
         if name.startswith("encoder"):
-            value = network.q_w(value, c) if name == "encoder_w" else network.q_z(value, c)
+            value = network.q_zw(value, c)[name == "encoder_w"]
         if isinstance(value, torch.distributions.Normal):
             value = [value.loc, value.scale]
         return torch.cat(value, -1) if isinstance(value, list) else value
@@ -384,7 +384,7 @@ def test_the_decoder_of_images_mirrors_the_encoder(shape, n_hidden):
     trunk, decoder = ConvolutionalTrunk(shape), ConvolutionalDecoder(L, ConditionSizes(), shape)
     assert trunk(torch.rand(N, n_pixels), Conditions()).shape == (N, n_hidden) == (N, trunk.n_out)
     assert decoder(torch.randn(S, N, L), Conditions())[0].shape == (S, N, n_pixels)
-    assert decoder.first.weight.shape == (n_hidden, L)
+    assert decoder.first.weight.shape == (L, n_hidden)
 
 
 def test_the_decoder_of_images_starts_at_the_mean_of_each_channel():
