@@ -87,5 +87,6 @@ def table_of(title: str, rows: Mapping[str, str], calls: Sequence[str]) -> str:
         f'<td style="{LEFT}">{text}</td></tr>'
         for name, text in shown.items()
     )
-    table = f'<table style="color: inherit"><tbody>{body}</tbody></table>'  # even without a doctype
+    # a page without a doctype would give tables a colour of their own
+    table = f'<table style="color: inherit"><tbody>{body}</tbody></table>'
     return f"<div><strong>{escape(title)}</strong>{table}</div>"
