@@ -717,6 +717,15 @@ def test_the_progress_bar_can_be_switched_off(adata, make_model, train, capsys, 
     assert ("Epoch 4/4" in "".join(capsys.readouterr())) == shown
 
 
+@pytest.mark.parametrize("style", ["tqdm", "rich"])
+def test_other_bars_have_the_style_of_the_settings(trained, monkeypatch, capsys, style):
+    monkeypatch.setattr(scvi.settings, "progress_bar_style", style)
+    trained.differential_expression(groupby="component")
+    shown = "".join(capsys.readouterr())
+    assert "DE..." in shown
+    assert ("━" in shown) == (style == "rich")
+
+
 # --------------------------------------------------------------------------------- checkpoints
 
 
