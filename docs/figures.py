@@ -3,13 +3,16 @@
     python docs/figures.py  # writes docs/figures/*.png; about five minutes
     python docs/figures.py dual conditions  # these alone
 
-All but ``umap.png``, which ``make demo`` makes.
+All but ``umap.png``, which ``make demo`` makes. ``report.png`` needs Chromium.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -114,6 +117,22 @@ def conditions() -> plt.Figure:
     return figure
 
 
+def report() -> plt.Figure:
+    """A report down to its table of components, as Chromium shows it."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))))
+    with tempfile.TemporaryDirectory() as folder:
+        page, picture = Path(folder) / "report.html", Path(folder) / "report.png"
+        trained().report(page, "bulk_labels")
+        settings = ["headless", "no-sandbox", "hide-scrollbars", "window-size=1300,2832"]
+        settings += ["force-device-scale-factor=0.75", f"screenshot={picture}"]
+        command = [browser, *(f"--{setting}" for setting in settings), page.as_uri()]
+        subprocess.run(command, check=True, capture_output=True)
+        image = plt.imread(picture)
+    figure = plt.figure()
+    figure.figimage(image)
+    return figure
+
+
 def dual() -> plt.Figure:
     """Foreground and background of images that were not trained on, beside the truth."""
     adata = scgmvae.datasets.two_photon()
@@ -147,6 +166,7 @@ FIGURES = {
     ),
     "conditions": (conditions, (8, 2.3)),
     "dual": (dual, (7, 4.5)),
+    "report": (report, (8.125, 17.7)),  # at 120 dots per inch the pixels of the window
 }
 """Name → what draws it, and its size in inches, for text that is legible in a column."""
 
