@@ -84,7 +84,8 @@ class MuDataMixin:
                 f"mdata must be a MuData, but it is a {type(mdata).__name__}. Set an AnnData up "
                 f"with {cls.__name__}.setup_anndata(adata)."
             )
-        adata = mdata[cls._modality_of(mdata, modality)]
+        modality = cls._modality_of(mdata, modality)
+        adata = mdata[modality]
         checks.check_not_view(adata)
         setup = {
             "batch_key": batch_key,

@@ -9,8 +9,8 @@ from scvi.data import _constants as scvi_constants
 
 __all__ = ["ShowingMixin", "epochs_of", "table_of"]
 
-LEFT = "text-align: left; vertical-align: top"
-"""Jupyter sets the cells of tables to the right."""
+CELL = "text-align: left; vertical-align: top; padding: 0.2em 1em 0.2em 0.2em"
+"""Of the cells, which Jupyter sets to the right, and a plain page without gaps."""
 
 
 class ShowingMixin:
@@ -83,8 +83,8 @@ def table_of(title: str, rows: Mapping[str, str], calls: Sequence[str]) -> str:
     shown = {name: escape(text) for name, text in rows.items()}
     shown["go on with"] = "<br/>".join(f"<code>{escape(call)}</code>" for call in calls)
     body = "".join(
-        f'<tr><th scope="row" style="{LEFT}">{escape(name)}</th>'
-        f'<td style="{LEFT}">{text}</td></tr>'
+        f'<tr><th scope="row" style="{CELL}">{escape(name)}</th>'
+        f'<td style="{CELL}">{text}</td></tr>'
         for name, text in shown.items()
     )
     # a page without a doctype would give tables a colour of their own
