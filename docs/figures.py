@@ -1,17 +1,23 @@
 """The figures of the documentation.
 
-    python docs/figures.py  # writes docs/figures/*.png; about two minutes
+    python docs/figures.py  # writes docs/figures/*.png; about five minutes
+    python docs/figures.py dual conditions  # these alone
 
-All but ``umap.png``, which ``make demo`` makes.
+All but ``umap.png``, which ``make demo`` makes. ``report.png`` needs Chromium.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import scanpy as sc
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyArrowPatch
 
@@ -20,6 +26,7 @@ import scgmvae
 ROOT = Path(__file__).parent
 RESULTS = ROOT.parent / "benchmarks" / "results"
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # of Okabe and Ito
+COLORS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00")
 OBSERVED = "0.85"
 
 NODES = {"w": (0, 1), "y": (1, 1), "d": (1, 2), "z": (0.7, 0), "x": (0.7, -1), "c": (-0.7, 0)}
@@ -87,15 +94,88 @@ def trained(**settings: object) -> scgmvae.SCGMVAE:
     return fit
 
 
-def main() -> None:
-    figures = {
-        "model": (model(), (5.6, 4)),
-        "speed": (speed(), (4.4, 2.8)),
-        "training": (scgmvae.pl.training(trained()), (8, 4)),
-        "components": (scgmvae.pl.components(trained(n_components=16), "bulk_labels"), (7, 6)),
+def conditions() -> plt.Figure:
+    """The same cells with and without their batch as a condition."""
+    figure, axes = plt.subplots(1, 4, layout="constrained")
+    for pair, batch_key in ((axes[:2], None), (axes[2:], "batch")):
+        adata = scgmvae.datasets.synthetic_counts(1500, 300, n_batches=2, batch_scale=0.8, seed=0)
+        scgmvae.SCGMVAE.setup_anndata(adata, batch_key=batch_key)
+        fit = scgmvae.SCGMVAE(adata, n_components=5)
+        fit.train(seed=0, enable_progress_bar=False)
+        sc.pp.neighbors(adata, use_rep="X_scgmvae")
+        sc.tl.umap(adata)
+        for axis, column in zip(pair, ("component", "batch"), strict=True):
+            for (_, cells), color in zip(
+                adata.obs.groupby(column, observed=True), COLORS, strict=False
+            ):
+                rows = adata.obs_names.get_indexer(cells.index)
+                axis.scatter(*adata.obsm["X_umap"][rows].T, s=1, color=color, linewidths=0)
+            name = {"component": "types", "batch": "batches"}[column]
+            known = "not registered" if batch_key is None else "registered"
+            axis.set_title(f"batch {known}:\n{name}", fontsize=9)
+            axis.set(xticks=[], yticks=[])
+    return figure
+
+
+def report() -> plt.Figure:
+    """A report down to its table of components, as Chromium shows it."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))))
+    with tempfile.TemporaryDirectory() as folder:
+        page, picture = Path(folder) / "report.html", Path(folder) / "report.png"
+        trained().report(page, "bulk_labels")
+        settings = ["headless", "no-sandbox", "hide-scrollbars", "window-size=1300,2832"]
+        settings += ["force-device-scale-factor=0.75", f"screenshot={picture}"]
+        command = [browser, *(f"--{setting}" for setting in settings), page.as_uri()]
+        subprocess.run(command, check=True, capture_output=True)
+        image = plt.imread(picture)
+    figure = plt.figure()
+    figure.figimage(image)
+    return figure
+
+
+def dual() -> plt.Figure:
+    """Foreground and background of images that were not trained on, beside the truth."""
+    adata = scgmvae.datasets.two_photon()
+    fit = scgmvae.DualVAE(adata[:1600].copy())
+    fit.train(seed=0, enable_progress_bar=False)
+    test = adata[1600:1603].copy()
+    columns = {
+        "image": (test.X, 40),
+        "foreground, true": (test.layers["true_foreground"], 15),
+        "found": (fit.get_foreground(test), 15),
+        "background, true": (test.layers["true_background"], 30),
+        "found ": (fit.get_background(test), 30),
     }
-    for name, (figure, inches) in figures.items():
-        figure.set_size_inches(inches)  # for text that is legible in a column
+    figure, axes = plt.subplots(len(test), len(columns), layout="constrained")
+    for column, (name, (images, brightest)) in zip(axes.T, columns.items(), strict=True):
+        column[0].set_title(name.strip(), fontsize=9)
+        for axis, image in zip(column, images, strict=True):
+            shape = tuple(test.uns["image_shape"])
+            axis.imshow(image.reshape(shape), cmap="gray", vmin=0, vmax=brightest)
+            axis.set(xticks=[], yticks=[])
+    return figure
+
+
+FIGURES = {
+    "model": (model, (5.6, 4)),
+    "speed": (speed, (4.4, 2.8)),
+    "training": (lambda: scgmvae.pl.training(trained()), (8, 4)),
+    "components": (
+        lambda: scgmvae.pl.components(trained(n_components=16), "bulk_labels"),
+        (7, 6),
+    ),
+    "conditions": (conditions, (8, 2.3)),
+    "dual": (dual, (7, 4.5)),
+    "report": (report, (8.125, 17.7)),  # at 120 dots per inch the pixels of the window
+}
+"""Name → what draws it, and its size in inches, for text that is legible in a column."""
+
+
+def main() -> None:
+    for name in sys.argv[1:] or FIGURES:
+        draw, inches = FIGURES[name]
+        figure = draw()
+        figure.set_size_inches(inches)
         figure.savefig(ROOT / "figures" / f"{name}.png", dpi=120)
 
 

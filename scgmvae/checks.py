@@ -105,7 +105,7 @@ def check_anndata(adata: object) -> None:
         raise ValueError(
             f"adata must be an AnnData, but it is a {type(adata).__name__}. Read a file with "
             "anndata.read_h5ad, put a matrix into one by anndata.AnnData(x), and of a MuData pass "
-            "one modality, for example mdata['rna']."
+            "one modality, for example mdata['rna'], or set it up with SCGMVAE.setup_mudata."
         )
     if adata.uns.get(scvi_constants._ADATA_MINIFY_TYPE_UNS_KEY) is not None:
         refuse_minified()

@@ -28,6 +28,7 @@ from scgmvae.loading import MinibatchLoader, SeededDataSplitter
 from scgmvae.plan import KeepingTrainRunner, unchanged_without_training
 from scgmvae.reading import ReadingMixin
 from scgmvae.saving import SavingMixin
+from scgmvae.showing import ShowingMixin
 from scgmvae.terms import TermsMixin
 
 __all__ = ["DualVAE"]
@@ -43,7 +44,7 @@ N_START = 1024
 """Training images that the networks are scaled to at the start."""
 
 
-class DualVAE(FieldsMixin, TermsMixin, SavingMixin, BaseModelClass):
+class DualVAE(ShowingMixin, FieldsMixin, TermsMixin, SavingMixin, BaseModelClass):
     r"""Foreground and background of images, by two VAEs whose light adds up.
 
     .. math::
@@ -178,6 +179,16 @@ class DualVAE(FieldsMixin, TermsMixin, SavingMixin, BaseModelClass):
     def _summary(self) -> str:
         given = ", ".join(f"{name}: {value}" for name, value in self._module_kwargs.items())
         return f"DualVAE with the following parameters: {given}"
+
+    def _rows_shown(self) -> dict[str, str]:
+        return {"training": self._training_shown()}
+
+    def _calls_shown(self) -> list[str]:
+        if self.adata is None:
+            return ["DualVAE.load(folder, adata)", "model.get_foreground(adata)"]
+        if not self.is_trained_:
+            return ["model.train()"]
+        return ["model.get_foreground()", "model.get_background()", "model.save(folder)"]
 
     # ---------------------------------------------------------------------------- training
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -132,6 +132,20 @@ class FieldsMixin:
         cls._register(adata, AnnDataManager(fields, setup_method_args), **kwargs)
 
     @classmethod
+    def _anndata_of(
+        cls, data: object, attributes: Mapping[str, object], to_write: bool = False
+    ) -> AnnData:
+        """The AnnData that a user has passed, for a model with these attributes.
+
+        Raises
+        ------
+        ValueError
+            For anything else, and for a view that is to be written to.
+        """
+        (checks.check_not_view if to_write else checks.check_anndata)(data)
+        return data
+
+    @classmethod
     def _register(cls, adata: AnnData, manager: AnnDataManager, **kwargs: object) -> None:
         """Register the fields of a manager, or leave the data as they were."""
         with checks.unchanged_on_error(adata):
@@ -204,9 +218,9 @@ class FieldsMixin:
 
     @adata.setter
     def adata(self, adata: AnnData) -> None:
-        checks.check_anndata(adata)
         # the copy with the model's genes, where they are others or in another order
-        BaseModelClass.adata.fset(self, self._validate_anndata(adata))
+        validated = self._validate_anndata(self._anndata_of(adata, vars(self)))
+        BaseModelClass.adata.fset(self, validated)
 
     def minify_adata(self, *args: object, **kwargs: object) -> None:
         """Not available: posteriors of z do not stand for a cell's counts here.
@@ -242,9 +256,10 @@ class FieldsMixin:
         """Register new data with the model after checking it; reorder its genes if need be."""
         if adata is None and self.adata is None:
             raise RuntimeError("The model was loaded without data: pass the data to read.")
+        if adata is not None:
+            adata = self._anndata_of(adata, vars(self))
         if adata is None or adata is self.adata or self._knows(adata):
             return super()._validate_anndata(adata, copy_if_view)
-        checks.check_anndata(adata)
         given = adata
         adata = match_genes(given, self.get_var_names())
         _check_if_view(adata, copy_if_view=copy_if_view)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from mudata import MuData
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 from scvi.data import _constants as scvi_constants
@@ -26,11 +27,13 @@ from scgmvae.images import image_shape_of
 from scgmvae.likelihoods import Likelihood
 from scgmvae.loading import MinibatchLoader
 from scgmvae.module import CGMVAE, Prior, Widths
+from scgmvae.multimodal import MuDataMixin
 from scgmvae.reading import ReadingMixin
 from scgmvae.report import ReportMixin
 from scgmvae.results import ResultsMixin
 from scgmvae.saving import SavingMixin
 from scgmvae.scvi_settings import from_scvi
+from scgmvae.showing import ShowingMixin
 from scgmvae.training import StagedTrainingMixin
 from scgmvae.transfer import QueryMixin
 
@@ -41,6 +44,8 @@ IMAGE_WIDTHS = (512, 256, 128)
 
 
 class SCGMVAE(
+    ShowingMixin,
+    MuDataMixin,
     FieldsMixin,
     StagedTrainingMixin,
     ResultsMixin,
@@ -64,7 +69,8 @@ class SCGMVAE(
     ----------
     adata
         Cells × genes. One that was not passed to :meth:`setup_anndata` is set up with defaults:
-        the layer ``counts`` if there is one, else ``X``; no batches, labels or covariates.
+        the layer ``counts`` if there is one, else ``X``; no batches, labels or covariates. A
+        MuData stands for the modality that :meth:`setup_mudata` was told, here and in all methods.
     registry
         Registry of a model without data; used by :meth:`load`.
     n_components
@@ -121,7 +127,7 @@ class SCGMVAE(
 
     def __init__(
         self,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         registry: dict | None = None,
         *,
         n_components: int | None = None,
@@ -138,8 +144,9 @@ class SCGMVAE(
         likelihood, module_kwargs = from_scvi(likelihood, module_kwargs)
         if (registry or {}).get(scvi_constants._SETUP_METHOD_NAME) == "setup_datamodule":
             checks.refuse_datamodule()
+        self.modality_ = self._modality_of(adata)
         if adata is not None:
-            checks.check_anndata(adata)
+            adata = self._anndata_of(adata, {"modality_": self.modality_})
             image_shape = image_shape or image_shape_of(adata)
         if likelihood is None:
             likelihood = "nb" if image_shape is None else "bernoulli"
@@ -206,9 +213,40 @@ class SCGMVAE(
             n_components = f"{n_components} in {len(self.cluster_names)} clusters"
         return f"SCGMVAE with the following parameters: n_components: {n_components}, {settings}"
 
+    def _rows_shown(self) -> dict[str, str]:
+        rows = {}
+        known = self._known_categories()
+        conditions = [
+            f"{name} ({len(known[name])})" if name in known else name
+            for name in self._condition_names()
+        ]
+        if conditions:
+            rows["conditions"] = ", ".join(conditions)
+        if self._label_names:
+            key = self.get_setup_arg("labels_key")
+            rows["labels"] = f"{key}: {checks.listed(self._label_names)}"
+        if not self.module.has_mixture:
+            rows["components"] = f"none, as prior={self.module.prior!r}"
+        elif self.n_components_ is None:
+            rows["components"] = "not found yet"
+        else:
+            rows["components"] = str(self.n_components_)
+        if self.component_clusters_ is not None:
+            rows["clusters"] = str(len(self.cluster_names))
+        return rows | {"training": self._training_shown()}
+
+    def _calls_shown(self) -> list[str]:
+        if self.adata is None:
+            return [f"{type(self).__name__}.load(folder, adata)", "model.predict(adata)"]
+        if not self.is_trained_ or self.module.has_mixture and not self.module.mixture_started:
+            return ["model.train()"]
+        of_clusters = ["model.predict()", "model.component_table()"]
+        calls = ["model.get_latent_representation()", 'model.report("report.html")']
+        return [*(of_clusters if self.module.has_mixture else ()), *calls, "model.save(folder)"]
+
     # ------------------------------------------------------------------------ writing back
 
-    def annotate(self, adata: AnnData | None = None, key_added: str = "scgmvae") -> None:
+    def annotate(self, adata: AnnData | MuData | None = None, key_added: str = "scgmvae") -> None:
         """Write embedding and clusters into an AnnData.
 
         ``obsm["X_<key>"]`` mean of z, ``obsm["X_<key>_w"]`` mean of w, ``obsm["<key>_proba"]``
@@ -223,7 +261,8 @@ class SCGMVAE(
         Parameters
         ----------
         adata
-            Data with the genes of the model; ``None`` is the model's own.
+            Data with the genes of the model; ``None`` is the model's own. Of a MuData the modality
+            is written into.
         key_added
             Name of what is written.
 
@@ -241,10 +280,10 @@ class SCGMVAE(
         (300, 10)
         """
         self._check_if_trained(warn=False)
-        target = self.adata if adata is None else adata
-        checks.check_not_view(target)
+        given = self.adata if adata is None else adata
+        target = self._anndata_of(given, vars(self), to_write=True)
         checks.check_key_added(self.registry_[scvi_constants._SETUP_ARGS_KEY], key_added)
-        self._write(target, self._posteriors(adata), key_added)
+        self._write(target, self._posteriors(target), key_added)
 
     def _write(
         self, target: AnnData, posteriors: dict[str, NDArray], key_added: str = "scgmvae"

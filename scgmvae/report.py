@@ -27,6 +27,7 @@ from scgmvae.metrics import clustering_scores
 from scgmvae.normalization import log_normalized
 from scgmvae.plotting._latent import in_two_dimensions
 from scgmvae.plotting._training import terms_of
+from scgmvae.showing import epochs_of
 from scgmvae.writing import check_target, whole_file
 
 __all__ = ["ReportMixin", "marker_genes"]
@@ -179,10 +180,7 @@ class ReportMixin:
         rows = {name: str(value) for name, value in settings["params"].items()}
         rows |= {"n_components": str(self.n_components_), "seed": str(self.seed_)}
         if self.history:
-            n_epochs = len(self.history["elbo_train"])
-            n_joint = len(self.history.get("kl_y_train", ()))
-            stages = f"{n_epochs - n_joint} of pretraining, {n_joint} joint"
-            rows["epochs"] = stages if self.module.has_mixture else str(n_epochs)
+            rows["epochs"] = epochs_of(self)
         return rows | {f"{name} version": number for name, number in settings["versions"].items()}
 
     def _component_rows(

@@ -31,6 +31,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from mudata import MuData
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -178,7 +179,7 @@ class SavingMixin:
     def load(
         cls,
         dir_path: str | Path,
-        adata: AnnData | bool | None = None,
+        adata: AnnData | MuData | bool | None = None,
         accelerator: str = "auto",
         device: int | str = "auto",
         prefix: str | None = None,
@@ -212,7 +213,8 @@ class SavingMixin:
             If there is no model, it is of another class, of a newer format, a pickle, or damaged:
             a file is missing or not what was written.
         """
-        if not (adata is None or adata is False or isinstance(adata, AnnData)):
+        is_given = isinstance(adata, AnnData | MuData)
+        if not (is_given or adata is None or adata is False):
             raise ValueError(
                 f"adata must be an AnnData, None or False, but it is a {type(adata).__name__}. "
                 "Read a file with anndata.read_h5ad first."
@@ -220,8 +222,9 @@ class SavingMixin:
         folder, prefix = Path(dir_path), prefix or ""
         is_pickle = (folder / f"{prefix}{PICKLE}").exists()
         if allow_pickle and is_pickle and not (folder / f"{prefix}model.json").exists():
-            if adata is not None and adata is not False:
+            if is_given:
                 registry = super().load_registry(str(folder), prefix)
+                adata = cls._anndata_of(adata, {"registry_": registry})
                 adata = match_genes(adata, _gene_names(registry))
             return super().load(str(folder), adata, accelerator, device, prefix=prefix, **kwargs)
         check_there(folder, prefix)
@@ -232,6 +235,8 @@ class SavingMixin:
         )
         wanted = {"adata.h5ad"} if adata is None else set()
         saved = read(folder, prefix, cls.__name__, wanted)
+        if is_given:
+            adata = cls._anndata_of(adata, saved.attributes)
         registry = saved.attributes.pop("registry_")
         if adata is None and saved.adata_path is not None:
             adata = anndata.read_h5ad(saved.adata_path)

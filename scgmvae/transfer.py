@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 from scvi.data import _constants as scvi_constants
 
 from scgmvae import checks
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["QueryMixin"]
 
 KEPT = (
+    "modality_",
     "n_components_",
     "mixture_started_",
     "component_clusters_",
@@ -36,7 +38,7 @@ class QueryMixin:
     @classmethod
     def load_query_data(
         cls,
-        adata: AnnData,
+        adata: AnnData | MuData,
         reference_model: SCGMVAE | str | Path,
         *,
         inplace_subset_query_vars: bool = False,
@@ -105,7 +107,7 @@ class QueryMixin:
         reference = reference_model
         if isinstance(reference, str | Path):
             reference = cls.load(reference, False, accelerator, device)
-        if not isinstance(adata, AnnData):
+        if not isinstance(adata, AnnData | MuData):
             raise ValueError(
                 f"adata must be the AnnData of the query, but it is a {type(adata).__name__}. The "
                 "reference comes second."
@@ -119,9 +121,10 @@ class QueryMixin:
         if reference.module.has_mixture:
             reference._check_mixture()
         setup = reference.registry_[scvi_constants._SETUP_ARGS_KEY]
-        checks.check_not_view(adata)
         if inplace_subset_query_vars:
+            checks.check_not_view(adata)
             cls.prepare_query_anndata(adata, reference)
+        adata = cls._anndata_of(adata, vars(reference), to_write=True)
         adata = match_genes(adata, reference.get_var_names())
         with checks.unchanged_on_error(adata):
             cls.setup_anndata(

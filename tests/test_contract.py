@@ -5,7 +5,6 @@ import logging
 import warnings
 
 import anndata
-import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -61,7 +60,7 @@ def by_label(counts, make_model, train):
 NOT_HERE = {
     "get_batch_representation",  # batches have no embedding, which the constructor refuses
     "minified_data_type",  # no data are minified
-    "prepare_query_mudata",  # SCVI has it from a base class, but cannot be set up with a MuData
+    "prepare_query_mudata",  # SCVI has it from a base class; here one modality is the query
 }
 
 
@@ -227,29 +226,6 @@ def test_setup_and_registry_are_printed(by_label, capsys):
     assert "batch_1" in whole and "batch_1" not in short
     for text in (short, whole, arguments):
         assert "'continuous_covariate_keys': ['age']" in text
-
-
-def test_a_model_prints_itself(trained, capsys):
-    assert repr(trained) == ""  # as models of scvi-tools do
-    printed = " ".join(capsys.readouterr().out.split())
-    assert printed == " ".join(trained.summary_string.split())
-    assert printed.endswith("Training status: Trained")
-
-
-def test_of_a_mudata_one_modality_is_taken(counts, make_model, trained):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of mudata's own, on how it will join columns
-        multi = mudata.MuData({"rna": counts.copy()})
-    for call in (
-        SCGMVAE.setup_anndata,
-        SCGMVAE,
-        trained.get_latent_representation,
-        lambda data: SCGMVAE.prepare_query_anndata(data, trained),
-    ):
-        with pytest.raises(ValueError, match=r"MuData.*mdata\['rna'\]"):
-            call(multi)
-    model = make_model(multi["rna"], {"batch_key": "batch"})
-    assert model.summary_stats.n_batch == 2
 
 
 def test_minified_data_are_refused(adata, trained):
@@ -739,6 +715,15 @@ def test_settings_of_scvi_tools_are_respected(adata, make_model, monkeypatch):
 def test_the_progress_bar_can_be_switched_off(adata, make_model, train, capsys, shown):
     train(make_model(adata), enable_progress_bar=shown)
     assert ("Epoch 4/4" in "".join(capsys.readouterr())) == shown
+
+
+@pytest.mark.parametrize("style", ["tqdm", "rich"])
+def test_other_bars_have_the_style_of_the_settings(trained, monkeypatch, capsys, style):
+    monkeypatch.setattr(scvi.settings, "progress_bar_style", style)
+    trained.differential_expression(groupby="component")
+    shown = "".join(capsys.readouterr())
+    assert "DE..." in shown
+    assert ("━" in shown) == (style == "rich")
 
 
 # --------------------------------------------------------------------------------- checkpoints

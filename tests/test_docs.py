@@ -1,13 +1,18 @@
 """README and documentation: their Python runs, and their tables are those of the benchmarks."""
 
+import hashlib
 import json
 import os
 import re
 import runpy
+import shutil
+import sys
 import tomllib
+import types
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import mudata
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -41,7 +46,35 @@ def shortened(train, short):
 
 
 @pytest.fixture
-def reader(tmp_path, monkeypatch):
+def hub(tmp_path, monkeypatch):
+    """A stand-in for huggingface_hub: files under their hashes, and folders of links to them."""
+    blobs, snapshots = tmp_path / "hub" / "blobs", tmp_path / "hub" / "snapshots"
+
+    class HfApi:
+        def create_repo(self, repo_id, *, private=None, exist_ok=False):
+            blobs.mkdir(parents=True, exist_ok=exist_ok)
+
+        def upload_folder(self, *, repo_id, folder_path, ignore_patterns=None):
+            snapshot = snapshots / repo_id
+            snapshot.mkdir(parents=True)
+            for path in Path(folder_path).iterdir():
+                if not path.match(ignore_patterns):
+                    blob = blobs / hashlib.sha256(path.read_bytes()).hexdigest()
+                    shutil.copy(path, blob)
+                    (snapshot / path.name).symlink_to(blob)
+
+    def snapshot_download(repo_id, *, allow_patterns=None):
+        for path in (snapshots / repo_id).iterdir():
+            if not any(path.match(pattern) for pattern in allow_patterns):
+                path.unlink()
+        return str(snapshots / repo_id)
+
+    module = types.SimpleNamespace(HfApi=HfApi, snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch, hub):
     """A reader's folder with the files that the pages speak of, and little patience."""
     adata = synthetic_counts(
         200, 60, n_components=3, n_batches=2, n_conditions=2, component_scale=3.0, seed=0
@@ -55,6 +88,13 @@ def reader(tmp_path, monkeypatch):
     cell_type[1::2] = "unknown"
     adata.obs["cell_type"] = cell_type
     adata.write_h5ad(tmp_path / "counts.h5ad")
+    with mudata.set_options(pull_on_update=False):
+        protein = adata[:, :2].copy()
+        protein.var_names = ["CD3", "CD19"]
+        mdata = mudata.MuData({"rna": adata.copy(), "prot": protein})
+        mdata.obs["donor"] = adata.obs["condition"]
+        mdata.obs["wnn"] = adata.obs["component"]
+        mdata.write(tmp_path / "cells.h5mu")
     adata.obs["batch"] = "new"
     adata.write_h5ad(tmp_path / "new_batch.h5ad")
     monkeypatch.chdir(tmp_path)
@@ -62,7 +102,8 @@ def reader(tmp_path, monkeypatch):
     monkeypatch.setattr(SCGMVAE, "train", shortened(SCGMVAE.train, SHORT | {"pretrain_epochs": 1}))
     monkeypatch.setattr(DualVAE, "train", shortened(DualVAE.train, SHORT))
     monkeypatch.setattr("scgmvae.datasets.two_photon", lambda: two_photon(40))
-    yield
+    with mudata.set_options(pull_on_update=False):  # else mudata 0.3 warns
+        yield
     plt.close("all")
 
 

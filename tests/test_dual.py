@@ -1,9 +1,11 @@
 """Tests of the dual VAE: its loss against hand computation, what it recovers, what it refuses."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
+from lightning.pytorch.loggers import CSVLogger
 from scipy import stats
 from scipy.ndimage import gaussian_filter
 
@@ -293,6 +295,17 @@ def test_training_goes_on_from_where_it_was(counts):
     model.train(3, seed=0, **QUIET)
     assert model.get_elbo() > before
     assert len(model.history["reconstruction_pixels_train"]) == 6
+
+
+def test_loggers_of_lightning_get_the_terms(counts, tmp_path):
+    model = DualVAE(counts.copy(), **SMALL)
+    model.train(2, seed=0, logger=CSVLogger(tmp_path), **QUIET)
+    rows = pd.read_csv(tmp_path / "lightning_logs/version_0/metrics.csv").dropna(
+        subset=["elbo_train"]
+    )
+    assert len(rows) == 2
+    terms = [f"{name}_train" for name in model.get_elbo_terms()]
+    np.testing.assert_allclose(rows["elbo_train"], rows[terms].sum(axis=1), rtol=1e-4)
 
 
 def test_constant_images_have_no_foreground_structure(trained):

@@ -130,6 +130,16 @@ def test_nothing_is_unpickled(model, folder, monkeypatch):
     assert SCGMVAE.load_registry(folder)["setup_args"]["labels_key"] == "type"
 
 
+def test_a_model_loads_from_links_as_hubs_keep_them(model, folder, tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    for number, path in enumerate(folder.iterdir()):
+        blob = path.rename(tmp_path / "blobs" / str(number))
+        (tmp_path / "snapshot" / path.name).symlink_to(blob)
+    (tmp_path / "snapshot" / "README.md").write_text("A model card.")
+    assert_same(SCGMVAE.load(tmp_path / "snapshot"), model)
+
+
 def test_the_arguments_of_the_setup_can_be_seen(folder, capsys):
     SCGMVAE.view_setup_args(folder)
     shown = capsys.readouterr().out

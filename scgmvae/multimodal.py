@@ -1,0 +1,202 @@
+"""MuData: of its modalities the model reads one, whose AnnData is all that the rest of it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from anndata import AnnData
+from mudata import MuData
+from scvi.data import _constants as scvi_constants
+from scvi.data._utils import _check_if_view
+
+from scgmvae import checks
+
+if TYPE_CHECKING:
+    from scvi.data import AnnDataManager
+
+__all__ = ["MODALITY_KEY", "MuDataMixin", "columns_of"]
+
+MODALITY_KEY = "_scgmvae_modality"
+"""Key of ``mdata.uns``: the modality that was set up."""
+
+
+class MuDataMixin:
+    """``setup_mudata``, and MuData wherever an AnnData is taken."""
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        modality: str = "rna",
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        unlabeled_category: str = "unknown",
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+    ) -> None:
+        """Register the fields of one modality of a MuData.
+
+        From then on the MuData stands for this modality wherever the model takes an AnnData, and
+        ``model.adata`` is ``mdata[modality]``. Results are written there as well, for example
+        ``mdata["rna"].obs["scgmvae"]``, which ``mdata.pull_obs()`` brings into ``mdata.obs``.
+
+        Parameters
+        ----------
+        mdata
+            Cells × genes of several modalities. Cells that it has not measured in this one are
+            left out.
+        modality
+            Name of the modality.
+        layer
+            Layer of the modality that holds the data; ``None`` is its ``X``.
+        batch_key, labels_key, size_factor_key
+            As in :meth:`setup_anndata`, each a column of the modality's obs, with or without
+            ``"rna:"`` before it, or one of ``mdata.obs``, which is copied to the modality's.
+        unlabeled_category
+            As in :meth:`setup_anndata`.
+        categorical_covariate_keys, continuous_covariate_keys
+            Lists of such columns.
+
+        Raises
+        ------
+        KeyError
+            If there is no such modality, or a column or layer is missing.
+        ValueError
+            If ``mdata`` is none, a column of this name differs between the modality and the
+            MuData, or as in :meth:`setup_anndata`. The data are then as they were before.
+
+        Examples
+        --------
+        >>> import mudata
+        >>> with mudata.set_options(pull_on_update=False):
+        ...     mdata = mudata.MuData({"rna": adata})
+        >>> mdata.obs["donor"] = np.where(np.arange(300) % 2, "a", "b")
+        >>> scgmvae.SCGMVAE.setup_mudata(mdata, batch_key="donor", labels_key="rna:component")
+        >>> of_rna = scgmvae.SCGMVAE(mdata)
+        >>> of_rna.adata is mdata["rna"], of_rna.summary_stats.n_batch
+        (True, 2)
+        """
+        if not isinstance(mdata, MuData):
+            raise ValueError(
+                f"mdata must be a MuData, but it is a {type(mdata).__name__}. Set an AnnData up "
+                f"with {cls.__name__}.setup_anndata(adata)."
+            )
+        modality = cls._modality_of(mdata, modality)
+        adata = mdata[modality]
+        checks.check_not_view(adata)
+        setup = {
+            "batch_key": batch_key,
+            "labels_key": labels_key,
+            "size_factor_key": size_factor_key,
+            "categorical_covariate_keys": categorical_covariate_keys,
+            "continuous_covariate_keys": continuous_covariate_keys,
+        }
+        prefix = f"{modality}:"
+        of_mdata = [name for name in columns_of(setup) if not name.startswith(prefix)]
+        _check_same(mdata, adata, of_mdata, prefix)
+        with checks.unchanged_on_error(adata):
+            _copy_missing(mdata, adata, of_mdata)
+            cls.setup_anndata(
+                adata,
+                layer=layer,
+                unlabeled_category=unlabeled_category,
+                **{name: _without(prefix, value) for name, value in setup.items()},
+            )
+        mdata.uns[MODALITY_KEY] = modality
+
+    @classmethod
+    def _modality_of(cls, data: object, of_model: str | None = None) -> str | None:
+        """Name of the modality that a MuData stands for: the model's, the one set up, or rna."""
+        if not isinstance(data, MuData):
+            return None
+        name = of_model or data.uns.get(MODALITY_KEY, "rna")
+        if name not in data.mod:
+            raise KeyError(
+                f"{cls.__name__} reads one modality of a MuData, here {name!r}, which this one "
+                f"does not have. Its modalities are: {checks.listed(list(data.mod))}. Name one of "
+                f"them in {cls.__name__}.setup_mudata(mdata, modality=...), or pass its AnnData."
+            )
+        return name
+
+    @classmethod
+    def _anndata_of(
+        cls, data: object, attributes: Mapping[str, object], to_write: bool = False
+    ) -> AnnData:
+        """As of every model, and of a MuData its modality, with the columns that the model reads.
+
+        Parameters
+        ----------
+        data
+            What a user has passed.
+        attributes
+            Attributes of the model, if there is one: ``modality_`` and ``registry_``.
+        to_write
+            Refuse a view.
+        """
+        modality = cls._modality_of(data, attributes.get("modality_"))
+        if modality is None:
+            return super()._anndata_of(data, attributes, to_write)
+        adata = super()._anndata_of(data[modality], attributes, to_write)
+        if "registry_" in attributes:
+            setup = attributes["registry_"][scvi_constants._SETUP_ARGS_KEY]
+            _copy_missing(data, adata, columns_of(setup))
+        return adata
+
+    def get_anndata_manager(
+        self, adata: AnnData | MuData, required: bool = False
+    ) -> AnnDataManager | None:
+        """What the model has registered of data.
+
+        Parameters
+        ----------
+        adata
+            Data that were set up, or read with the model.
+        required
+            Raise an error where nothing was registered, in place of ``None``.
+        """
+        if isinstance(adata, MuData):
+            adata = self._anndata_of(adata, vars(self))
+        return super().get_anndata_manager(adata, required)
+
+
+def columns_of(setup: Mapping[str, object]) -> list[str]:
+    """The obs columns that arguments of ``setup_anndata`` name."""
+    found = []
+    for argument, value in setup.items():
+        if argument.endswith("_key") and isinstance(value, str):
+            found.append(value)
+        elif argument.endswith("_keys") and isinstance(value, list):
+            found += [name for name in value if isinstance(name, str)]
+    return found
+
+
+def _without(prefix: str, value: object) -> object:
+    """A column, or a list of columns, by its name in the modality."""
+    if isinstance(value, list):
+        return [_without(prefix, name) for name in value]
+    return value.removeprefix(prefix) if isinstance(value, str) else value
+
+
+def _check_same(mdata: MuData, adata: AnnData, columns: Iterable[str], prefix: str) -> None:
+    """Raise ``ValueError`` where a column is there twice, with different values."""
+    for name in columns:
+        if name in mdata.obs and name in adata.obs:
+            of_mdata = mdata.obs[name].reindex(adata.obs_names).astype(object)
+            if not of_mdata.equals(adata.obs[name].astype(object)):
+                raise ValueError(
+                    f"mdata.obs and the obs of the modality both have a column {name!r}, but with "
+                    f"different values. Name {prefix + name!r} to read the modality's, or give "
+                    "the other a name of its own."
+                )
+
+
+def _copy_missing(mdata: MuData, adata: AnnData, columns: Iterable[str]) -> None:
+    """Copy columns of the MuData that the modality lacks to it, cell by cell."""
+    for name in columns:
+        if name in mdata.obs and name not in adata.obs:
+            checks.check_obs_names(mdata)
+            _check_if_view(adata, copy_if_view=True)  # writing to a view would warn
+            adata.obs[name] = mdata.obs[name].reindex(adata.obs_names)
