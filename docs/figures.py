@@ -20,6 +20,7 @@ import pandas as pd
 import scanpy as sc
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyArrowPatch
+from PIL import Image
 
 import scgmvae
 
@@ -176,7 +177,10 @@ def main() -> None:
         draw, inches = FIGURES[name]
         figure = draw()
         figure.set_size_inches(inches)
-        figure.savefig(ROOT / "figures" / f"{name}.png", dpi=120)
+        path = ROOT / "figures" / f"{name}.png"
+        figure.savefig(path, dpi=120)
+        # a palette takes a third of the space, and the repository keeps every version
+        Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
 
 
 if __name__ == "__main__":
