@@ -18,6 +18,7 @@ from scvi.model.base import BaseModelClass, VAEMixin
 import scgmvae
 from scgmvae import checks
 from scgmvae.components import ComponentsMixin
+from scgmvae.datamodules import is_of_data_module, n_obs_of, registry_of
 from scgmvae.decoding import DecodingMixin
 from scgmvae.expression import ExpressionMixin
 from scgmvae.fields import FieldsMixin
@@ -66,7 +67,8 @@ class SCGMVAE(
         Cells × genes. One that was not passed to :meth:`setup_anndata` is set up with defaults:
         the layer ``counts`` if there is one, else ``X``; no batches, labels or covariates.
     registry
-        Registry of a model without data; used by :meth:`load`.
+        Registry of a model without data: that of a data module of scvi-tools, to be trained by
+        ``train(datamodule=...)``; also used by :meth:`load`.
     n_components
         K, the number of components. ``None`` takes as many as a graph partition finds, and merges
         those that overlap after training (:meth:`merge_components`).
@@ -96,7 +98,7 @@ class SCGMVAE(
     Raises
     ------
     NotImplementedError
-        For minified data, data modules, and settings of scvi-tools' SCVI without a meaning here.
+        For minified data, and settings of scvi-tools' SCVI without a meaning here.
     ValueError
         If the data does not suit the likelihood, or ``n_components`` the data. ``adata`` is then
         as it was before.
@@ -136,8 +138,10 @@ class SCGMVAE(
         **module_kwargs: object,
     ):
         likelihood, module_kwargs = from_scvi(likelihood, module_kwargs)
-        if (registry or {}).get(scvi_constants._SETUP_METHOD_NAME) == "setup_datamodule":
-            checks.refuse_datamodule()
+        if is_of_data_module(registry):
+            n_obs = n_obs_of(registry)
+            registry, self.label_codes_ = registry_of(type(self), registry)
+            checks.check_n_components(n_components, n_obs, len(self._labels_of(registry)))
         if adata is not None:
             checks.check_anndata(adata)
             image_shape = image_shape or image_shape_of(adata)

@@ -60,6 +60,10 @@ class ResultsMixin(TermsMixin):
         ``log_proba`` (n, K) of q(y|z,c) averaged over q(z|x,c), and ``distances`` (n, K) of the
         mean of z to the components, in their standard deviations.
         """
+        if dataloader is not None and not (adata is None and indices is None):
+            raise ValueError(
+                "A dataloader brings its cells with it. Give either that, or adata and indices."
+            )
         if dataloader is None:
             adata = self._validate_anndata(adata)
             rows = checks.rows_of(adata, indices)
@@ -68,6 +72,8 @@ class ResultsMixin(TermsMixin):
                 indices=rows,
                 batch_size=READ_BATCH_SIZE if batch_size is None else batch_size,
             )
+        else:
+            dataloader = self._minibatches(dataloader)
         self.module.eval()
         noise = self._noise()
         parts: dict[str, list[Tensor]] = {}
@@ -165,10 +171,6 @@ class ResultsMixin(TermsMixin):
         >>> mean, variance = model.get_latent_representation(return_dist=True, which="w")
         """
         self._check_if_trained(warn=False)
-        if dataloader is not None and not (adata is None and indices is None):
-            raise ValueError(
-                "A dataloader brings its cells with it. Give either that, or adata and indices."
-            )
         if which not in ("z", "w"):
             raise ValueError(f"which must be 'z' or 'w', but it is {which!r}.")
         checks.check_seed(seed)
@@ -189,6 +191,7 @@ class ResultsMixin(TermsMixin):
         indices: Sequence[int] | None = None,
         soft: bool = False,
         batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
         *,
         components: bool = False,
     ) -> NDArray[np.str_] | pd.DataFrame:
@@ -213,6 +216,8 @@ class ResultsMixin(TermsMixin):
             Return probabilities in place of the most probable name.
         batch_size
             Cells at a time.
+        dataloader
+            Minibatches to use in place of ``adata``.
         components
             Predict among all K components. A model without labels does so anyway, as long as
             none of them were merged.
@@ -226,6 +231,8 @@ class ResultsMixin(TermsMixin):
         ------
         RuntimeError
             If the model has no trained components.
+        ValueError
+            If ``adata`` or ``indices`` are given as well as ``dataloader``.
 
         Notes
         -----
@@ -239,9 +246,10 @@ class ResultsMixin(TermsMixin):
         (300, 3)
         """
         self._check_mixture()
-        adata = self._validate_anndata(adata)
-        rows = checks.rows_of(adata, indices)
-        logits = self._posteriors(adata, rows, batch_size)["log_proba"]
+        if dataloader is None:
+            adata = self._validate_anndata(adata)
+            indices = checks.rows_of(adata, indices)
+        logits = self._posteriors(adata, indices, batch_size, dataloader)["log_proba"]
         names = self.component_names
         if not components:
             logits, names = self._of_clusters(logits), self.cluster_names
@@ -249,14 +257,15 @@ class ResultsMixin(TermsMixin):
         logits = logits[:, : len(names)]
         if not soft:
             return names[logits.argmax(1)]
-        proba = softmax(logits, axis=1)
-        return pd.DataFrame(proba, index=adata.obs_names[rows], columns=names)
+        index = adata.obs_names[indices] if dataloader is None else None
+        return pd.DataFrame(softmax(logits, axis=1), index=index, columns=names)
 
     def get_novelty(
         self,
         adata: AnnData | None = None,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
     ) -> NDArray[np.float64]:
         r"""How far out each cell lies of what the model was trained on.
 
@@ -277,6 +286,8 @@ class ResultsMixin(TermsMixin):
             Rows to use.
         batch_size
             Cells at a time.
+        dataloader
+            Minibatches to use in place of ``adata``.
 
         Returns
         -------
@@ -286,6 +297,8 @@ class ResultsMixin(TermsMixin):
         ------
         RuntimeError
             If the model has no trained components.
+        ValueError
+            If ``adata`` or ``indices`` are given as well as ``dataloader``.
 
         Notes
         -----
@@ -300,7 +313,7 @@ class ResultsMixin(TermsMixin):
         (0.0, 1.0)
         """
         self._check_mixture()
-        return self._novelty(self._posteriors(adata, indices, batch_size))
+        return self._novelty(self._posteriors(adata, indices, batch_size, dataloader))
 
     def _novelty(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
         if self.distance_quantiles_ is None:
