@@ -24,6 +24,7 @@ from torch.distributions import (
 from torch.quasirandom import SobolEngine
 
 from scgmvae import checks
+from scgmvae.loading import CELLS_IN_MEMORY
 from scgmvae.terms import TermsMixin
 
 __all__ = ["ResultsMixin"]
@@ -76,7 +77,8 @@ class ResultsMixin(TermsMixin):
             dataloader = self._minibatches(dataloader)
         self.module.eval()
         noise = self._noise()
-        parts: dict[str, list[Tensor]] = {}
+        gathered: dict[str, NDArray[np.float32]] = {}
+        n = 0
         for tensors in dataloader:
             outputs = self.module.inference(
                 **self.module._get_inference_input(tensors), sample=False
@@ -94,10 +96,18 @@ class ResultsMixin(TermsMixin):
                     "log_proba": log_proba,
                     "distances": distances,
                 }
+            end = n + len(z)
             for name, value in values.items():
-                parts.setdefault(name, []).append(value.cpu())
-        # one after the other, so that there is never a second copy of all
-        return {name: torch.cat(parts.pop(name)).numpy() for name in list(parts)}
+                part = value.cpu().numpy()
+                rows = gathered.setdefault(name, np.empty_like(part))
+                # lists of parts would leave holes in memory where a minibatch was worked on
+                if end > len(rows):
+                    rows.resize((end + CELLS_IN_MEMORY, rows.shape[1]), refcheck=False)
+                rows[n:end] = part
+            n = end
+        for rows in gathered.values():
+            rows.resize((n, rows.shape[1]), refcheck=False)
+        return gathered
 
     def _noise(self) -> Tensor:
         """Points that stand for N(0, I) of z, (S, 1, L), the same for every cell."""
