@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 Minibatch = Mapping[str, Tensor | object]
-"""What a data module makes: dense x, codes, and nothing, 0 or an empty tensor for no field."""
+"""What a data module makes: x, codes, and nothing, 0 or an empty tensor for a missing field."""
 
 
 def is_of_data_module(registry: Mapping[str, object] | None) -> bool:
@@ -177,14 +177,14 @@ def tensors_of(model: SCGMVAE, minibatch: Minibatch) -> dict[str, Tensor]:
         return values.reshape(n, -1) if is_there else None
 
     batch, label = field(REGISTRY_KEYS.BATCH_KEY), field(REGISTRY_KEYS.LABELS_KEY)
-    codes = x.new_full((n, 1), n_labels, dtype=torch.long)
+    codes = torch.full((n, 1), n_labels, device=x.device)
     if n_labels and label is not None:
         of_label = torch.tensor(model.label_codes_, device=x.device)
         # some data modules mark unlabelled cells by −1
         codes = torch.where(label < 0, codes, of_label[label.long().clamp(min=0)])
     tensors = {
         REGISTRY_KEYS.X_KEY: in_layout(x, model.module.takes_sparse),
-        REGISTRY_KEYS.BATCH_KEY: x.new_zeros(n, 1) if batch is None else batch,
+        REGISTRY_KEYS.BATCH_KEY: torch.zeros_like(codes) if batch is None else batch,
         REGISTRY_KEYS.LABELS_KEY: codes,
         REGISTRY_KEYS.CAT_COVS_KEY: field(REGISTRY_KEYS.CAT_COVS_KEY),
         REGISTRY_KEYS.CONT_COVS_KEY: field(REGISTRY_KEYS.CONT_COVS_KEY),

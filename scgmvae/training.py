@@ -243,7 +243,7 @@ class StagedTrainingMixin:
                 {name: arguments[name] for name in OF_ANNDATA} | of_folders,
                 "A data module makes the minibatches, and its cells have neither numbers nor "
                 "columns other than those of its registry",
-                "them",
+                "datamodule",
             )
         if checkpoint_every is not None:
             checks.check_whole(1, checkpoint_every=checkpoint_every)
@@ -252,7 +252,7 @@ class StagedTrainingMixin:
             _check_not_given(
                 arguments,
                 "A training that is resumed has the arguments that it was begun with",
-                "all but resume_from",
+                "resume_from",
             )
             saved = read_checkpoint(self, Path(resume_from))
             training = Training(*(saved.training[name] for name in Training._fields))
@@ -611,12 +611,13 @@ LABELLED_SHARE = 0.1
 """Share of labelled cells in a minibatch, unless there are more."""
 
 
-def _check_not_given(arguments: dict[str, object], rule: str, surplus: str) -> None:
+def _check_not_given(arguments: dict[str, object], rule: str, source: str) -> None:
     """Raise ``ValueError`` where an argument is given that a training does not go by."""
     defaults = inspect.signature(StagedTrainingMixin.train).parameters
     given = [name for name, value in arguments.items() if value != defaults[name].default]
     if given:
-        raise ValueError(f"{rule}, but train got {', '.join(given)}. Leave out {surplus}.")
+        names = ", ".join(given)
+        raise ValueError(f"{rule}, but train got {source} and {names}. Leave out {names}.")
 
 
 class Length(NamedTuple):

@@ -307,6 +307,18 @@ def test_values_of_another_kind_are_dense(cells):
     assert agreement(cells, model.predict(dataloader=datamodule.train_dataloader())) > 0.9
 
 
+def test_minibatches_can_be_sparse_and_without_codes(cells):
+    model = trained_by(Own(cells), max_epochs=1, pretrain_epochs=1)
+    dense = Own.minibatches(cells[cells.obs["batch"] == "batch_1"].copy())
+    assert all((part["batch"] == 0).all() for part in dense)
+    sparse = [{"X": part["X"].to_sparse_csr(), "batch": None} for part in dense]
+    np.testing.assert_allclose(
+        model.get_latent_representation(dataloader=sparse),
+        model.get_latent_representation(dataloader=dense),
+        atol=1e-5,
+    )
+
+
 def test_the_same_seed_gives_the_same_model(model, datamodule):
     state = torch.get_rng_state()
     again = trained_by(datamodule)
@@ -328,8 +340,9 @@ def test_training_goes_on_after_loading(model, datamodule, cells, tmp_path):
     assert loaded.predict(dataloader=loader).tolist() == before.tolist()
     with pytest.raises(ValueError, match="was made for a data module"):
         loaded.train()
-    loaded.train(2, datamodule=datamodule, **QUIET)
-    assert len(loaded.history["elbo_train"]) == 26
+    for _ in range(2):
+        loaded.train(2, datamodule=datamodule, **QUIET)
+    assert len(loaded.history["elbo_train"]) == 28
     assert adjusted_rand_score(before, loaded.predict(dataloader=loader)) > 0.9
 
 
@@ -368,7 +381,8 @@ def test_validation_cells_are_those_of_the_data_module(cells):
     ids=lambda argument: next(iter(argument)),
 )
 def test_what_chooses_cells_or_keeps_places_is_refused(datamodule, argument):
-    with pytest.raises(ValueError, match=f"but train got {next(iter(argument))}. Leave out them"):
+    name = next(iter(argument))
+    with pytest.raises(ValueError, match=f"train got datamodule and {name}. Leave out {name}"):
         model_for(datamodule).train(datamodule=datamodule, **argument)
 
 
