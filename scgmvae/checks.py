@@ -52,7 +52,6 @@ __all__ = [
     "is_number",
     "listed",
     "refuse_counts",
-    "refuse_datamodule",
     "refuse_minified",
     "rows_of",
     "unchanged_on_error",
@@ -117,15 +116,6 @@ def refuse_minified() -> None:
         "Minified data keep posteriors of z in place of counts, but w and the components are "
         "inferred from the counts as well. Use the data with their counts; backed AnnData take "
         "no memory."
-    )
-
-
-def refuse_datamodule() -> None:
-    """Raise ``NotImplementedError``: training reads the cells again, and by their numbers."""
-    raise NotImplementedError(
-        "Data modules of scvi-tools are not offered, because the mixture starts from a partition "
-        "of the cells, which are then guided by it one by one. For data that do not fit into "
-        "memory use adata = anndata.read_h5ad(path, backed='r')."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -19,8 +19,10 @@ from scvi.data.fields import (
     NumericalObsField,
 )
 from scvi.model.base import BaseModelClass
+from torch import Tensor
 
 from scgmvae import checks
+from scgmvae.datamodules import Minibatch, tensors_of
 from scgmvae.genes import match_genes
 from scgmvae.images import check_same_shape, pixel_scale
 from scgmvae.label_field import LabelsField
@@ -42,6 +44,9 @@ CONDITION_ARGS = (
 
 class FieldsMixin:
     """``setup_anndata`` and the checks of new data."""
+
+    label_codes_: Sequence[int] | None = None
+    """Component of each label of the data module that the model was made for, if it was."""
 
     _matched: AnnData | None = None
 
@@ -178,6 +183,12 @@ class FieldsMixin:
         """As in scvi-tools, for rows that are there."""
         rows = checks.rows_of(adata, indices)
         return super()._make_data_loader(adata, rows, *args, **kwargs)
+
+    def _minibatches(self, dataloader: Iterable[Minibatch]) -> Iterable[dict[str, Tensor]]:
+        """Minibatches of others as the module reads them."""
+        if self.label_codes_ is None:
+            return dataloader
+        return (tensors_of(self, minibatch) for minibatch in dataloader)
 
     @staticmethod
     def _check_data(

@@ -34,10 +34,10 @@ class FiniteWatch(pl.Callback):
     Parameters
     ----------
     obs_names
-        Names of the cells, for the error.
+        Names of the cells, for the error; ``None`` where minibatches bring no numbers of cells.
     """
 
-    def __init__(self, obs_names: pd.Index):
+    def __init__(self, obs_names: pd.Index | None):
         self.obs_names = obs_names
         self._now: _Step | None = None
         self._before: _Step | None = None
@@ -174,7 +174,12 @@ class FiniteWatch(pl.Callback):
         stage = {None: "", False: " (pretraining)", True: " (joint stage)"}[started]
         cells = ""
         if step is not None:
-            names = ", ".join(map(str, self.obs_names[step.worst_cells()]))
+            rows = step.worst_cells()
+            names = (
+                f"rows {rows}"
+                if self.obs_names is None
+                else ", ".join(map(str, self.obs_names[rows]))
+            )
             cells = f" The cells that contribute most are {names}."
         return FloatingPointError(
             f"Training must stay finite, but {where}{stage} {cause}.{cells} Look for extreme "

@@ -27,11 +27,12 @@ from scgmvae.checks import check_rate, check_seed, check_whole, is_number, liste
 from scgmvae.genes import OBSERVED_KEY, observed_genes
 from scgmvae.images import pixel_scale
 from scgmvae.matrices import RowsOnDisk, rows_in
+from scgmvae.module import CGMVAE, GUIDE_KEY
 from scgmvae.sparse import dense, is_sparse, pinned
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["CELLS_KEY", "MinibatchLoader", "SeededDataSplitter"]
+__all__ = ["CELLS_KEY", "MinibatchLoader", "SeededDataSplitter", "in_layout"]
 
 CELLS_KEY = "cells"
 """Key of the rows of the AnnData that a minibatch is made of, (n,)."""
@@ -168,10 +169,7 @@ class MinibatchLoader:
     def _minibatch(self, rows: NDArray[np.integer], x: Tensor) -> dict[str, Tensor]:
         if self.pixel_scale != 1:
             x = x * self.pixel_scale
-        if not self.sparse:
-            x = dense(x)
-        elif not is_sparse(x):
-            x = x.to_sparse_csr()
+        x = in_layout(x, self.sparse)
         places = torch.from_numpy(rows)
         of_cells = {key: values[places] for key, values in (self.fields | self.extra).items()}
         if self.pin_memory:
@@ -243,6 +241,13 @@ class MinibatchLoader:
         return np.concatenate([blocks[i] for i in torch.randperm(len(blocks)).tolist()])
 
 
+def in_layout(x: Tensor, sparse: bool) -> Tensor:
+    """The matrix x as a CSR tensor, or with its zeros."""
+    if not sparse:
+        return dense(x)
+    return x if is_sparse(x) else x.to_sparse_csr()
+
+
 def _shuffled(order: NDArray[np.integer]) -> NDArray[np.integer]:
     return order[torch.randperm(len(order)).numpy()]
 
@@ -288,7 +293,7 @@ class SeededDataSplitter(DataSplitter):
     ):
         check_seed(seed)
         self.seed = seed
-        n_obs = adata_manager.adata.n_obs
+        self.n_obs = n_obs = adata_manager.adata.n_obs
         if not (is_number(train_size) and 0 < train_size <= 1):
             raise ValueError(
                 f"train_size must be a share above 0 and at most 1, but it is {train_size!r}."
@@ -332,3 +337,15 @@ class SeededDataSplitter(DataSplitter):
             seed = self.seed + self.trainer.current_epoch  # where another part of it has ended
             loader.share_out(self.trainer.global_rank, self.trainer.world_size, seed)
         return loader
+
+    def guide_by(self, module: CGMVAE, partition: NDArray[np.integer]) -> None:
+        """Guide the training cells by a partition from now on.
+
+        Parameters
+        ----------
+        module
+            The module whose mixture has started.
+        partition
+            Codes of the cells, ``(n,)``, −1 where one has none.
+        """
+        self.trainer.train_dataloader.extra[GUIDE_KEY] = torch.from_numpy(partition)

@@ -19,6 +19,7 @@ from scvi.model.base import BaseModelClass, VAEMixin
 import scgmvae
 from scgmvae import checks
 from scgmvae.components import ComponentsMixin
+from scgmvae.datamodules import is_of_data_module, n_obs_of, registry_of
 from scgmvae.decoding import DecodingMixin
 from scgmvae.expression import ExpressionMixin
 from scgmvae.fields import FieldsMixin
@@ -72,7 +73,8 @@ class SCGMVAE(
         the layer ``counts`` if there is one, else ``X``; no batches, labels or covariates. A
         MuData stands for the modality that :meth:`setup_mudata` was told, here and in all methods.
     registry
-        Registry of a model without data; used by :meth:`load`.
+        Registry of a model without data: that of a data module of scvi-tools, to be trained by
+        ``train(datamodule=...)``; also used by :meth:`load`.
     n_components
         K, the number of components. ``None`` takes as many as a graph partition finds, and merges
         those that overlap after training (:meth:`merge_components`).
@@ -102,7 +104,7 @@ class SCGMVAE(
     Raises
     ------
     NotImplementedError
-        For minified data, data modules, and settings of scvi-tools' SCVI without a meaning here.
+        For minified data, and settings of scvi-tools' SCVI without a meaning here.
     ValueError
         If the data does not suit the likelihood, or ``n_components`` the data. ``adata`` is then
         as it was before.
@@ -142,9 +144,11 @@ class SCGMVAE(
         **module_kwargs: object,
     ):
         likelihood, module_kwargs = from_scvi(likelihood, module_kwargs)
-        if (registry or {}).get(scvi_constants._SETUP_METHOD_NAME) == "setup_datamodule":
-            checks.refuse_datamodule()
         self.modality_ = self._modality_of(adata)
+        if is_of_data_module(registry):
+            n_obs = n_obs_of(registry)
+            registry, self.label_codes_ = registry_of(type(self), registry)
+            checks.check_n_components(n_components, n_obs, len(self._labels_of(registry)))
         if adata is not None:
             adata = self._anndata_of(adata, {"modality_": self.modality_})
             image_shape = image_shape or image_shape_of(adata)

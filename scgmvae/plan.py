@@ -24,7 +24,7 @@ from torch import Tensor
 
 from scgmvae.checks import check_at_least, check_plan, check_whole
 from scgmvae.images import SEEN_KEY, distorted
-from scgmvae.module import CGMVAE, GUIDE_KEY
+from scgmvae.module import CGMVAE
 from scgmvae.parallel import start_on_all
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ class MixtureStart(pl.Callback):
         if module.mixture_started or not module.has_mixture or not is_due:
             return
         partition = start_on_all(trainer, module, self.start)
-        trainer.train_dataloader.extra[GUIDE_KEY] = torch.from_numpy(partition)
+        trainer.datamodule.guide_by(module, partition)
         trainer.strategy.setup_optimizers(trainer)
         # the best of a stage with another bound is not to be compared with what comes
         for callback in trainer.checkpoint_callbacks:

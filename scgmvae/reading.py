@@ -69,6 +69,8 @@ def reading(
         self._check_if_trained(warn=False)
         checks.check_seed(seed)
         _check_arguments(self, parameters.bind(self, *args, **kwargs).arguments)
+        if kwargs.get("dataloader") is not None:
+            kwargs["dataloader"] = self._minibatches(kwargs["dataloader"])
         self.module.eval()
         with drawing_from(seed):
             return method(self, *args, **kwargs)

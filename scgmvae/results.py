@@ -24,6 +24,7 @@ from torch.distributions import (
 from torch.quasirandom import SobolEngine
 
 from scgmvae import checks
+from scgmvae.loading import CELLS_IN_MEMORY
 from scgmvae.terms import TermsMixin
 
 __all__ = ["ResultsMixin"]
@@ -60,6 +61,10 @@ class ResultsMixin(TermsMixin):
         ``log_proba`` (n, K) of q(y|z,c) averaged over q(z|x,c), and ``distances`` (n, K) of the
         mean of z to the components, in their standard deviations.
         """
+        if dataloader is not None and not (adata is None and indices is None):
+            raise ValueError(
+                "A dataloader brings its cells with it. Give either that, or adata and indices."
+            )
         if dataloader is None:
             adata = self._validate_anndata(adata)
             rows = checks.rows_of(adata, indices)
@@ -68,9 +73,12 @@ class ResultsMixin(TermsMixin):
                 indices=rows,
                 batch_size=READ_BATCH_SIZE if batch_size is None else batch_size,
             )
+        else:
+            dataloader = self._minibatches(dataloader)
         self.module.eval()
         noise = self._noise()
-        parts: dict[str, list[Tensor]] = {}
+        gathered: dict[str, NDArray[np.float32]] = {}
+        n = 0
         for tensors in dataloader:
             outputs = self.module.inference(
                 **self.module._get_inference_input(tensors), sample=False
@@ -88,10 +96,18 @@ class ResultsMixin(TermsMixin):
                     "log_proba": log_proba,
                     "distances": distances,
                 }
+            end = n + len(z)
             for name, value in values.items():
-                parts.setdefault(name, []).append(value.cpu())
-        # one after the other, so that there is never a second copy of all
-        return {name: torch.cat(parts.pop(name)).numpy() for name in list(parts)}
+                part = value.cpu().numpy()
+                rows = gathered.setdefault(name, np.empty_like(part))
+                # lists of parts would leave holes in memory where a minibatch was worked on
+                if end > len(rows):
+                    rows.resize((end + CELLS_IN_MEMORY, rows.shape[1]), refcheck=False)
+                rows[n:end] = part
+            n = end
+        for rows in gathered.values():
+            rows.resize((n, rows.shape[1]), refcheck=False)
+        return gathered
 
     def _noise(self) -> Tensor:
         """Points that stand for N(0, I) of z, (S, 1, L), the same for every cell."""
@@ -165,10 +181,6 @@ class ResultsMixin(TermsMixin):
         >>> mean, variance = model.get_latent_representation(return_dist=True, which="w")
         """
         self._check_if_trained(warn=False)
-        if dataloader is not None and not (adata is None and indices is None):
-            raise ValueError(
-                "A dataloader brings its cells with it. Give either that, or adata and indices."
-            )
         if which not in ("z", "w"):
             raise ValueError(f"which must be 'z' or 'w', but it is {which!r}.")
         checks.check_seed(seed)
@@ -189,6 +201,7 @@ class ResultsMixin(TermsMixin):
         indices: Sequence[int] | None = None,
         soft: bool = False,
         batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
         *,
         components: bool = False,
     ) -> NDArray[np.str_] | pd.DataFrame:
@@ -213,6 +226,8 @@ class ResultsMixin(TermsMixin):
             Return probabilities in place of the most probable name.
         batch_size
             Cells at a time.
+        dataloader
+            Minibatches to use in place of ``adata``.
         components
             Predict among all K components. A model without labels does so anyway, as long as
             none of them were merged.
@@ -226,6 +241,8 @@ class ResultsMixin(TermsMixin):
         ------
         RuntimeError
             If the model has no trained components.
+        ValueError
+            If ``adata`` or ``indices`` are given as well as ``dataloader``.
 
         Notes
         -----
@@ -239,9 +256,10 @@ class ResultsMixin(TermsMixin):
         (300, 3)
         """
         self._check_mixture()
-        adata = self._validate_anndata(adata)
-        rows = checks.rows_of(adata, indices)
-        logits = self._posteriors(adata, rows, batch_size)["log_proba"]
+        if dataloader is None:
+            adata = self._validate_anndata(adata)
+            indices = checks.rows_of(adata, indices)
+        logits = self._posteriors(adata, indices, batch_size, dataloader)["log_proba"]
         names = self.component_names
         if not components:
             logits, names = self._of_clusters(logits), self.cluster_names
@@ -249,14 +267,15 @@ class ResultsMixin(TermsMixin):
         logits = logits[:, : len(names)]
         if not soft:
             return names[logits.argmax(1)]
-        proba = softmax(logits, axis=1)
-        return pd.DataFrame(proba, index=adata.obs_names[rows], columns=names)
+        index = adata.obs_names[indices] if dataloader is None else None
+        return pd.DataFrame(softmax(logits, axis=1), index=index, columns=names)
 
     def get_novelty(
         self,
         adata: AnnData | None = None,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
     ) -> NDArray[np.float64]:
         r"""How far out each cell lies of what the model was trained on.
 
@@ -277,6 +296,8 @@ class ResultsMixin(TermsMixin):
             Rows to use.
         batch_size
             Cells at a time.
+        dataloader
+            Minibatches to use in place of ``adata``.
 
         Returns
         -------
@@ -286,6 +307,8 @@ class ResultsMixin(TermsMixin):
         ------
         RuntimeError
             If the model has no trained components.
+        ValueError
+            If ``adata`` or ``indices`` are given as well as ``dataloader``.
 
         Notes
         -----
@@ -300,7 +323,7 @@ class ResultsMixin(TermsMixin):
         (0.0, 1.0)
         """
         self._check_mixture()
-        return self._novelty(self._posteriors(adata, indices, batch_size))
+        return self._novelty(self._posteriors(adata, indices, batch_size, dataloader))
 
     def _novelty(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
         if self.distance_quantiles_ is None:

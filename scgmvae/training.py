@@ -15,6 +15,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
+import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
@@ -33,6 +34,7 @@ from scgmvae.checkpoints import (
     read_checkpoint,
     restore_module,
 )
+from scgmvae.datamodules import ForeignMinibatches, check_data_module
 from scgmvae.finite import FiniteWatch
 from scgmvae.images import pixel_scale
 from scgmvae.loading import BLOCK, CELLS_IN_MEMORY, SeededDataSplitter
@@ -84,7 +86,7 @@ class StagedTrainingMixin:
         datasplitter_kwargs: dict | None = None,
         plan_config: KwargsLike | None = None,
         plan_kwargs: KwargsLike | None = None,
-        datamodule: object = None,
+        datamodule: pl.LightningDataModule | None = None,
         trainer_config: KwargsLike | None = None,
         checkpoint_dir: str | Path | None = None,
         checkpoint_every: int | None = None,
@@ -156,7 +158,12 @@ class StagedTrainingMixin:
             ``classification_weight``, that of the cross-entropy of labelled cells (default 1, of
             images 0.64 for each value of x).
         datamodule
-            Not offered; a backed AnnData takes its place.
+            Minibatches of a model that was made of this data module's registry. They must come
+            mixed, as its sample does: the first 16,384 cells become the model's AnnData, by which
+            the mixture starts, components are merged and novelty is measured. The other cells are
+            guided by the classifier of the start. What chooses among cells (``guide_key``,
+            ``balance_key``, ``train_size``, ``batch_size`` ...), checkpoints and several devices
+            are not for it.
         checkpoint_dir
             New folder for a checkpoint: the model as :meth:`save` writes it, and the state of its
             training. The next one replaces it once it is whole.
@@ -179,7 +186,8 @@ class StagedTrainingMixin:
         KeyError
             If ``guide_key`` or ``balance_key`` is no obs column.
         NotImplementedError
-            For a data module, and what of scvi-tools' training would read pickles.
+            For a data module on several devices, and what of scvi-tools' training would read
+            pickles.
         OSError
             If a checkpoint cannot be written. What was trained so far is kept.
         ValueError
@@ -196,8 +204,13 @@ class StagedTrainingMixin:
         tells classes apart; ``plan_kwargs={"max_kl_weight": 1.0}`` trains the bound itself.
         """
         if datamodule is not None:
-            checks.refuse_datamodule()
-        if self.adata is None:
+            check_data_module(self, datamodule)
+        elif self.label_codes_ is not None:
+            raise ValueError(
+                "The model was made for a data module, and its AnnData is a sample of the cells. "
+                "Train it by train(datamodule=...)."
+            )
+        elif self.adata is None:
             raise RuntimeError("The model has no data to train on: load it with adata=...")
         if not any(parameter.requires_grad for parameter in self.module.parameters()):
             raise ValueError(
@@ -224,11 +237,23 @@ class StagedTrainingMixin:
             "datasplitter_kwargs": datasplitter_kwargs,
             "plan_kwargs": merge_kwargs(plan_config, plan_kwargs, name="plan") or None,
         }
+        if datamodule is not None:
+            of_folders = {"checkpoint_dir": checkpoint_dir, "resume_from": resume_from}
+            _check_not_given(
+                {name: arguments[name] for name in OF_ANNDATA} | of_folders,
+                "A data module makes the minibatches, and its cells have neither numbers nor "
+                "columns other than those of its registry",
+                "datamodule",
+            )
         if checkpoint_every is not None:
             checks.check_whole(1, checkpoint_every=checkpoint_every)
         check_devices(accelerator, devices)
         if resume_from is not None:
-            _check_not_given(arguments)
+            _check_not_given(
+                arguments,
+                "A training that is resumed has the arguments that it was begun with",
+                "resume_from",
+            )
             saved = read_checkpoint(self, Path(resume_from))
             training = Training(*(saved.training[name] for name in Training._fields))
             arguments = dict(training.arguments)
@@ -261,6 +286,7 @@ class StagedTrainingMixin:
             training._replace(arguments=arguments),
             saved,
             checkpoints,
+            datamodule,
             accelerator=accelerator,
             devices=devices,
             **trainer_kwargs,
@@ -317,6 +343,7 @@ class StagedTrainingMixin:
         training: Training,
         saved: Saved | None,
         checkpoints: Checkpoints | None,
+        datamodule: pl.LightningDataModule | None,
         accelerator: str,
         devices: int | list[int] | str,
         **trainer_kwargs: object,
@@ -324,31 +351,40 @@ class StagedTrainingMixin:
         """Train from the start, or from a checkpoint, and write the results."""
         given, goes_on, seed = training.arguments, training.goes_on, training.arguments["seed"]
         recipe = self._recipe
+        if datamodule is not None:
+            validates = needs_validation(given, trainer_kwargs)
+            splitter = ForeignMinibatches(self, datamodule, validates)
+        else:
+            splitter = SeededDataSplitter(
+                self.adata_manager,
+                seed=seed,
+                train_size=given["train_size"],
+                validation_size=given["validation_size"],
+                shuffle_set_split=given["shuffle_set_split"],
+                batch_size=given["batch_size"],
+                copies=self._copies(given["balance_key"]),
+                sparse=self.module.takes_sparse,
+                **(given["datasplitter_kwargs"] or {}),
+            )
         max_epochs, pretrain_epochs = given["max_epochs"], given["pretrain_epochs"]
         if max_epochs is None:
-            max_epochs = recipe.joint.epochs(self.adata.n_obs)
+            max_epochs = recipe.joint.epochs(splitter.n_obs)
         if goes_on or not (training.is_first or self.module.has_mixture):
             pretrain_epochs = 0
         elif pretrain_epochs is None:
-            default = recipe.pretraining.epochs(self.adata.n_obs)
+            default = recipe.pretraining.epochs(splitter.n_obs)
             pretrain_epochs = default if self.module.has_mixture else 0
-        splitter = SeededDataSplitter(
-            self.adata_manager,
-            seed=seed,
-            train_size=given["train_size"],
-            validation_size=given["validation_size"],
-            shuffle_set_split=given["shuffle_set_split"],
-            batch_size=given["batch_size"],
-            copies=self._copies(given["balance_key"]),
-            sparse=self.module.takes_sparse,
-            **(given["datasplitter_kwargs"] or {}),
-        )
         with (
             unchanged_without_training(self),
             torch.random.fork_rng(range(torch.cuda.device_count())),
         ):
             torch.manual_seed(seed)
             self.seed_ = seed
+            if datamodule is not None:
+                self.adata = splitter.sample()
+                rows = np.arange(self.adata.n_obs)
+            else:
+                rows = np.sort(splitter.external_indexing[0])
             if saved is not None:
                 self._go_on_from(saved)
             elif not goes_on:
@@ -361,7 +397,7 @@ class StagedTrainingMixin:
             if saved is not None:
                 restore_module(self, saved)
             elif training.is_first:
-                self._start_module(np.sort(splitter.external_indexing[0]))
+                self._start_module(rows)
             guide_weight = 0.0 if goes_on else given["guide_weight"]
             settings_of_plan = {
                 **(recipe.weights(self.module.n_input) if self.module.has_mixture else {}),
@@ -378,14 +414,13 @@ class StagedTrainingMixin:
             )
 
             def start_from_data() -> NDArray[np.integer]:
-                rows = np.sort(splitter.train_idx)
                 return self._start_mixture(rows, given["start"], given["guide_key"], seed)
 
             callbacks = [
                 *([] if checkpoints is None else [checkpoints]),
                 *(trainer_kwargs.pop("callbacks", None) or ()),
                 MixtureStart(start_from_data, checkpoints),
-                FiniteWatch(self.adata.obs_names),
+                FiniteWatch(self.adata.obs_names if datamodule is None else None),
             ]
             first_epoch = 0 if saved is None else saved.training["epoch"]
             # scvi-tools counts validations from the start of the trainer
@@ -418,8 +453,8 @@ class StagedTrainingMixin:
         self._model_summary_string = self._summary()
         if self.module.mixture_started and self.reference_categories_ is None:
             trained = posteriors
-            if len(splitter.train_idx) < self.adata.n_obs:
-                trained = {name: values[splitter.train_idx] for name, values in posteriors.items()}
+            if len(rows) < self.adata.n_obs:
+                trained = {name: values[rows] for name, values in posteriors.items()}
             self._remember_training_cells(trained)
         self._write(self.adata, posteriors)
 
@@ -558,6 +593,17 @@ class StagedTrainingMixin:
         return partition
 
 
+OF_ANNDATA = (
+    "guide_key",
+    "balance_key",
+    "train_size",
+    "validation_size",
+    "shuffle_set_split",
+    "batch_size",
+    "datasplitter_kwargs",
+)
+"""Arguments of ``train`` that choose among the cells of an AnnData."""
+
 LARGEST_START = 100_000
 """Of more cells, a sample is partitioned."""
 
@@ -565,15 +611,13 @@ LABELLED_SHARE = 0.1
 """Share of labelled cells in a minibatch, unless there are more."""
 
 
-def _check_not_given(arguments: dict[str, object]) -> None:
-    """Raise ``ValueError`` where an argument is given that the checkpoint has already."""
+def _check_not_given(arguments: dict[str, object], rule: str, source: str) -> None:
+    """Raise ``ValueError`` where an argument is given that a training does not go by."""
     defaults = inspect.signature(StagedTrainingMixin.train).parameters
     given = [name for name, value in arguments.items() if value != defaults[name].default]
     if given:
-        raise ValueError(
-            "A training that is resumed has the arguments that it was begun with, but train got "
-            f"resume_from and {', '.join(given)}. Leave out all but resume_from."
-        )
+        names = ", ".join(given)
+        raise ValueError(f"{rule}, but train got {source} and {names}. Leave out {names}.")
 
 
 class Length(NamedTuple):

@@ -237,12 +237,7 @@ def test_minified_data_are_refused(adata, trained):
         trained.minify_adata()
 
 
-def test_data_modules_are_refused_with_what_to_use(trained, adata):
-    registry = dict(trained.registry, setup_method_name="setup_datamodule")
-    with pytest.raises(NotImplementedError, match="backed='r'"):
-        SCGMVAE(registry=registry)
-    with pytest.raises(NotImplementedError, match="backed='r'"):
-        trained.train(datamodule=object())
+def test_a_model_needs_data_or_a_registry():
     with pytest.raises(ValueError, match="adata or registry must be provided"):
         SCGMVAE()
 

@@ -121,7 +121,12 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(path, reader):
 
 def test_few_blocks_are_left_out_and_each_says_why():
     left_out = [reason for path in PAGES for _, reason in blocks_of(path) if reason]
-    assert sorted(left_out) == ["needs two GPUs", "there is no such file"]
+    assert sorted(left_out) == [
+        "needs Ray",
+        "needs lamindb",
+        "needs two GPUs",
+        "there is no such file",
+    ]
 
 
 # ----------------------------------------------------------------------------- tables

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from sklearn.metrics import adjusted_rand_score
 from torch import nn
 
-from scgmvae import SCGMVAE, parallel, training
+from scgmvae import SCGMVAE, parallel, results, training
 from scgmvae.datasets import synthetic_counts
 from scgmvae.matrices import RowsOnDisk
 from scgmvae.networks import Dropout
@@ -150,6 +150,16 @@ def test_few_cells_of_a_file_are_in_memory_at_a_time(
     # the cells that are partitioned, and the rest, before those whose results are written
     assert max(sizes[False][:2]) <= 192
     assert agreement(counts, model) > 0.9
+
+
+def test_results_are_gathered_step_by_step(from_file, monkeypatch):
+    model, _ = from_file
+    whole = model._posteriors()
+    monkeypatch.setattr(results, "CELLS_IN_MEMORY", 20)
+    parts = model._posteriors(batch_size=7)
+    assert list(parts) == list(whole)
+    for name, values in parts.items():
+        np.testing.assert_allclose(values, whole[name], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("stage", ["pretraining", "joint"])
