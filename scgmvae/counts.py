@@ -97,8 +97,7 @@ def softmax_means(logits: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     Two tensors ``(..., n, G)``.
     """
     scale = torch.softmax(logits, dim=-1)
-    floor = torch.full((), MEAN_FLOOR, dtype=scale.dtype, device=scale.device)
-    return scale, torch.addcmul(floor, size, scale)
+    return scale, torch.mul(scale, size).add_(MEAN_FLOOR)
 
 
 class _NegativeBinomialLogProb(torch.autograd.Function):
