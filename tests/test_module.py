@@ -781,6 +781,9 @@ class LinearToy:
         set_head(module.encoder.w_loc, torch.zeros(2, 2))
         set_head(module.encoder.w_scale, torch.zeros(2, 2))
         module.weight_logits.copy_(tensor(self.log_pi))
+        if hasattr(module, "dirichlet_network"):
+            # where concentrations come near 0, a few draws of the bound decide its mean
+            module.dirichlet_network.logits.weight.mul_(0.2)
         prior = module.component_prior
         prior.start_at(tensor(self.mu), tensor(self.scale))
         make_linear(prior.trunk, torch.eye(2))
