@@ -3,7 +3,8 @@
     SCGMVAE_DATA_DIR=... python benchmarks/peers.py --partitions DIR
     python benchmarks/stability.py DIR
 
-reads the clusters that ``peers.py`` wrote. 1 where all seeds agree; the labels play no part.
+reads the clusters that ``peers.py`` wrote. 1 where all seeds agree; the labels play no part. Rows
+of methods that are not in DIR stay as they were.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import write
+from common import merge
 from sklearn.metrics import adjusted_rand_score
 
 
@@ -42,7 +43,9 @@ def main() -> None:
     table = agreement(args.folder)
     if table.empty:
         parser.error(f"{args.folder} holds no partitions; peers.py --partitions writes them.")
-    write(args.out / "stability.json", table, script="stability.py")
+    keys = ["data", "method", "K"]
+    rows = table.to_dict("records")
+    table = merge(args.out / "stability.json", rows, keys, script="stability.py")
     table["method"] += " (" + table["K"] + ")"
     wide = table.pivot(index="method", columns="data", values="ARI")
     print(wide.assign(mean=wide.mean(axis=1)).round(3).to_string())

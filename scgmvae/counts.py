@@ -8,7 +8,7 @@ With :math:`L = \log(1 + \mu/\theta)` the negative binomial is
 
 where the bracket is 0 at x = 0, so that it is evaluated at the other counts alone. In this form,
 in place of the one with log Γ, no large numbers cancel as θ grows. Sums over i are read from a
-table, which has a column for each small count.
+table, which has a row for each small count.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def nb_log_prob(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
     >>> nb_log_prob(x, mu, theta)  # geometric distributions with means 1 and 2
     tensor([-3.0082])
     """
-    return _NegativeBinomialLogProb.apply(*NonZero.of(x), mu, theta, None)
+    return _nb_log_prob(x, mu, theta, None)
 
 
 def softmax_nb_log_prob(x: Tensor, logits: Tensor, theta: Tensor, size: Tensor) -> Tensor:
     """:func:`nb_log_prob` at the means :func:`softmax_means` of ``logits`` and ``size``.
 
-    The same value takes half of the time where the means themselves are not asked for.
+    Its gradient goes through the softmax in the same passes, without one of the means.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def softmax_nb_log_prob(x: Tensor, logits: Tensor, theta: Tensor, size: Tensor) 
     -------
     Tensor ``(..., n)``, in nats.
     """
-    return _NegativeBinomialLogProb.apply(*NonZero.of(x), logits, theta, size)
+    return _nb_log_prob(x, logits, theta, size)
 
 
 def softmax_means(logits: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,11 +100,22 @@ def softmax_means(logits: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     return scale, torch.mul(scale, size).add_(MEAN_FLOOR)
 
 
+def _nb_log_prob(x: Tensor, means: Tensor, theta: Tensor, size: Tensor | None) -> Tensor:
+    """Of means or, where there is a size, of what they are the softmax of, (..., n, G)."""
+    at = NonZero.of(x)
+    if means.dim() == 2:
+        return _NegativeBinomialLogProb.apply(*at, means, theta, size)
+    # one sample after the other: what a CPU's cache does not hold takes twice the time
+    samples = means.reshape(-1, *means.shape[-2:])
+    values = [_NegativeBinomialLogProb.apply(*at, sample, theta, size) for sample in samples]
+    return torch.stack(values).view(means.shape[:-1])
+
+
 class _NegativeBinomialLogProb(torch.autograd.Function):
     """Forward and backward of the negative binomial, of means or of what they are the softmax of.
 
     Every pass over all cells and genes costs as much as a product of matrices, so none is made
-    twice: log(1 + μ/θ), the dearest, is kept for the gradient.
+    twice: the means and log(1 + μ/θ), the dearest, are kept for the gradient.
     """
 
     @staticmethod
@@ -119,8 +130,7 @@ class _NegativeBinomialLogProb(torch.autograd.Function):
         theta: Tensor,
         size: Tensor | None,
     ) -> Tensor:
-        ctx.shape = means.shape
-        scale, mu = None, means.contiguous().view(-1, *means.shape[-2:])  # (S, n, G)
+        scale, mu = None, means.contiguous()  # (n, G)
         if size is not None:
             scale, mu = softmax_means(mu, size)
         log_ratio = torch.div(mu, theta).log1p_()  # L
@@ -133,9 +143,9 @@ class _NegativeBinomialLogProb(torch.autograd.Function):
         bracket = mu_nz.log().sub_(_at(log_ratio, flat)).mul_(terms.small).add_(terms.value())
         value += sums_by_row(bracket, offsets)
         if len(terms.large):
-            value.index_add_(1, cell[terms.large], terms.of_large(mu_nz))
+            value.index_add_(0, cell[terms.large], terms.of_large(mu_nz))
         ctx.save_for_backward(cell, flat, scale, mu, log_ratio, mu_nz, theta, size, *terms)
-        return value.view(ctx.shape[:-1])
+        return value
 
     @staticmethod
     @once_differentiable
@@ -144,49 +154,39 @@ class _NegativeBinomialLogProb(torch.autograd.Function):
         terms = _RisingFactorial(*terms)
         wants_means, wants_theta = ctx.needs_input_grad[5:7]
         grad_means, grad_theta = None, None
-        grad = grad.reshape(mu.shape[:-1])  # (S, n)
-        grad_nz = grad.index_select(1, cell)  # (S, nnz)
+        grad_nz = grad.index_select(0, cell)  # (nnz,)
         total = mu + theta
         if wants_theta:
             # μ/(θ+μ) keeps its digits where θ is large; 1 − θ/(θ+μ) does not
             share = mu / total
             if theta.dim() == 1:
-                grad_theta = _weighted_sum(grad, share).sub_(_weighted_sum(grad, log_ratio))
+                grad_theta = grad @ share - grad @ log_ratio
             else:
-                grad_theta = ((share - log_ratio) * grad.unsqueeze(-1)).sum(0)
-            of_nz = _at(share, flat).mul_(terms.small).add_(terms.slope()).mul_(grad_nz).sum(0)
-            by_row = torch.zeros_like(terms.theta).index_add_(0, terms.row, of_nz)
-            by_row.div_(terms.theta)
+                grad_theta = (share - log_ratio) * grad.unsqueeze(-1)
+            of_nz = _at(share, flat).mul_(terms.small).add_(terms.slope()).mul_(grad_nz)
+            by_column = torch.zeros_like(terms.theta).index_add_(0, terms.column, of_nz)
+            by_column.div_(terms.theta)
             if len(terms.large):
-                of_large = grad_nz[:, terms.large] * terms.grad_of_large(mu_nz)
-                by_row.index_add_(0, terms.row[terms.large], of_large.sum(0))
+                of_large = grad_nz[terms.large] * terms.grad_of_large(mu_nz)
+                by_column.index_add_(0, terms.column[terms.large], of_large)
             if theta.dim() == 1:
-                grad_theta += by_row
+                grad_theta += by_column
             else:
-                grad_theta.view(-1).index_add_(0, flat, by_row)
+                grad_theta.view(-1).index_add_(0, flat, by_column)
         if wants_means:
-            out = torch.div(theta, total, out=total)  # θ/(θ+μ)
-            of_nz = _at(out, flat).mul_(terms.x).mul_(grad_nz).div_(mu_nz)
-            out.mul_(-grad.unsqueeze(-1))
-            out.view(len(out), -1).index_add_(1, flat, of_nz)
+            grad_means = torch.div(theta, total, out=total)  # θ/(θ+μ)
+            of_nz = _at(grad_means, flat).mul_(terms.x).mul_(grad_nz).div_(mu_nz)
+            grad_means.mul_(-grad.unsqueeze(-1))
+            grad_means.view(-1).index_add_(0, flat, of_nz)
             if size is not None:  # through the softmax
-                out.mul_(scale).mul_(size)
-                out.addcmul_(scale, out.sum(-1, keepdim=True), value=-1)
-            grad_means = out.view(ctx.shape)
+                grad_means.mul_(scale).mul_(size)
+                grad_means.addcmul_(scale, grad_means.sum(-1, keepdim=True), value=-1)
         return None, None, None, None, None, grad_means, grad_theta, None
 
 
 def _at(values: Tensor, flat: Tensor) -> Tensor:
-    """Values (..., n, G) at places in the flattened matrix, (S, nnz)."""
-    values = values.reshape(-1, values.shape[-2] * values.shape[-1])
-    if len(values) == 1:  # several times faster
-        return values[0].index_select(0, flat).unsqueeze(0)
-    return values.index_select(1, flat)
-
-
-def _weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
-    """Sum over samples and cells, (S, n) and (S, n, G) → (G,)."""
-    return weights.flatten() @ values.flatten(0, 1)
+    """Values (n, G) at places in the flattened matrix, (nnz,)."""
+    return values.reshape(-1).index_select(0, flat)
 
 
 class _RisingFactorial(NamedTuple):
@@ -202,7 +202,7 @@ class _RisingFactorial(NamedTuple):
     """Counts, (nnz,), 0 in place of the large ones."""
     theta: Tensor
     """Inverse dispersions of the columns of the table, (G,) or (nnz,)."""
-    row: Tensor
+    column: Tensor
     """Which of them each count has, (nnz,)."""
     place: Tensor
     """Which place in the flattened table each count reads, (nnz,)."""
@@ -212,13 +212,13 @@ class _RisingFactorial(NamedTuple):
     @classmethod
     def of(cls, x: Tensor, theta: Tensor, gene: Tensor, flat: Tensor) -> _RisingFactorial:
         if theta.dim() == 1:
-            row = gene
+            column = gene
         else:
-            theta, row = theta.flatten()[flat], torch.arange(len(x), device=x.device)
-        last = x.clamp(1, TABLE_SIZE).to(row.dtype)
-        large = (x != last).nonzero().squeeze(-1)  # not whole, or beyond the last row
-        place = torch.add(row, last - 1, alpha=len(theta))
-        return cls(x, x.index_fill(0, large, 0), theta, row, place, large)
+            theta, column = theta.flatten()[flat], torch.arange(len(x), device=x.device)
+        count = x.clamp(1, TABLE_SIZE).to(column.dtype)
+        large = (x != count).nonzero().squeeze(-1)  # not whole, or beyond the last row
+        place = torch.add(column, count - 1, alpha=len(theta))
+        return cls(x, x.index_fill(0, large, 0), theta, column, place, large)
 
     def _read(self, table: Tensor) -> Tensor:
         """Values of a table (TABLE_SIZE, any), (nnz,), 0 in place of the large ones."""
@@ -241,20 +241,20 @@ class _RisingFactorial(NamedTuple):
         return self._read((i / (self.theta + i)).cumsum(0).neg_())
 
     def of_large(self, mu_nz: Tensor) -> Tensor:
-        """The whole bracket of the log likelihood of large counts at means (S, nnz)."""
-        x, theta, mu = (v.double() for v in (*self._large(), mu_nz[:, self.large]))
+        """The whole bracket of the log likelihood of large counts at means (nnz,)."""
+        x, theta, mu = (v.double() for v in (*self._large(), mu_nz[self.large]))
         of_data = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
         return (of_data + x * torch.log(mu / (theta + mu))).to(mu_nz.dtype)
 
     def grad_of_large(self, mu_nz: Tensor) -> Tensor:
-        """Derivatives in θ of what :meth:`of_large` gives, (S, n_large)."""
-        x, theta, mu = (v.double() for v in (*self._large(), mu_nz[:, self.large]))
+        """Derivatives in θ of what :meth:`of_large` gives, (n_large,)."""
+        x, theta, mu = (v.double() for v in (*self._large(), mu_nz[self.large]))
         of_data = torch.digamma(x + theta) - torch.digamma(theta)
         return (of_data - x / (theta + mu)).to(mu_nz.dtype)
 
     def _large(self) -> tuple[Tensor, Tensor]:
         """Large counts and their inverse dispersions."""
-        return self.x[self.large], self.theta[self.row[self.large]]
+        return self.x[self.large], self.theta[self.column[self.large]]
 
 
 def zinb_log_prob(x: Tensor, mu: Tensor, theta: Tensor, zi_logits: Tensor) -> Tensor:
@@ -280,14 +280,14 @@ def zinb_log_prob(x: Tensor, mu: Tensor, theta: Tensor, zi_logits: Tensor) -> Te
     nb_zero = no_inflation - theta * torch.log1p(mu / theta)
     zero = torch.logaddexp(no_inflation + zi_logits, nb_zero)  # (..., n, G)
     theta_nz = theta[at.gene] if theta.dim() == 1 else theta.flatten()[at.flat]
-    counts, theta_nz, mu_nz = at.values.double(), theta_nz.double(), _at(mu, at.flat).double()
+    counts, theta_nz, mu_nz = at.values.double(), theta_nz.double(), _of_nonzero(mu, at).double()
     bracket = (
         torch.lgamma(counts + theta_nz)
         - torch.lgamma(theta_nz)
         - torch.lgamma(counts + 1)
         + counts * torch.log(mu_nz / (theta_nz + mu_nz))
     )
-    other = _at(nb_zero, at.flat) + bracket.to(mu.dtype) - _at(zero, at.flat)
+    other = _of_nonzero(nb_zero, at) + bracket.to(mu.dtype) - _of_nonzero(zero, at)
     other = torch.where(at.values > 0, other, 0)  # a CSR matrix may store zeros as well
     return _add_to_cells(zero.sum(-1), at, other)
 
@@ -296,8 +296,13 @@ def poisson_log_prob(x: Tensor, mu: Tensor) -> Tensor:
     """Poisson log likelihood, summed over genes, of arguments as in :func:`nb_log_prob`."""
     at = NonZero.of(x)
     counts = at.values.double()
-    other = counts * torch.log(_at(mu, at.flat).double()) - torch.lgamma(counts + 1)
+    other = counts * torch.log(_of_nonzero(mu, at).double()) - torch.lgamma(counts + 1)
     return _add_to_cells(-mu.sum(-1), at, other.to(mu.dtype))
+
+
+def _of_nonzero(values: Tensor, at: NonZero) -> Tensor:
+    """Values (..., n, G) at the non-zero counts, (S, nnz)."""
+    return values.reshape(-1, values.shape[-2] * values.shape[-1]).index_select(1, at.flat)
 
 
 def _add_to_cells(value: Tensor, at: NonZero, other: Tensor) -> Tensor:

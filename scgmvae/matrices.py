@@ -159,7 +159,7 @@ class RowsOnDisk:
             np.concatenate([part[:0], *(part[first:end] for first, end in ends)])
             for part in (self.matrix.group["data"], self.matrix.group["indices"])
         )
-        lengths = np.diff(self._offsets)[rows]
+        lengths = self._offsets[rows + 1] - self._offsets[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         shape = (len(rows), self.matrix.shape[1])
         return sparse.csr_matrix((values, columns, offsets), shape=shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -141,8 +142,17 @@ class MuDataMixin:
             return super()._anndata_of(data, attributes, to_write)
         adata = super()._anndata_of(data[modality], attributes, to_write)
         if "registry_" in attributes:
-            setup = attributes["registry_"][scvi_constants._SETUP_ARGS_KEY]
-            _copy_missing(data, adata, columns_of(setup))
+            columns = columns_of(attributes["registry_"][scvi_constants._SETUP_ARGS_KEY])
+            for name in columns:
+                if _is_twice(data, adata, name):
+                    warnings.warn(
+                        f"mdata.obs and the obs of {modality!r} both have a column {name!r}, but "
+                        "with different values: that of the modality is read. Remove or rename "
+                        "the other.",
+                        UserWarning,
+                        stacklevel=2,
+                    )
+            _copy_missing(data, adata, columns)
         return adata
 
     def get_anndata_manager(
@@ -180,17 +190,23 @@ def _without(prefix: str, value: object) -> object:
     return value.removeprefix(prefix) if isinstance(value, str) else value
 
 
+def _is_twice(mdata: MuData, adata: AnnData, name: str) -> bool:
+    """Whether a column is there twice, with different values."""
+    if name not in mdata.obs or name not in adata.obs:
+        return False
+    of_mdata = mdata.obs[name].reindex(adata.obs_names).astype(object)
+    return not of_mdata.equals(adata.obs[name].astype(object))
+
+
 def _check_same(mdata: MuData, adata: AnnData, columns: Iterable[str], prefix: str) -> None:
     """Raise ``ValueError`` where a column is there twice, with different values."""
     for name in columns:
-        if name in mdata.obs and name in adata.obs:
-            of_mdata = mdata.obs[name].reindex(adata.obs_names).astype(object)
-            if not of_mdata.equals(adata.obs[name].astype(object)):
-                raise ValueError(
-                    f"mdata.obs and the obs of the modality both have a column {name!r}, but with "
-                    f"different values. Name {prefix + name!r} to read the modality's, or give "
-                    "the other a name of its own."
-                )
+        if _is_twice(mdata, adata, name):
+            raise ValueError(
+                f"mdata.obs and the obs of the modality both have a column {name!r}, but with "
+                f"different values. Name {prefix + name!r} to read the modality's, or give "
+                "the other a name of its own."
+            )
 
 
 def _copy_missing(mdata: MuData, adata: AnnData, columns: Iterable[str]) -> None:

@@ -216,8 +216,8 @@ class SavingMixin:
         is_given = isinstance(adata, AnnData | MuData)
         if not (is_given or adata is None or adata is False):
             raise ValueError(
-                f"adata must be an AnnData, None or False, but it is a {type(adata).__name__}. "
-                "Read a file with anndata.read_h5ad first."
+                "adata must be an AnnData or a MuData, None or False, but it is a "
+                f"{type(adata).__name__}. Read a file with anndata.read_h5ad first."
             )
         folder, prefix = Path(dir_path), prefix or ""
         is_pickle = (folder / f"{prefix}{PICKLE}").exists()

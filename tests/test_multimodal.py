@@ -122,6 +122,15 @@ def test_a_column_that_is_there_twice_must_be_the_same(mdata, make):
     assert list(model.get_state_registry("batch").categorical_mapping) == ["batch_0", "batch_1"]
 
 
+def test_a_model_that_reads_a_column_that_is_there_twice_says_which(mdata, make, train):
+    model = train(make(batch_key="batch"))
+    before = model.get_normalized_expression(mdata, n_samples=1)
+    mdata.obs["batch"] = "batch_0"
+    with pytest.warns(UserWarning, match="'batch', but with different values: that of the mod"):
+        after = model.get_normalized_expression(mdata, n_samples=1)
+    np.testing.assert_array_equal(before, after)
+
+
 def test_what_was_not_set_up_is_read_with_defaults(mdata, make_model):
     mdata["rna"].layers["counts"] = mdata["rna"].X.copy()
     assert make_model(mdata).get_setup_arg("layer") == "counts"

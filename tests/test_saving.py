@@ -16,6 +16,8 @@ import torch
 from scvi.model.base import BaseModelClass
 
 from scgmvae import SCGMVAE, saving
+from scgmvae.module import CGMVAE
+from scgmvae.networks import ConditionedLinear
 from scgmvae.saving import decode, encode
 
 MODELS = Path(__file__).parent / "models"
@@ -412,6 +414,24 @@ def test_data_that_a_model_lacks_cannot_be_saved(folder, tmp_path):
 
 
 # -------------------------------------------------------------------------- formats so far
+
+
+def test_weights_of_the_first_format_had_a_row_for_each_output():
+    def make(seed):
+        torch.manual_seed(seed)
+        return CGMVAE(6, 2, (3,), 2, n_components=3, n_latent=4, n_hidden=5)
+
+    written, read = make(0), make(1)
+    weights = written.state_dict()
+    layers = [
+        name for name, part in written.named_modules() if isinstance(part, ConditionedLinear)
+    ]
+    of_layers = {f"{name}.{part}" for name in layers for part in ("weight", "slopes")}
+    assert len(of_layers & weights.keys()) > len(layers)  # some have slopes
+    older = {key: value.T if key in of_layers else value for key, value in weights.items()}
+    saving.Saved({}, None, older, None, None, format=1).put_weights(read)
+    for key, value in read.state_dict().items():
+        assert torch.equal(value, weights[key]), key
 
 
 @pytest.mark.parametrize("number", range(1, saving.FORMAT + 1))
