@@ -68,6 +68,11 @@ TABLES = {
         {"variant": "variant, pbmc4k"},
         {"ARI start": ("ARI of the start", 3), "ARI": ("ARI", 3), "kl_w": ("KL of w", 3)},
     ),
+    "recipe-found": Table(
+        ("recipe-found",),
+        {"variant": "variant, pbmc4k, K found"},
+        {"n_clusters": ("clusters", 1), "ARI start": ("ARI of the start", 3), "ARI": ("ARI", 3)},
+    ),
     "labels": Table(
         ("labels-pbmc3k-5pct", "labels-pbmc3k-10pct", "labels-pbmc4k-10"),
         {"task": "data and labels", "method": "method"},
