@@ -189,7 +189,7 @@ TABLES = {
         tuple(
             f"images-{name}"
             for name in ("mnist-10", "mnist-10-distorted", "mnist-20", "mnist-100", "mnist-5pct")
-            + ("fashion-10", "fashion-20", "fashion-10pct")
+            + ("fashion-10", "fashion-20", "fashion-10pct", "fashion-all")
         ),
         {"data": "images"},
         {"ACC": ("accuracy", 3), "majority": ("by majority", 3), "seconds": ("seconds", 0)},

@@ -95,7 +95,8 @@ START_DISPERSION = {"nb": 10.0, "zinb": 10.0, "gaussian": 1.0}
 most genes, and the way there is long at Adam's step length."""
 
 INPUT_DROPOUT_RATE = 0.3
-"""A component that shows in few genes alone is rarely a type."""
+"""A component that shows in few genes alone is rarely a type. A convolution sees few pixels at
+once, and with holes among them they are unlike those that it reads after training."""
 
 GUIDE_KEY = "guide"
 """Key of a minibatch's starting partition: component codes (n,), −1 where there is none."""
@@ -125,7 +126,7 @@ class CGMVAE(BaseModuleClass):
         ``n_hidden`` the width of each, from x to z. ``n_layers=0`` makes both linear.
     dropout_rate, input_dropout_rate
         Dropout in the encoder, on hidden units (of ``"mlp"`` alone) and on genes. ``None`` hides
-        30 % of the genes, and none where there is no mixture.
+        30 % of the genes, and none where there is no mixture or ``encoder="conv"``.
     encoder
         ``"mlp"``, or ``"conv"``: three convolutions, and as many transposed ones in the decoder,
         in place of the hidden layers. The last of ``n_hidden`` is then the width of the other
@@ -218,7 +219,8 @@ class CGMVAE(BaseModuleClass):
         check_at_least(1e-3, concentration=concentration, gaussian_scale=gaussian_scale)
         check_rate(dropout_rate=dropout_rate)
         if input_dropout_rate is None:
-            input_dropout_rate = INPUT_DROPOUT_RATE if prior in MIXTURE_PRIORS else 0.0
+            hides = prior in MIXTURE_PRIORS and encoder == "mlp"
+            input_dropout_rate = INPUT_DROPOUT_RATE if hides else 0.0
         check_rate(input_dropout_rate=input_dropout_rate)
         self.n_labels = n_labels
         self.n_latent = n_latent

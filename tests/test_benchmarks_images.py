@@ -9,10 +9,11 @@ import pytest
         pytest.param("estimators.py", {"estimators": (4, None)}, id="estimators"),
         pytest.param(
             # one task of each kind
-            "images.py --tasks mnist-20 mnist-100 vae cifar speed",
+            "images.py --tasks mnist-20 mnist-100 fashion-10pct vae cifar speed",
             {
                 "images-mnist-20": (1, "ACC"),
                 "images-mnist-100": (1, "ACC"),
+                "images-fashion-10pct": (1, "ACC"),
                 "images-vae": (2, None),
                 "images-cifar": (2, None),
                 "images-speed": (1, None),

@@ -505,6 +505,21 @@ def with_batch(adata):
     return adata
 
 
+@pytest.mark.parametrize(
+    ("settings", "hidden"),
+    [
+        pytest.param({"encoder": "conv"}, 0.0, id="conv"),
+        pytest.param({"encoder": "conv", "input_dropout_rate": 0.2}, 0.2, id="conv_told"),
+        pytest.param({"encoder": "mlp"}, 0.3, id="mlp"),
+    ],
+)
+def test_convolutions_are_shown_all_pixels_unless_told_otherwise(settings, hidden):
+    model = SCGMVAE(make_images("floats"), n_components=3, **settings)
+    model.module.train()
+    seen = model.module.encoder.input_dropout(torch.ones(100, 64))
+    assert (seen == 0).float().mean().item() == pytest.approx(hidden, abs=0.03)
+
+
 @pytest.mark.parametrize("shape", [(8, 9), (9, 8, 3)], ids=["grey", "colour"])
 def test_convolutions_read_images_of_odd_sides_and_colours(train, shape):
     model = SCGMVAE(make_images("bytes", shape, n=64), encoder="conv", prior="none", n_latent=2)
