@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 Minibatch = Mapping[str, Tensor | object]
-"""What a data module makes: x, codes, and nothing, 0 or an empty tensor for a missing field."""
+"""What a data module makes: x, codes, and ``None``, 0 or an empty tensor for a missing field."""
 
 
 def is_of_data_module(registry: Mapping[str, object] | None) -> bool:
@@ -141,11 +141,14 @@ def check_data_module(model: SCGMVAE, datamodule: object) -> None:
     registry, codes = registry_of(type(model), datamodule.registry)
 
     def description(registry: dict[str, object]) -> tuple[object, ...]:
-        x = registry[scvi_constants._FIELD_REGISTRIES_KEY][REGISTRY_KEYS.X_KEY]
+        fields = registry[scvi_constants._FIELD_REGISTRIES_KEY]
+        x = fields[REGISTRY_KEYS.X_KEY]
+        continuous = registry[scvi_constants._SETUP_ARGS_KEY]["continuous_covariate_keys"]
         categories = model._categories_of(registry).items()
         return (
             list(x[scvi_constants._STATE_REGISTRY_KEY]["column_names"]),
-            {column: list(names) for column, names in categories},
+            [(column, list(names)) for column, names in categories],
+            list(continuous or ()),
             model._labels_of(registry),
         )
 
@@ -167,30 +170,72 @@ def tensors_of(model: SCGMVAE, minibatch: Minibatch) -> dict[str, Tensor]:
         A model that was made for the data module.
     minibatch
         The minibatch, with the codes of the data module.
+
+    Raises
+    ------
+    ValueError
+        If genes or conditions are not those of the model, or a code is none of the data module's.
     """
-    x = minibatch[REGISTRY_KEYS.X_KEY].float()
-    n, n_labels = x.shape[0], model.module.n_labels
+    module = model.module
+    x = torch.as_tensor(minibatch[REGISTRY_KEYS.X_KEY]).float()
+    if x.shape[1:] != (module.n_input,):
+        raise ValueError(
+            f"Minibatches must have the {module.n_input} genes that the model was made for, but "
+            f"the shape of {REGISTRY_KEYS.X_KEY!r} is {tuple(x.shape)}. Bring one column for each "
+            "gene of the data module's registry, in its order."
+        )
+    n, n_labels = len(x), module.n_labels
+    n_batch, *n_categories = module.n_categories
 
-    def field(key: str) -> Tensor | None:
+    def field(key: str, n_columns: int, is_needed: bool = True) -> Tensor | None:
         values = minibatch.get(key)
-        is_there = isinstance(values, Tensor) and values.numel() > 0
-        return values.reshape(n, -1) if is_there else None
+        is_there = values is not None and np.ndim(values) > 0
+        values = torch.as_tensor(values, device=x.device) if is_there else torch.empty(0)
+        if not n_columns or not (is_needed or values.numel()):
+            return None
+        if values.numel() != n * n_columns:
+            what = f"its shape is {tuple(values.shape)}" if values.numel() else "it is missing"
+            raise ValueError(
+                f"Minibatches must have the conditions that the model was made for, {key!r} as a "
+                f"tensor ({n}, {n_columns}), but {what}. Bring it as the registry describes it."
+            )
+        return values.reshape(n, n_columns)
 
-    batch, label = field(REGISTRY_KEYS.BATCH_KEY), field(REGISTRY_KEYS.LABELS_KEY)
+    batch = field(REGISTRY_KEYS.BATCH_KEY, 1, n_batch > 1)
+    label = field(REGISTRY_KEYS.LABELS_KEY, int(n_labels > 0), False)
+    categories = field(REGISTRY_KEYS.CAT_COVS_KEY, len(n_categories))
+    continuous = field(REGISTRY_KEYS.CONT_COVS_KEY, module.sizes.n_cont)
     codes = torch.full((n, 1), n_labels, device=x.device)
-    if n_labels and label is not None:
+    if label is not None:
         of_label = torch.tensor(model.label_codes_, device=x.device)
         # some data modules mark unlabelled cells by −1
-        codes = torch.where(label < 0, codes, of_label[label.long().clamp(min=0)])
+        known = _codes(REGISTRY_KEYS.LABELS_KEY, label.clamp(min=0), [len(of_label)])
+        codes = torch.where(label < 0, codes, of_label[known])
+    if batch is None:
+        batch = torch.zeros_like(codes)
+    if categories is not None:
+        categories = _codes(REGISTRY_KEYS.CAT_COVS_KEY, categories, n_categories)
     tensors = {
-        REGISTRY_KEYS.X_KEY: in_layout(x, model.module.takes_sparse),
-        REGISTRY_KEYS.BATCH_KEY: torch.zeros_like(codes) if batch is None else batch,
+        REGISTRY_KEYS.X_KEY: in_layout(x, module.takes_sparse),
+        REGISTRY_KEYS.BATCH_KEY: _codes(REGISTRY_KEYS.BATCH_KEY, batch, [n_batch]),
         REGISTRY_KEYS.LABELS_KEY: codes,
-        REGISTRY_KEYS.CAT_COVS_KEY: field(REGISTRY_KEYS.CAT_COVS_KEY),
-        REGISTRY_KEYS.CONT_COVS_KEY: field(REGISTRY_KEYS.CONT_COVS_KEY),
+        REGISTRY_KEYS.CAT_COVS_KEY: categories,
+        REGISTRY_KEYS.CONT_COVS_KEY: None if continuous is None else continuous.float(),
         CELLS_KEY: torch.arange(n),
     }
     return {key: values for key, values in tensors.items() if values is not None}
+
+
+def _codes(key: str, values: Tensor, n_categories: Sequence[int]) -> Tensor:
+    """The codes of a field, (n, columns), each below the number of its column's categories."""
+    for column, n in zip(values.T, n_categories, strict=True):
+        is_known = torch.isin(column, torch.arange(n, device=column.device))
+        if not is_known.all():
+            raise ValueError(
+                f"The codes {key!r} of a minibatch must be whole numbers from 0 to {n - 1}, but "
+                f"one is {column[~is_known][0].item()}. Bring those of the data module's registry."
+            )
+    return values.long()
 
 
 class ForeignMinibatches(pl.LightningDataModule):
@@ -285,7 +330,7 @@ class ForeignMinibatches(pl.LightningDataModule):
         self.guide = deepcopy(module).eval()
 
     def sample(self) -> AnnData:
-        """The first cells that the training loader brings, as many as are in memory elsewhere."""
+        """Cells of the first minibatches, at least as many as are in memory elsewhere."""
         parts, n_cells = [], 0
         for tensors in self._minibatches():
             parts.append(tensors)

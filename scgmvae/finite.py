@@ -176,7 +176,7 @@ class FiniteWatch(pl.Callback):
         if step is not None:
             rows = step.worst_cells()
             names = (
-                f"rows {rows}"
+                f"rows {rows} of the minibatch"
                 if self.obs_names is None
                 else ", ".join(map(str, self.obs_names[rows]))
             )

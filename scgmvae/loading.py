@@ -28,7 +28,7 @@ from scgmvae.genes import OBSERVED_KEY, observed_genes
 from scgmvae.images import pixel_scale
 from scgmvae.matrices import RowsOnDisk, rows_in
 from scgmvae.module import CGMVAE, GUIDE_KEY
-from scgmvae.sparse import dense, is_sparse, pinned
+from scgmvae.sparse import is_sparse, pinned
 
 logger = logging.getLogger(__name__)
 
@@ -244,7 +244,7 @@ class MinibatchLoader:
 def in_layout(x: Tensor, sparse: bool) -> Tensor:
     """The matrix x as a CSR tensor, or with its zeros."""
     if not sparse:
-        return dense(x)
+        return x if x.layout is torch.strided else x.to_dense()
     return x if is_sparse(x) else x.to_sparse_csr()
 
 

@@ -240,10 +240,15 @@ class SCGMVAE(
         return rows | {"training": self._training_shown()}
 
     def _calls_shown(self) -> list[str]:
-        if self.adata is None:
+        is_of_data_module = self.label_codes_ is not None
+        if self.adata is None and not is_of_data_module:
             return [f"{type(self).__name__}.load(folder, adata)", "model.predict(adata)"]
         if not self.is_trained_ or self.module.has_mixture and not self.module.mixture_started:
-            return ["model.train()"]
+            return [f"model.train({'datamodule=datamodule' if is_of_data_module else ''})"]
+        if self.adata is None:
+            reads = ["predict"] if self.module.has_mixture else []
+            reads.append("get_latent_representation")
+            return [f"model.{name}(dataloader=dataloader)" for name in reads]
         of_clusters = ["model.predict()", "model.component_table()"]
         calls = ["model.get_latent_representation()", 'model.report("report.html")']
         return [*(of_clusters if self.module.has_mixture else ()), *calls, "model.save(folder)"]

@@ -449,7 +449,7 @@ class CGMVAE(BaseModuleClass):
             codes += cat_covs.split(1, dim=1)
         # torch's one_hot would wait for a GPU to tell the largest code
         one_hots = tuple(
-            (code == torch.arange(n, device=code.device)).float()
+            (code.reshape(-1, 1) == torch.arange(n, device=code.device)).float()
             for code, n in zip(codes, self.n_categories, strict=True)
         )
         return Conditions(one_hots, cont_covs)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from inspect import Parameter, signature
+from inspect import BoundArguments, Parameter, signature
 from typing import TypeVar
 
 import numpy as np
@@ -62,23 +62,35 @@ def reading(
     original
         The method of scvi-tools whose arguments it takes, where it does not name them all.
     """
-    parameters = signature(original or method)
+    own, known = signature(method), signature(original or method)
+    names_all = all(of.kind is not Parameter.VAR_POSITIONAL for of in own.parameters.values())
+    positions = own if names_all else known
 
     @wraps(method)
     def read(self, *args: object, seed: int = 0, **kwargs: object) -> T:
         self._check_if_trained(warn=False)
         checks.check_seed(seed)
-        _check_arguments(self, parameters.bind(self, *args, **kwargs).arguments)
-        if kwargs.get("dataloader") is not None:
-            kwargs["dataloader"] = self._minibatches(kwargs["dataloader"])
+        given = _by_name(positions.bind(self, *args, **kwargs))
+        _check_arguments(self, known.bind(**given).arguments)
+        if given.get("dataloader") is not None:
+            given["dataloader"] = self._minibatches(given["dataloader"])
         self.module.eval()
         with drawing_from(seed):
-            return method(self, *args, **kwargs)
+            return method(**given)
 
     of_seed = Parameter("seed", Parameter.KEYWORD_ONLY, default=0, annotation="int")
     arguments = [*signature(method).parameters.values(), of_seed]
     read.__signature__ = signature(method).replace(parameters=sorted(arguments, key=_kind))
     return read
+
+
+def _by_name(bound: BoundArguments) -> dict[str, object]:
+    """Arguments by their names, further ones too."""
+    given = dict(bound.arguments)
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is Parameter.VAR_KEYWORD:
+            given |= given.pop(name, {})
+    return given
 
 
 def _kind(parameter: Parameter) -> int:

@@ -105,6 +105,11 @@ class ResultsMixin(TermsMixin):
                     rows.resize((end + CELLS_IN_MEMORY, rows.shape[1]), refcheck=False)
                 rows[n:end] = part
             n = end
+        if not gathered:
+            raise ValueError(
+                "A dataloader must bring cells, but the dataloader brought no minibatch. Give it "
+                "anew: an iterator can be read only once."
+            )
         for rows in gathered.values():
             rows.resize((n, rows.shape[1]), refcheck=False)
         return gathered

@@ -48,6 +48,8 @@ class ShowingMixin:
             of_each = " × ".join(map(str, shape))
         n = "" if self.adata is None else f"{self.adata.n_obs:,} "
         what = f"{n}cells × {of_each}" if shape is None else f"{n}images of {of_each}"
+        if getattr(self, "label_codes_", None) is not None:
+            return f"{'' if self.adata is None else 'a sample, '}{what}, of a data module"
         if self.adata is None:
             return f"not loaded; {what}, {', '.join(parts)}"
         return f"{what}, {', '.join(parts)}"

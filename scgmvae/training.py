@@ -159,8 +159,9 @@ class StagedTrainingMixin:
             images 0.64 for each value of x).
         datamodule
             Minibatches of a model that was made of this data module's registry. They must come
-            mixed, as its sample does: the first 16,384 cells become the model's AnnData, by which
-            the mixture starts, components are merged and novelty is measured. The other cells are
+            mixed, as its sample does: its first minibatches, of at least 16,384 cells, become the
+            model's AnnData, by which the mixture starts, components are merged and novelty is
+            measured. A further training takes a new sample in its place. The other cells are
             guided by the classifier of the start. What chooses among cells (``guide_key``,
             ``balance_key``, ``train_size``, ``batch_size`` ...), checkpoints and several devices
             are not for it.

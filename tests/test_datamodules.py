@@ -107,9 +107,9 @@ class OfQuery(TileDBDataModule):
 class Own(pl.LightningDataModule):
     """A user's own data module: whole minibatches of a matrix, with a registry of another."""
 
-    def __init__(self, adata, loader=None):
+    def __init__(self, adata, loader=None, **columns):
         super().__init__()
-        self.registry = OfCollection(adata).registry
+        self.registry = OfCollection(adata, **columns).registry
         if loader is None:
             loader = DataLoader(self.minibatches(adata), batch_size=None)
         self.loader = loader
@@ -308,15 +308,79 @@ def test_values_of_another_kind_are_dense(cells):
 
 
 def test_minibatches_can_be_sparse_and_without_codes(cells):
-    model = trained_by(Own(cells), max_epochs=1, pretrain_epochs=1)
-    dense = Own.minibatches(cells[cells.obs["batch"] == "batch_1"].copy())
-    assert all((part["batch"] == 0).all() for part in dense)
-    sparse = [{"X": part["X"].to_sparse_csr(), "batch": None} for part in dense]
-    np.testing.assert_allclose(
-        model.get_latent_representation(dataloader=sparse),
-        model.get_latent_representation(dataloader=dense),
-        atol=1e-5,
-    )
+    dense = [{"X": part["X"]} for part in Own.minibatches(cells)]
+    loader = DataLoader(dense, batch_size=None)
+    missing = (None, 0, torch.empty(0), np.empty(0))
+    for likelihood in ("nb", "gaussian"):  # one reads sparse x, the other dense
+        model = trained_by(
+            Own(cells, loader, batch_key=None),
+            {"likelihood": likelihood},
+            max_epochs=1,
+            pretrain_epochs=1,
+        )
+        z = model.get_latent_representation(dataloader=dense)
+        assert z.shape == (300, 5)
+        for layout in (torch.Tensor.to_sparse_csr, torch.Tensor.to_sparse_coo, np.asarray):
+            other = [
+                {"X": layout(part["X"]), "batch": batch}
+                for part, batch in zip(dense, [*missing, torch.zeros(60)], strict=True)
+            ]
+            np.testing.assert_allclose(
+                model.get_latent_representation(dataloader=other), z, atol=1e-5
+            )
+    one = [{"X": dense[0]["X"][:1], "batch": 0}]  # which is missing, not the code of one cell
+    np.testing.assert_allclose(model.get_latent_representation(dataloader=one), z[:1], atol=1e-5)
+
+
+def test_minibatches_can_be_arrays(model, cells):
+    tensors = Own.minibatches(cells)
+    arrays = [{key: values.numpy() for key, values in part.items()} for part in tensors]
+    z = model.get_latent_representation(dataloader=tensors)
+    np.testing.assert_allclose(model.get_latent_representation(dataloader=arrays), z, atol=1e-6)
+    first = [part | {"batch": np.zeros(60, dtype=np.uint8)} for part in arrays]
+    assert abs(model.get_latent_representation(dataloader=first) - z).max() > 0.01
+
+
+def test_conditions_are_read_from_codes_of_any_shape(model):
+    one_hot = model.module._conditions(torch.tensor([1, 0, 1]), None, None)[0][0]
+    assert one_hot.tolist() == [[0, 1], [1, 0], [0, 1]]
+
+
+@pytest.fixture(scope="module")
+def labelled(cells):
+    """A model whose labels have other codes than the data module's, and its data module."""
+    columns = {"batch_column_names": ["batch"], "label_keys": ["label"]}
+    datamodule = OfQuery(cells, unlabeled_category="b", **columns)
+    model = trained_by(datamodule, {"n_components": 4}, max_epochs=2, pretrain_epochs=2)
+    return model, datamodule
+
+
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [
+        ("get_elbo", {"batch_size": None}),
+        ("get_marginal_ll", {"n_mc_samples": 2, "batch_size": None, "return_mean": False}),
+        (
+            "get_normalized_expression",
+            {
+                "transform_batch": None,
+                "gene_list": None,
+                "library_size": 1,
+                "n_samples": 1,
+                "n_samples_overall": None,
+            },
+        ),
+        ("get_latent_library_size", {"give_mean": False, "batch_size": None}),
+    ],
+)
+def test_a_dataloader_by_position_is_one_by_name(labelled, name, before):
+    model, datamodule = labelled
+    assert model.label_codes_ == (0, 3, 1, 2)
+    read, minibatches = getattr(model, name), list(datamodule.inference_dataloader())
+    by_name = read(dataloader=minibatches, **before)
+    by_position = read(None, None, *before.values(), minibatches)
+    assert np.isfinite(np.asarray(by_name)).all()
+    np.testing.assert_array_equal(by_position, by_name)
 
 
 def test_the_same_seed_gives_the_same_model(model, datamodule):
@@ -391,9 +455,19 @@ def test_a_model_has_one_source_of_cells(datamodule, model, trained, cells):
         trained.train(datamodule=datamodule)
     with pytest.raises(TypeError, match="must be a LightningDataModule .* but it is a list"):
         model.train(datamodule=[])
-    for other in (cells[:, ::-1].copy(), cells[cells.obs["batch"] == "batch_0"].copy()):
+    ages = cells.copy()
+    ages.obs["time"] = ages.obs["age"]
+    of_ages = model_for(OfCollection(ages, continuous_covariate_keys=["age", "time"]))
+    of_both = model_for(OfCollection(ages, categorical_covariate_keys=["donor", "label"]))
+    for made, other in (
+        (model, OfCollection(cells[:, ::-1].copy())),
+        (model, OfCollection(cells[cells.obs["batch"] == "batch_0"].copy())),
+        (model, OfCollection(ages, continuous_covariate_keys=["age"])),
+        (of_ages, OfCollection(ages, continuous_covariate_keys=["time", "age"])),
+        (of_both, OfCollection(ages, categorical_covariate_keys=["label", "donor"])),
+    ):
         with pytest.raises(ValueError, match="must have the genes, labels and conditions"):
-            model.train(datamodule=OfCollection(other))
+            made.train(datamodule=other)
     with pytest.raises(ValueError, match="A dataloader brings its cells with it"):
         model.predict(cells, dataloader=datamodule.inference_dataloader())
 
@@ -432,8 +506,69 @@ def test_values_that_are_not_finite_are_placed(cells):
     bad = cells.copy()
     bad.X[200, 3] = np.inf
     datamodule = OfCollection(bad, batch_size=64, shuffle=False)
-    with pytest.raises(FloatingPointError, match=r"step 4 .* contribute most are rows \[8, "):
+    with pytest.raises(FloatingPointError, match=r"step 4 .* are rows \[8, .*\] of the minibatch"):
         model_for(datamodule).train(datamodule=datamodule, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"X": np.zeros((4, 59))}, r"must have the 60 genes .* 'X' is \(4, 59\)"),
+        ({"batch": None}, r"'batch' as a tensor \(4, 1\), but it is missing"),
+        ({"batch": np.zeros(3)}, r"'batch' as a tensor \(4, 1\), but its shape is \(3,\)"),
+        ({"batch": [0, 1, 2, 0]}, "codes 'batch' .* from 0 to 1, but one is 2"),
+        ({"batch": [0, -1, 1, 0]}, "codes 'batch' .* but one is -1"),
+        ({"labels": [0, 1, 4, -1]}, "codes 'labels' .* from 0 to 3, but one is 4"),
+        ({"extra_categorical_covs": 0}, r"_categorical_covs' as a tensor \(4, 1\), but it is mi"),
+        ({"extra_categorical_covs": [0, 3, 0, 0]}, "_categorical_covs' .* to 2, but one is 3"),
+        (
+            {"extra_continuous_covs": torch.empty(0)},
+            r"_continuous_covs' as a .* but it is missing",
+        ),
+    ],
+)
+def test_minibatches_must_be_those_of_the_model(cells, change, message):
+    model = model_for(
+        OfCollection(
+            cells,
+            label_key="label",
+            unlabeled_category="none",
+            categorical_covariate_keys=["donor"],
+            continuous_covariate_keys=["age"],
+        ),
+        n_components=4,
+    )
+    minibatch = {
+        "X": np.zeros((4, 60)),
+        "batch": np.array([0, 1, 1, 0]),
+        "labels": [0, 3, 1, -1],
+        "extra_categorical_covs": [0, 1, 2, 0],
+        "extra_continuous_covs": np.zeros(4),
+    }
+    read = datamodules.tensors_of(model, minibatch)
+    assert read["batch"].tolist() == [[0], [1], [1], [0]]
+    assert read["extra_categorical_covs"].tolist() == [[0], [1], [2], [0]]
+    with pytest.raises(ValueError, match=message):
+        datamodules.tensors_of(model, minibatch | change)
+
+
+def test_a_dataloader_must_bring_cells(model, datamodule):
+    spent = iter(datamodule.inference_dataloader())
+    assert len(model.predict(dataloader=spent)) == 300
+    for nothing in ([], spent):
+        with pytest.raises(ValueError, match="the dataloader brought no minibatch"):
+            model.predict(dataloader=nothing)
+
+
+def test_tables_speak_of_the_data_module(model, datamodule, tmp_path):
+    fresh = model_for(datamodule)._repr_html_()
+    assert "cells × 60 genes, of a data module" in fresh and "not loaded" not in fresh
+    assert "model.train(datamodule=datamodule)" in fresh and "SCGMVAE.load" not in fresh
+    own = model._repr_html_()
+    assert f"a sample, {model.adata.n_obs} cells × 60 genes, of a data module" in own
+    model.save(tmp_path / "model")
+    loaded = SCGMVAE.load(tmp_path / "model", adata=False)._repr_html_()
+    assert "model.predict(dataloader=dataloader)" in loaded and "predict(adata)" not in loaded
 
 
 def test_several_devices_are_refused(datamodule):
