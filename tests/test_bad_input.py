@@ -1091,7 +1091,7 @@ BAD_FILES = [
         saved(),
         lambda folder: SCGMVAE.load(folder, "x.h5ad"),
         ValueError,
-        "AnnData, None or False.*str",
+        "AnnData or a MuData, None or False.*str",
     ),
     row(
         "no_such_argument",
