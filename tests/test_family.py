@@ -283,14 +283,16 @@ def assert_same_loss_and_gradients(module, tensors, monte_carlo, compute):
 
     out.loss.backward()
     expected.backward()
+    # a network for q(d) brings log Γ of its concentrations into the sums; in double precision
+    # its gradients agree as the others do
+    rounding = 1e-4 if hasattr(module, "dirichlet_network") else 1e-5
     for name, parameter in module.named_parameters():
         gradient = plain.weights[name].grad
         assert (parameter.grad is None) == (gradient is None), name
         if gradient is not None:
-            # single precision: an entry is rounded as the largest terms of its sum are, those of a
-            # network for q(d) being log Γ of concentrations (in double precision all agree)
+            # single precision: an entry is rounded as the largest terms of its sum are
             scale = max(1.0, float(gradient.abs().max()))
-            assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4 * scale)
+            assert_close(parameter.grad, gradient, rtol=1e-3, atol=rounding * scale)
     return log_ratio
 
 
