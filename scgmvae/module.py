@@ -447,9 +447,10 @@ class CGMVAE(BaseModuleClass):
         codes = [batch_index]
         if cat_covs is not None:
             codes += cat_covs.split(1, dim=1)
+        dtype = self.encoder.z_loc.bias.dtype
         # torch's one_hot would wait for a GPU to tell the largest code
         one_hots = tuple(
-            (code.reshape(-1, 1) == torch.arange(n, device=code.device)).float()
+            (code.reshape(-1, 1) == torch.arange(n, device=code.device)).to(dtype)
             for code, n in zip(codes, self.n_categories, strict=True)
         )
         return Conditions(one_hots, cont_covs)

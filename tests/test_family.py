@@ -53,7 +53,16 @@ def make_minibatch(module):
         tensors[KEYS.CAT_COVS_KEY] = rng.integers(3, size=(N, 1))
     if module.sizes.n_cont:
         tensors[KEYS.CONT_COVS_KEY] = rng.normal(size=(N, 2))
-    return {name: torch.as_tensor(value, dtype=torch.float32) for name, value in tensors.items()}
+    dtype = torch.get_default_dtype()
+    return {name: torch.as_tensor(value, dtype=dtype) for name, value in tensors.items()}
+
+
+@pytest.fixture
+def in_double_precision():
+    """Rounding of log Γ in single precision would hide small errors of gradients."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 # ------------------------------------------------------------------- the independent computation
@@ -277,25 +286,23 @@ def assert_same_loss_and_gradients(module, tensors, monte_carlo, compute):
     assert_close(out.reconstruction_loss["reconstruction_loss"], -log_p_x)
     assert list(out.kl_local) == list(kl)
     for name, expected in kl.items():
-        assert_close(out.kl_local[name], expected, atol=1e-4)
+        assert_close(out.kl_local[name], expected)
     expected = (-log_p_x + 0.4 * sum(kl.values())).mean()
     assert_close(out.loss, expected)
 
     out.loss.backward()
     expected.backward()
-    # a network for q(d) brings log Γ of its concentrations into the sums; in double precision
-    # its gradients agree as the others do
-    rounding = 1e-4 if hasattr(module, "dirichlet_network") else 1e-5
     for name, parameter in module.named_parameters():
         gradient = plain.weights[name].grad
         assert (parameter.grad is None) == (gradient is None), name
         if gradient is not None:
-            # single precision: an entry is rounded as the largest terms of its sum are
+            # an entry is rounded as the largest terms of its sum are
             scale = max(1.0, float(gradient.abs().max()))
-            assert_close(parameter.grad, gradient, rtol=1e-3, atol=rounding * scale)
+            assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-11 * scale)
     return log_ratio
 
 
+@pytest.mark.usefixtures("in_double_precision")
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("settings", AUTOENCODERS)
 def test_autoencoders_equal_a_plain_computation(settings, likelihood):
@@ -304,6 +311,7 @@ def test_autoencoders_equal_a_plain_computation(settings, likelihood):
     assert_same_loss_and_gradients(module, tensors, False, autoencoder)
 
 
+@pytest.mark.usefixtures("in_double_precision")
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("monte_carlo", [False, True], ids=["closed_form", "monte_carlo"])
 @pytest.mark.parametrize(("settings", "compute"), VAES)
