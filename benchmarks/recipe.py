@@ -30,6 +30,7 @@ VARIANTS = {
     "weak guide (2)": ({}, {"plan_kwargs": {"guide_weight": 2.0}}),
     "guide fades by .3": ({}, {"plan_kwargs": {"guide_fraction": 0.3}}),
     "guide to the end": ({}, {"plan_kwargs": {"guide_fraction": 1.0}}),
+    "steps get shorter": ({}, {"plan_kwargs": {"lr_decline": 1.0}}),
     "20 latent dimensions": ({"n_latent": 20}, {}),
     "uniform weights": ({"component_weights": "uniform"}, {}),
     "network q(d)": ({"dirichlet_posterior": "network"}, {}),

@@ -42,6 +42,7 @@ __all__ = [
     "check_positive",
     "check_rate",
     "check_seed",
+    "check_share",
     "check_size_factors",
     "check_unit_interval",
     "check_var_names",
@@ -179,6 +180,13 @@ def check_rate(**values: float) -> None:
     for name, value in values.items():
         if not (is_number(value) and 0 <= value < 1):
             raise ValueError(f"{name} must be at least 0 and below 1, but it is {value!r}.")
+
+
+def check_share(**values: float) -> None:
+    """Raise ``ValueError`` unless a named number is from 0 to 1."""
+    for name, value in values.items():
+        if not (is_number(value) and 0 <= value <= 1):
+            raise ValueError(f"{name} must be from 0 to 1, but it is {value!r}.")
 
 
 def check_seed(seed: int) -> None:

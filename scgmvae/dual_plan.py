@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from scvi.train import TrainingPlan
+from torch.optim.lr_scheduler import LambdaLR
 
 from scgmvae.checks import check_plan
 from scgmvae.dual import DualModule
+from scgmvae.plan import declined
 
 __all__ = ["DecliningPlan"]
 
@@ -60,9 +61,7 @@ class DecliningPlan(TrainingPlan):
     def configure_optimizers(self) -> dict[str, object]:
         """Adam, with a step length that falls in a line over the last half of the steps."""
         optimizer = super().configure_optimizers()["optimizer"]
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (1 - step / self.n_steps) / DECLINE)
-        )
+        schedule = LambdaLR(optimizer, lambda step: declined(step / self.n_steps, DECLINE))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

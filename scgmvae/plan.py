@@ -21,8 +21,9 @@ from scvi import REGISTRY_KEYS
 from scvi.dataloaders import DataSplitter
 from scvi.train import SaveCheckpoint, TrainingPlan, TrainRunner
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
-from scgmvae.checks import check_at_least, check_plan, check_whole
+from scgmvae.checks import check_at_least, check_plan, check_share, check_whole
 from scgmvae.images import SEEN_KEY, distorted
 from scgmvae.module import CGMVAE
 from scgmvae.parallel import start_on_all
@@ -41,6 +42,7 @@ __all__ = [
     "StagedTrainRunner",
     "StagedTrainingPlan",
     "check_checkpoints",
+    "declined",
     "needs_validation",
     "unchanged_without_training",
 ]
@@ -68,6 +70,24 @@ def check_checkpoints(callbacks: Sequence[pl.Callback]) -> None:
                 "here. Leave it out: a loss that is no finite number ends the training with an "
                 "error, and checkpoints are kept."
             )
+
+
+def declined(done: float, share: float) -> float:
+    """Length of a step, from 1 in a line to 0 over the last share of a training.
+
+    Parameters
+    ----------
+    done
+        Share of the training that is behind the step.
+    share
+        Above 0, at most 1.
+
+    Examples
+    --------
+    >>> [declined(done, share=0.5) for done in (0.0, 0.5, 0.75, 1.0)]
+    [1.0, 1.0, 0.5, 0.0]
+    """
+    return min(1.0, max(0.0, 1 - done) / share)
 
 
 class StagedTrainingPlan(TrainingPlan):
@@ -100,6 +120,9 @@ class StagedTrainingPlan(TrainingPlan):
         for the images as they are, so that z forgets the distortion.
     lr, weight_decay, eps
         Of Adam.
+    lr_decline
+        Share of the joint stage, its last part, over which the step length falls in a line to 0.
+        Without effect where ``reduce_lr_on_plateau`` has another rule.
     **kwargs
         Further arguments of :class:`scvi.train.TrainingPlan`; with ``n_epochs_kl_warmup`` or
         ``n_steps_kl_warmup`` the KL weight follows scvi-tools' schedule.
@@ -121,6 +144,7 @@ class StagedTrainingPlan(TrainingPlan):
         lr: float = 1e-3,
         weight_decay: float = 1e-6,
         eps: float = 1e-8,
+        lr_decline: float = 0.0,
         n_epochs_kl_warmup: int | None = None,
         **kwargs: object,
     ):
@@ -146,6 +170,7 @@ class StagedTrainingPlan(TrainingPlan):
             guide_weight=guide_weight,
             guide_fraction=guide_fraction,
         )
+        check_share(lr_decline=lr_decline)
         if distortion and module.image_shape is None:
             raise ValueError(
                 "distortion is one of images, but the data are none: adata.uns has no "
@@ -160,6 +185,7 @@ class StagedTrainingPlan(TrainingPlan):
         self.n_samples = n_samples
         self.monte_carlo_kl = monte_carlo_kl
         self.distortion = distortion
+        self.lr_decline = lr_decline
         self._totals: dict[str, Tensor] = {}
 
     @property
@@ -184,19 +210,34 @@ class StagedTrainingPlan(TrainingPlan):
         return self.min_kl_weight + done * (top - self.min_kl_weight)
 
     @property
+    def joint_done(self) -> float:
+        """Share of the joint stage that is behind the current step."""
+        return max(0.0, self.epochs_done - self.pretrain_epochs) / self.joint_epochs
+
+    @property
     def current_guide_weight(self) -> float:
         """Weight of the guide at the current step; 0 before there are components."""
         if not self.module.mixture_started:
             return 0.0
-        joint_epochs_done = self.epochs_done - self.pretrain_epochs
-        faded = joint_epochs_done / max(self.guide_fraction * self.joint_epochs, 1e-9)
-        return self.guide_weight * max(0.0, 1.0 - max(faded, 0.0))
+        return self.guide_weight * max(0.0, 1 - self.joint_done / max(self.guide_fraction, 1e-9))
 
     def _optimizer_creator_fn(self, optimizer_cls):
         fused = self.device.type in ("cpu", "cuda")
         return lambda params: optimizer_cls(
             params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=fused
         )
+
+    def configure_optimizers(self) -> dict[str, object]:
+        """Optimiser, and the schedule of its step length where that is to fall."""
+        config = super().configure_optimizers()
+        if self.lr_decline and "lr_scheduler" not in config:
+            schedule = LambdaLR(
+                config["optimizer"],
+                # at its first step a stage has the full length, and there may be no trainer yet
+                lambda step: declined(self.joint_done, self.lr_decline) if step else 1.0,
+            )
+            config["lr_scheduler"] = {"scheduler": schedule, "interval": "step"}
+        return config
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a minibatch."""

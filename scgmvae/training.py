@@ -202,7 +202,8 @@ class StagedTrainingMixin:
         every minibatch has.
 
         Of images the divergences have weight 0.05 in both stages, so that z keeps the detail that
-        tells classes apart; ``plan_kwargs={"max_kl_weight": 1.0}`` trains the bound itself.
+        tells classes apart; ``plan_kwargs={"max_kl_weight": 1.0}`` trains the bound itself. The
+        step length falls to 0 over the joint stage; ``plan_kwargs={"lr_decline": 0.0}`` keeps it.
         """
         if datamodule is not None:
             check_data_module(self, datamodule)
@@ -667,11 +668,18 @@ COUNTS = Recipe(Length(320, 5, 60), Length(1500, 20, 100), {}, {}, straight=True
 IMAGES = Recipe(
     Length(9400, 10, 60),
     Length(4700, 10, 60),
-    {"pretrain_kl_weight": 0.05, "max_kl_weight": 0.05, "guide_fraction": 1.0},
+    {
+        "pretrain_kl_weight": 0.05,
+        "max_kl_weight": 0.05,
+        "guide_fraction": 1.0,
+        "lr_decline": 1.0,
+    },
     {"guide_weight": 0.64, "classification_weight": 0.64},
     straight=False,
 )
 """A weak divergence in pretraining keeps the classes apart in z, as curved sheets rather than
 balls, which a graph follows and straight borders do not. Gaussian components cannot hold on to
 such sheets by themselves, so the guide fades until the very end. Cross-entropies weighted as for
-counts would drown in the reconstruction of hundreds of pixels."""
+counts would drown in the reconstruction of hundreds of pixels, and their weight makes the borders
+of the classes jump from epoch to epoch unless the steps get shorter. Those of counts are steady
+(``benchmarks/recipe.py``)."""

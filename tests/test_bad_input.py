@@ -673,6 +673,14 @@ BAD_TRAINING = [
             "distortion",
         )
     ),
+    *rows(
+        "lr_decline",
+        untrained(),
+        lambda value: plan(lr_decline=value),
+        (-0.1, 1.1, np.nan, "a"),
+        ValueError,
+        "lr_decline must be from 0 to 1.*{value}",
+    ),
     row("n_samples", untrained(), plan(n_samples=0), ValueError, "n_samples must be an integer"),
     row("no_images", untrained(), plan(distortion=1.0), ValueError, "distortion is one of images"),
     row("no_such_plan_setting", untrained(), plan(lrr=1), TypeError, "nor the loss.*'lrr'"),

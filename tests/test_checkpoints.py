@@ -46,7 +46,11 @@ SETTINGS = {
     "validation_and_schedule": (
         {},
         {"prior": "mixture"},
-        {"train_size": 0.8, "check_val_every_n_epoch": 1, "plan_kwargs": {"lr": 2e-3}},
+        {
+            "train_size": 0.8,
+            "check_val_every_n_epoch": 1,
+            "plan_kwargs": {"lr": 2e-3, "lr_decline": 0.7},
+        },
     ),
 }
 

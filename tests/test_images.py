@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
+from lightning.pytorch.callbacks import LearningRateMonitor
 from scipy import sparse, stats
 from scvi import REGISTRY_KEYS as KEYS
 from sklearn.datasets import load_digits
@@ -362,10 +363,12 @@ def test_images_are_trained_by_the_recipe_of_images(train, monkeypatch):
     monkeypatch.setattr("scgmvae.training.initial_partition", remember)
     x = np.random.default_rng(0).random((1000, 4), dtype=np.float32)
     images = AnnData(x, uns={"image_shape": (2, 2)})
-    history = {}
+    history, lengths = {}, {}
     for name, adata in (("images", images), ("values", AnnData(x))):
         model = SCGMVAE(adata, likelihood="bernoulli", **SMALL)
-        train(model, pretrain_epochs=None, max_epochs=2, batch_size=1000)
+        how = {"callbacks": [LearningRateMonitor()], "log_every_n_steps": 1}
+        train(model, pretrain_epochs=None, max_epochs=2, batch_size=1000, **how)
+        lengths[name] = model.history["lr-Adam"].to_numpy(float)[:, 0]
         history[name] = {
             key: values.to_numpy(float)[:, 0] for key, values in model.history.items()
         }
@@ -388,6 +391,9 @@ def test_images_are_trained_by_the_recipe_of_images(train, monkeypatch):
     for name, weight in (("images", 0.64 * 4 / 2), ("values", 10 * (1 - 1 / 1.34))):
         assert history[name]["guide_weight"][-2] == pytest.approx(weight)
         assert history[name]["guide_weight"][-1] == pytest.approx(0, abs=1e-6)
+    # Adam's steps, of one minibatch an epoch: the second of the joint stage has half the length
+    for name, length in (("images", 0.5e-3), ("values", 1e-3)):
+        assert lengths[name][-2:] == pytest.approx([1e-3, length])
 
 
 def test_labels_of_images_weigh_with_the_number_of_pixels(train, monkeypatch):

@@ -130,6 +130,40 @@ def test_the_guide_weight_falls_to_zero_over_a_fraction_of_the_joint_stage(
 
 
 @pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        pytest.param({}, [1, 1, 1, 1, 1, 1, 1, 1], id="constant_by_default"),
+        pytest.param({"lr_decline": 0.5}, [1, 1, 1, 1, 1, 1, 1, 0.5], id="half"),
+        pytest.param({"lr_decline": 1.0}, [1, 1, 1, 1, 1, 0.75, 0.5, 0.25], id="whole_stage"),
+    ],
+)
+def test_the_step_length_falls_over_the_last_part_of_the_joint_stage(
+    adata, make_model, train, settings, expected
+):
+    lengths = []
+
+    class Lengths(Callback):
+        def on_train_batch_start(self, trainer, *args):
+            lengths.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    model = make_model(adata)
+    settings = {"lr": 2e-3, **settings}
+    how = {"batch_size": 150, "plan_kwargs": settings, "callbacks": [Lengths()]}
+    train(model, max_epochs=2, pretrain_epochs=2, **how)
+    np.testing.assert_allclose(np.array(lengths) / 2e-3, expected)
+    lengths.clear()
+    train(model, max_epochs=2, **how)  # which is another joint stage
+    np.testing.assert_allclose(np.array(lengths) / 2e-3, expected[4:])
+
+
+def test_a_plateau_rules_the_step_length_alone(adata, make_model, train):
+    plateau = {"reduce_lr_on_plateau": True, "lr_patience": 0, "lr_threshold": 1e9}
+    model = train(make_model(adata), max_epochs=3, plan_kwargs=plateau | {"lr_decline": 1.0})
+    lengths = model.history["lr-Adam"]["lr-Adam"].astype(float)
+    assert lengths.iloc[-1] == pytest.approx(1e-3 * 0.6)
+
+
+@pytest.mark.parametrize(
     ("n_obs", "expected"),
     [
         pytest.param(10, 100, id="few_cells_are_seen_no_more_often_than_this"),
