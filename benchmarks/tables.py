@@ -194,6 +194,11 @@ TABLES = {
         {"data": "images"},
         {"ACC": ("accuracy", 3), "majority": ("by majority", 3), "seconds": ("seconds", 0)},
     ),
+    "image-start": Table(
+        ("image-start-fashion", "image-start-mnist", "image-start-mnist-uneven"),
+        {"data": "images", "resolution": "resolution"},
+        {"ACC": ("ACC", 3), "modularity": ("modularity", 3), "evenness": ("evenness", 3)},
+    ),
     "images-vae": Table(
         ("images-vae",), {"n_latent": "dimensions of z"}, {"loss": ("nats per image", 1)}
     ),

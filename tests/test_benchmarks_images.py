@@ -21,6 +21,15 @@ import pytest
             id="images",
         ),
         pytest.param(
+            "image_start.py",
+            {
+                "image-start-fashion": (12, "ACC"),
+                "image-start-mnist": (12, "ACC"),
+                "image-start-mnist-uneven": (12, "ACC"),
+            },
+            id="image_start",
+        ),
+        pytest.param(
             "dual.py",
             {
                 "dual-separation": (4, "sectors"),
