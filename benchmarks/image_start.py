@@ -81,4 +81,4 @@ TASKS = {
 
 if __name__ == "__main__":
     tasks = {task: (run, ["resolution"]) for task, run in TASKS.items()}
-    run_tasks("image-start", __doc__.splitlines()[0], tasks)
+    run_tasks("image_start", __doc__.splitlines()[0], tasks)

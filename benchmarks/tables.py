@@ -195,7 +195,7 @@ TABLES = {
         {"ACC": ("accuracy", 3), "majority": ("by majority", 3), "seconds": ("seconds", 0)},
     ),
     "image-start": Table(
-        ("image-start-fashion", "image-start-mnist", "image-start-mnist-uneven"),
+        ("image_start-fashion", "image_start-mnist", "image_start-mnist-uneven"),
         {"data": "images", "resolution": "resolution"},
         {"ACC": ("ACC", 3), "modularity": ("modularity", 3), "evenness": ("evenness", 3)},
     ),
