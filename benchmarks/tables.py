@@ -292,8 +292,9 @@ def filled(text: str, results: Path = RESULTS) -> str:
 
 
 def pages() -> list[Path]:
-    """Pages with tables to fill."""
+    """Pages with tables to fill; what is built of them has copies."""
     written = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    written = [path for path in written if "_build" not in path.relative_to(ROOT).parts]
     return [path for path in written if MARKED.search(path.read_text())]
 
 

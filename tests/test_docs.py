@@ -149,6 +149,16 @@ def test_the_tables_of_every_page_are_those_of_the_results(tables):
         assert tables.filled(text) == text, f"python benchmarks/tables.py renews {path.name}"
 
 
+def test_built_copies_of_the_pages_are_left_as_they_are(tables, tmp_path, monkeypatch):
+    marked = "<!-- table: imports -->\n<!-- end -->\n"
+    built = tmp_path / "docs" / "_build" / "html" / "_sources" / "page.md"
+    built.parent.mkdir(parents=True)
+    for path in (tmp_path / "README.md", tmp_path / "docs" / "page.md", built):
+        path.write_text(marked)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    assert tables.pages() == [tmp_path / "README.md", tmp_path / "docs" / "page.md"]
+
+
 def test_the_page_of_peers_is_that_of_the_results(tables):
     from page import page
 
