@@ -680,5 +680,5 @@ IMAGES = Recipe(
 """A weak divergence in pretraining keeps the classes apart in z, as curved sheets rather than
 balls, which a graph follows and straight borders do not. Gaussian components cannot hold on to
 such sheets by themselves, so the guide fades until the very end. Cross-entropies weighted as for
-counts would drown in the reconstruction of hundreds of pixels. The borders of the classes jump from
-epoch to epoch unless the steps get shorter."""
+counts would drown in the reconstruction of hundreds of pixels. The borders of the classes jump
+from epoch to epoch unless the steps get shorter."""
