@@ -196,7 +196,7 @@ TABLES = {
     ),
     "image-start": Table(
         ("image_start-fashion", "image_start-mnist", "image_start-mnist-uneven"),
-        {"data": "images", "resolution": "resolution"},
+        {"data": "images", "leiden": "Leiden", "resolution": "resolution"},
         {"ACC": ("ACC", 3), "modularity": ("modularity", 3), "evenness": ("evenness", 3)},
     ),
     "images-vae": Table(

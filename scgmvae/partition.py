@@ -107,7 +107,8 @@ def initial_partition(
     straight
         Whether groups are balls with straight borders. Then, with ``"leiden"`` and K given, groups
         are split where there are fewer than K, and each row goes to its nearest group mean. Else
-        there is a finer partition to merge from, and no such step.
+        Leiden goes on until its groups are stable, there is a finer partition to merge from, and
+        no such step.
 
     Returns
     -------
@@ -132,10 +133,10 @@ def initial_partition(
     else:
         graph = neighbor_graph(x, seed)
         resolution = RESOLUTION if n_groups is None else RESOLUTION_FOR_K
-        codes = leiden(graph, resolution, seed)
+        codes = leiden(graph, resolution, seed, until_stable=not straight)
         while not straight and codes.max() + 1 < (n_groups or 0) and resolution < FINEST:
             resolution *= 1.25
-            codes = leiden(graph, resolution, seed)
+            codes = leiden(graph, resolution, seed, until_stable=True)
         if n_groups is not None:
             codes = merge_groups(graph, codes, n_groups)
             codes = split_groups(graph, codes, n_groups, seed)
@@ -250,8 +251,28 @@ def neighbor_graph(x: NDArray[np.floating], seed: int = 0) -> sparse.csr_matrix:
     return adata.obsp["connectivities"].tocsr()
 
 
-def leiden(graph: sparse.csr_matrix, resolution: float, seed: int = 0) -> Codes:
-    """Leiden groups of a graph, by modularity."""
+def leiden(
+    graph: sparse.csr_matrix, resolution: float, seed: int = 0, *, until_stable: bool = False
+) -> Codes:
+    """Leiden groups of a graph, by modularity.
+
+    Parameters
+    ----------
+    graph
+        kNN graph of the cells, ``(n, n)``.
+    resolution
+        γ of the modularity.
+    seed
+        Of the order in which cells are visited.
+    until_stable
+        Go on until an iteration changes nothing, rather than for two, as scanpy advises.
+        Among partitions that nearly tie the seed decides less then, and it takes three times as
+        long (``benchmarks/image_start.py``).
+
+    Returns
+    -------
+    Codes ``(n,)``.
+    """
     adata = AnnData(np.zeros((graph.shape[0], 0), dtype=np.float32))
     sc.tl.leiden(
         adata,
@@ -259,7 +280,7 @@ def leiden(graph: sparse.csr_matrix, resolution: float, seed: int = 0) -> Codes:
         adjacency=graph,
         flavor="igraph",
         directed=False,
-        n_iterations=2,
+        n_iterations=-1 if until_stable else 2,
         random_state=seed,
     )
     return adata.obs["leiden"].cat.codes.to_numpy().astype(np.int64)

@@ -23,9 +23,9 @@ import pytest
         pytest.param(
             "image_start.py",
             {
-                "image_start-fashion": (12, "ACC"),
-                "image_start-mnist": (12, "ACC"),
-                "image_start-mnist-uneven": (12, "ACC"),
+                "image_start-fashion": (24, "ACC"),
+                "image_start-mnist": (24, "ACC"),
+                "image_start-mnist-uneven": (24, "ACC"),
             },
             id="image_start",
         ),

@@ -10,6 +10,8 @@ from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
 from scgmvae.partition import (
+    RESOLUTION,
+    RESOLUTION_FOR_K,
     by_size,
     initial_partition,
     leiden,
@@ -165,6 +167,37 @@ def test_leiden_finds_the_blocks_of_a_graph(resolution, n_groups):
     codes = leiden(graph, resolution)
     assert len(np.unique(codes)) == n_groups
     assert adjusted_rand_score(codes, block) == (1.0 if n_groups == 3 else 0.0)
+
+
+def best_move(graph, codes, resolution):
+    """Largest gain in modularity of one cell that joins another group, in units of the weights."""
+    dense, total = graph.toarray(), graph.sum()
+    one_hot = np.eye(codes.max() + 1)[codes]
+    degree = dense.sum(1, keepdims=True)
+    without_it = (degree * one_hot).sum(0) - degree * one_hot
+    value = dense @ one_hot - resolution * degree * without_it / total
+    return (value - (value * one_hot).sum(1, keepdims=True)).max()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_cell_would_rather_be_in_another_stable_group(seed):
+    graph = neighbor_graph(np.random.default_rng(seed).normal(size=(1500, 4)))
+    early, stable = (leiden(graph, 1.0, seed, until_stable=until) for until in (False, True))
+    assert best_move(graph, early, 1.0) > 1e-3
+    assert best_move(graph, stable, 1.0) < 1e-6
+    assert modularity(graph, stable, 1.0) > modularity(graph, early, 1.0)
+
+
+@pytest.mark.parametrize("n_groups", [3, None])
+def test_ragged_groups_are_those_that_leiden_settles_on(n_groups):
+    x = np.random.default_rng(0).normal(size=(600, 4))
+    graph = neighbor_graph(x)
+    resolution = RESOLUTION if n_groups is None else RESOLUTION_FOR_K
+    expected = leiden(graph, resolution, until_stable=True)
+    if n_groups is not None:
+        expected = merge_groups(graph, expected, n_groups)
+    codes = initial_partition(x, n_groups, straight=False)
+    np.testing.assert_array_equal(codes, by_size(expected))
 
 
 # ----------------------------------------------------------------------------- merge_groups
