@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -286,7 +287,11 @@ class FieldsMixin:
             checks.check_categories(adata, column, known)
         if self._is_copy(adata):
             _assign_adata_uuid(adata, overwrite=True)
-        with checks.unchanged_on_error(adata), warnings.catch_warnings():
+        with (
+            self._registers_unchanged_on_error(),
+            checks.unchanged_on_error(adata),
+            warnings.catch_warnings(),
+        ):
             # the data are read, not trained on
             warnings.filterwarnings("ignore", message="Category .* has fewer than 3 cells")
             if self.adata_manager is not None:
@@ -302,6 +307,21 @@ class FieldsMixin:
             self._forget_matched()
             self._matched = adata
         return adata
+
+    @contextmanager
+    def _registers_unchanged_on_error(self) -> Iterator[None]:
+        """Forget data that turn out to be refused; they would pass as known the next time."""
+        of_model = self._per_instance_manager_store.setdefault(self.id, {})
+        before = [(s, dict(s)) for s in (of_model, self._setup_adata_manager_store)]
+        own = self._adata, self._adata_manager  # a model without data makes them its own
+        try:
+            yield
+        except Exception:
+            for store, managers in before:
+                store.clear()
+                store.update(managers)
+            self._adata, self._adata_manager = own
+            raise
 
     def _forget_matched(self) -> None:
         """Let go of the last copy that was made to match genes, unless it is the model's data."""

@@ -721,10 +721,11 @@ def test_new_data_of_another_shape_are_refused(image_model, kind, shape, parts):
     if shape is not None:
         adata.uns["image_shape"] = shape
     before = adata.copy()
-    with pytest.raises(ValueError) as error:
-        image_model.get_latent_representation(adata)
-    for part in parts:
-        assert part in str(error.value)
+    for _ in range(2):
+        with pytest.raises(ValueError) as error:
+            image_model.get_latent_representation(adata)
+        for part in parts:
+            assert part in str(error.value)
     assert_same(adata, before)
 
 
