@@ -24,7 +24,7 @@ from scgmvae.decoding import DecodingMixin
 from scgmvae.expression import ExpressionMixin
 from scgmvae.fields import FieldsMixin
 from scgmvae.generation import GenerationMixin
-from scgmvae.images import image_shape_of
+from scgmvae.images import image_shape_of, shape_of
 from scgmvae.likelihoods import Likelihood
 from scgmvae.loading import MinibatchLoader
 from scgmvae.module import CGMVAE, Prior, Widths
@@ -151,7 +151,10 @@ class SCGMVAE(
             checks.check_n_components(n_components, n_obs, len(self._labels_of(registry)))
         if adata is not None:
             adata = self._anndata_of(adata, {"modality_": self.modality_})
-            image_shape = image_shape or image_shape_of(adata)
+            if image_shape is None:
+                image_shape = image_shape_of(adata)
+        if image_shape is not None:
+            image_shape = shape_of(image_shape)
         if likelihood is None:
             likelihood = "nb" if image_shape is None else "bernoulli"
         if n_hidden is None:

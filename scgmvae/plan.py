@@ -176,6 +176,12 @@ class StagedTrainingPlan(TrainingPlan):
                 "distortion is one of images, but the data are none: adata.uns has no "
                 "'image_shape'."
             )
+        if distortion and module.is_count:
+            raise ValueError(
+                "distortion makes values between those of the pixels, which are no counts, but "
+                f"the likelihood is {module.gene_likelihood!r}. Take likelihood='bernoulli' or "
+                "'gaussian', or distortion=0."
+            )
         self.pretrain_epochs = pretrain_epochs
         self.joint_epochs = joint_epochs
         self.kl_warmup = kl_warmup

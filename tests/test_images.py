@@ -701,6 +701,26 @@ def test_a_negative_distortion_is_refused(train):
         train(model, plan_kwargs={"distortion": -1})
 
 
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson"])
+def test_images_that_are_counts_are_not_distorted(train, likelihood):
+    adata = make_images("floats")
+    adata.X = np.round(adata.X * 16).astype(np.float32)
+    model = SCGMVAE(adata, likelihood=likelihood, **SMALL)
+    with pytest.raises(
+        ValueError, match=f"no counts, but the likelihood is '{likelihood}"
+    ):
+        train(model, plan_kwargs={"distortion": 1.0})
+    assert not model.is_trained
+
+
+@pytest.mark.parametrize("shape", [np.array([8, 8]), [8, 8], (8, 8)])
+def test_the_shape_of_images_is_given_in_any_form(shape):
+    adata = make_images("floats")
+    assert SCGMVAE(adata, image_shape=shape, **SMALL).module.image_shape == (8, 8)
+    with pytest.raises(ValueError, match=r"of shape \(4, 16\), but .* is \(8, 8\)"):
+        SCGMVAE(make_images("floats"), image_shape=np.array([4, 16]), **SMALL)
+
+
 @pytest.fixture(scope="module")
 def image_model(train):
     """Small model of images as bytes; only to be read."""

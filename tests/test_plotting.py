@@ -42,6 +42,15 @@ def test_training_of_a_model_without_components_has_one_stage(trained_normal):
     assert [len(axis.lines) for axis in panels(figure).values()] == [1, 1, 1]
 
 
+def test_a_training_without_a_history_is_told_from_none(counts, make_model, train):
+    model = make_model(counts.copy())
+    with pytest.raises(RuntimeError, match="no training history: call train"):
+        scgmvae.pl.training(model)
+    train(model, logger=False)
+    with pytest.raises(RuntimeError, match="is trained but has no history, which the logger"):
+        scgmvae.pl.training(model)
+
+
 def test_training_draws_validation_beside_training(counts, make_model, train):
     adata = counts.copy()
     adata.obs["label"] = adata.obs["component"].astype(str)

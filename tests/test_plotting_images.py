@@ -315,12 +315,21 @@ def test_a_latent_of_more_dimensions_is_reduced_in_a_way_that_follows_from_the_s
     assert not [name for name in deep.adata.obsm if name in ("X_umap", "X_tsne")]
 
 
+@pytest.mark.parametrize("method", REDUCED)
+@pytest.mark.filterwarnings("ignore:n_jobs value 1 overridden:UserWarning")
+def test_a_latent_of_ten_cells_is_reduced(deep, method):
+    (axis,) = pl.latent(deep, "digit", method=method, n_cells=10).axes
+    assert offsets(axis).shape == (10, 2)
+    assert np.isfinite(offsets(axis)).all()
+
+
 @pytest.mark.parametrize("method", ["umap", "tsne"])
 def test_the_reduction_is_that_of_z(deep, monkeypatch, method):
     # in place of scanpy's, which take their time, one whose places are known
     seen = []
 
-    def reduce(adata, random_state, use_rep=None):
+    def reduce(adata, random_state, use_rep=None, perplexity=30):
+        assert perplexity == 30
         seen.append((adata.X.copy(), random_state))
         adata.obsm[f"X_{method}"] = adata.X[:, [3, 1]]
 
@@ -430,6 +439,21 @@ REFUSED = [
         ValueError,
         f"below the number of cells ({N})",
         id="row_beyond_the_end",
+    ),
+    *(
+        pytest.param(
+            lambda models, method=method: pl.latent(models["deep"], method=method, n_cells=9),
+            ValueError,
+            f"{method} needs at least 10 cells to bring 4 dimensions of z to two, but there are 9",
+            id=f"{method}_of_nine_cells",
+        )
+        for method in ("umap", "tsne")
+    ),
+    pytest.param(
+        lambda models: pl.reconstructions([models["flat"]]),
+        ValueError,
+        "models must be a model, or models by name",
+        id="models_without_names",
     ),
     pytest.param(
         lambda models: pl.latent(models["flat"], method="pca"),

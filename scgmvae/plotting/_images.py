@@ -30,6 +30,9 @@ def reconstructions(
 ) -> Figure:
     """Images and what models make of them: a row of originals, then a row per model.
 
+    Values are drawn from 0, white, to 1, black; what lies outside, as with a Gaussian likelihood
+    it may, as the nearer of the two. Of two channels, or more than three, the first is drawn.
+
     Parameters
     ----------
     models
@@ -48,8 +51,13 @@ def reconstructions(
     Raises
     ------
     ValueError
-        If the models are not of images.
+        If the models are not of images, or have no names.
     """
+    if isinstance(models, Sequence):
+        raise ValueError(
+            f"models must be a model, or models by name, as {{'VAE': vae, 'c*GMVAE': model}}, but "
+            f"it is a {type(models).__name__}."
+        )
     if not isinstance(models, Mapping):
         models = {"reconstruction": models}
     if not models:
@@ -82,6 +90,8 @@ def manifold(
 ) -> Figure:
     """Images decoded at a square grid of a two-dimensional z.
 
+    Values outside 0 to 1 are drawn as in :func:`reconstructions`.
+
     Parameters
     ----------
     model
@@ -104,8 +114,8 @@ def manifold(
     """
     shape = _image_shape(model)
     check_whole(2, n=n)
-    is_pair = isinstance(limits, Sequence) and len(limits) == 2 and all(map(is_number, limits))
-    if not (is_pair and limits[0] < limits[1]):
+    pair = np.asarray(limits).ravel().tolist()
+    if not (len(pair) == 2 and all(map(is_number, pair)) and pair[0] < pair[1]):
         raise ValueError(
             f"limits must be the smallest and the largest z, as (-4, 4), but they are {limits!r}."
         )
@@ -114,7 +124,7 @@ def manifold(
             "The manifold is a plane, so the model needs n_latent=2, but it has "
             f"n_latent={model.module.n_latent}."
         )
-    ticks = np.linspace(*limits, n)
+    ticks = np.linspace(*pair, n)
     right, up = np.meshgrid(ticks, ticks[::-1])
     decoded = model.decode(np.column_stack([right.ravel(), up.ravel()]), conditions)
     figure, axis = plt.subplots(figsize=(5.4, 5.4 * shape[0] / shape[1]), layout="constrained")
@@ -136,6 +146,8 @@ def samples(
     seed: int = 0,
 ) -> Figure:
     """Images of the model's own making: a column per component, a row per draw of w.
+
+    Values outside 0 to 1 are drawn as in :func:`reconstructions`.
 
     Parameters
     ----------

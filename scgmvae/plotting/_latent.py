@@ -24,6 +24,9 @@ __all__ = ["embedding", "in_two_dimensions", "latent", "latent_size"]
 LARGEST_POINT = 20
 """Area of the points of few cells, in pt²; a third of scanpy's, because the panels are small."""
 
+FEWEST_REDUCED = 10
+"""Cells that UMAP and t-SNE need at least; they fail on fewer, or show nothing."""
+
 LEGEND_WIDTH = 48
 """Letters that a line of a legend has room for, a name's marker counted as five."""
 
@@ -178,6 +181,8 @@ def latent(
         If there is no such obs column.
     RuntimeError
         If the model is untrained, or has no components to colour by.
+    ValueError
+        If there are fewer cells than a reduction needs.
     """
     check_choices(method=(method, ("umap", "tsne")))
     check_whole(1, n_cells=n_cells)
@@ -221,15 +226,26 @@ def in_two_dimensions(
     Returns
     -------
     Name of the embedding: ``"z"`` where z has two dimensions, else the method's.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer cells than a reduction needs.
     """
     if adata.n_vars == 2:
         adata.obsm["X_z"] = adata.X
         return "z"
+    if adata.n_obs < FEWEST_REDUCED:
+        raise ValueError(
+            f"{method} needs at least {FEWEST_REDUCED} cells to bring {adata.n_vars} dimensions of "
+            f"z to two, but there are {adata.n_obs}. Draw more cells, or take a model of n_latent=2."
+        )
     if method == "umap":
         sc.pp.neighbors(adata, use_rep="X", random_state=seed)
         sc.tl.umap(adata, random_state=seed)
     else:
-        sc.tl.tsne(adata, use_rep="X", random_state=seed)
+        perplexity = min(30, (adata.n_obs - 1) / 3)  # scikit-learn asks for less than n
+        sc.tl.tsne(adata, use_rep="X", perplexity=perplexity, random_state=seed)
     return method
 
 

@@ -36,8 +36,13 @@ def terms_of(model: SCGMVAE) -> list[str]:
     Raises
     ------
     RuntimeError
-        If the model is untrained.
+        If the model is untrained, or was trained with another logger.
     """
+    if not model.history and model.is_trained:
+        raise RuntimeError(
+            "The model is trained but has no history, which the logger of train() keeps where "
+            "there is no other: leave logger as it is to draw the training."
+        )
     if not model.history:
         raise RuntimeError("The model has no training history: call train() first.")
     if model.module.prior == "none":  # which has no bound
