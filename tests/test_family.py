@@ -81,6 +81,7 @@ class Plain:
             name for name, layer in module.named_modules() if isinstance(layer, torch.nn.Linear)
         }
         self.n_layers = len(WIDTHS) if "encoder.trunk.linears.0.weight" in self.weights else 0
+        self.training = module.training
         self.x = tensors[KEYS.X_KEY]
         one_hot = torch.eye(3)
         self.categories = [one_hot[tensors[KEYS.BATCH_KEY][:, 0].long()][:, :2]]
@@ -115,6 +116,9 @@ class Plain:
                     self.weights[f"{name}.norms.{i}.{part}"]
                     for part in ("running_mean", "running_var", "weight", "bias")
                 )
+                if self.training:  # statistics of the minibatch, over all draws
+                    rows = inputs.reshape(-1, inputs.shape[-1])
+                    mean, var = rows.mean(0), ((rows - rows.mean(0)) ** 2).mean(0)
                 inputs = (inputs - mean) / torch.sqrt(var + 1e-3) * weight + bias
             inputs = relu(inputs)
         return inputs
@@ -137,8 +141,8 @@ class Plain:
     def log_p_x(self, z):
         output = self.affine("decoder.heads.0", self.trunk("decoder.trunk", z, self.n_layers))
         if "raw_dispersion" not in self.weights:
-            ones = binary_cross_entropy_with_logits(output, self.x, reduction="none")
-            return -ones.sum(-1)
+            x = self.x.expand_as(output)
+            return -binary_cross_entropy_with_logits(output, x, reduction="none").sum(-1)
         log_sigma = squeezed(self.weights["raw_dispersion"], 14)
         return log_normal(self.x, output, torch.exp(log_sigma))
 
@@ -324,6 +328,22 @@ def test_vaes_equal_a_plain_computation(settings, compute, likelihood, monte_car
     # with one sample the importance-sampled likelihood is that sample's ratio
     torch.manual_seed(5)
     assert_close(module.marginal_ll(tensors, n_mc_samples=1), log_ratio, atol=1e-4)
+
+
+@pytest.mark.usefixtures("in_double_precision")
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_in_training_a_layer_normalises_all_draws_together(likelihood):
+    module = make_module(**NORMAL, **CONDITIONS, **likelihood, dropout_rate=0.0).train()
+    tensors = make_minibatch(module)
+    plain = Plain(module, tensors, seed=5)
+    q, _, out = module(tensors, inference_kwargs={"n_samples": 3}, loss_kwargs={"kl_weight": 0.4})
+    assert q["z"].shape == (3, N, L)
+    loc, scale, _ = plain.encoded("z", plain.noise[0])
+    assert_close(q["qz"].loc, loc)
+    assert_close(q["qz"].scale, scale)
+    log_p_x = plain.log_p_x(q["z"].detach()).mean(0)
+    kl = normal_kl(loc, scale, torch.zeros(N, L), torch.ones(N, L))
+    assert_close(out.loss, (-log_p_x + 0.4 * kl).mean())
 
 
 # --------------------------------------------------------------------- what sets members apart

@@ -706,9 +706,7 @@ def test_images_that_are_counts_are_not_distorted(train, likelihood):
     adata = make_images("floats")
     adata.X = np.round(adata.X * 16).astype(np.float32)
     model = SCGMVAE(adata, likelihood=likelihood, **SMALL)
-    with pytest.raises(
-        ValueError, match=f"no counts, but the likelihood is '{likelihood}"
-    ):
+    with pytest.raises(ValueError, match=f"no counts, but the likelihood is '{likelihood}"):
         train(model, plan_kwargs={"distortion": 1.0})
     assert not model.is_trained
 

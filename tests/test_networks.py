@@ -376,6 +376,38 @@ def test_convolutions_are_those_of_a_plain_computation():
     torch.testing.assert_close(value, hidden.flatten(1))
 
 
+@pytest.mark.parametrize("is_training", [True, False], ids=["training", "evaluation"])
+def test_transposed_convolutions_are_those_of_a_plain_computation(is_training):
+    # a side of 9 is halved to 4, 2 and 1, one of 18 to 9, 4 and 2: two roundings to be undone
+    decoder = ConvolutionalDecoder(L, ConditionSizes(), (9, 18, 3)).train(is_training)
+    z = torch.randn(S, N, L)
+    with torch.no_grad():
+        decoder.start_at(torch.tensor([0.5, -1.0, 2.0]).repeat(9 * 18))
+        hidden = z @ decoder.first.weight + decoder.first.bias
+        hidden = hidden.view(S * N, 128, 1, 2)
+        for norm, conv, left_out in ((0, 2, (0, 0)), (3, 5, (0, 1)), (6, 8, (1, 0))):
+            if is_training:
+                mean = hidden.mean((0, 2, 3), keepdim=True)
+                var = ((hidden - mean) ** 2).mean((0, 2, 3), keepdim=True)
+                hidden = hidden - mean
+            else:
+                var = torch.ones(())  # statistics are still 0 and 1
+            hidden = (hidden / torch.sqrt(var + decoder.layers[norm].eps)).clamp(min=0)
+            hidden = nn.functional.conv_transpose2d(
+                hidden, decoder.layers[conv].weight, None, 2, 1, left_out
+            )
+        expected = torch.empty(S * N, 9, 18, 3)
+        for channel, mean in enumerate((0.5, -1.0, 2.0)):
+            expected[..., channel] = hidden[:, channel] + mean
+        (value,) = decoder(z, Conditions())
+    assert [decoder.layers[i].weight.shape for i in (2, 5, 8)] == [
+        (128, 64, 4, 4),
+        (64, 32, 4, 4),
+        (32, 3, 4, 4),
+    ]
+    torch.testing.assert_close(value, expected.view(S, N, -1))
+
+
 @pytest.mark.parametrize(
     ("shape", "n_hidden"), [((28, 28), 128 * 9), ((32, 32, 3), 128 * 16), ((8, 17, 2), 128 * 2)]
 )

@@ -237,8 +237,9 @@ def in_two_dimensions(
         return "z"
     if adata.n_obs < FEWEST_REDUCED:
         raise ValueError(
-            f"{method} needs at least {FEWEST_REDUCED} cells to bring {adata.n_vars} dimensions of "
-            f"z to two, but there are {adata.n_obs}. Draw more cells, or take a model of n_latent=2."
+            f"{method} needs at least {FEWEST_REDUCED} cells to bring {adata.n_vars} dimensions "
+            f"of z to two, but there are {adata.n_obs}. Draw more cells, or take a model of "
+            "n_latent=2."
         )
     if method == "umap":
         sc.pp.neighbors(adata, use_rep="X", random_state=seed)
