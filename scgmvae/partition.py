@@ -105,10 +105,9 @@ def initial_partition(
     seed
         Seed of the method.
     straight
-        Whether groups are balls with straight borders. Then, with ``"leiden"`` and K given, groups
-        are split where there are fewer than K, and each row goes to its nearest group mean. Else
-        Leiden goes on until its groups are stable, there is a finer partition to merge from, and
-        no such step.
+        Whether groups are balls with straight borders. Then, with ``"leiden"`` and K given, each
+        row goes to its nearest group mean in the end. Else Leiden goes on until its groups are
+        stable, and at a higher resolution while there are fewer than K.
 
     Returns
     -------
@@ -187,7 +186,7 @@ def partition_by_labels(
         analysis, its covariance shrunk as Ledoit and Wolf have it, because there may be fewer
         labelled cells than dimensions. Else, and where every label has but one cell, which shows
         no spread, it is the commonest label of the cell's group or of its neighbours, whichever is
-        right more often in cross-validation.
+        right more often in cross-validation; of its group where no two labels have two cells.
 
     Returns
     -------
@@ -214,20 +213,22 @@ def _label_by_group_or_neighbors(x: NDArray[np.floating], codes: Codes, labels: 
     """Label of every cell, (n,): the commonest of its group, or of its nearest labelled cells.
 
     With few labels a group of many cells knows more than the few neighbours that have one; with
-    many, groups are too coarse.
+    many, groups are too coarse. Cells that alone have their label cannot be held out, and say
+    nothing of it.
     """
     is_labelled = labels >= 0
     known = labels[is_labelled]
-    smallest = int(np.unique(known, return_counts=True)[1].min())
+    _, label, n_cells = np.unique(known, return_inverse=True, return_counts=True)
     group = codes[:, None]
     of_group = CategoricalNB(alpha=1e-3, min_categories=int(codes.max()) + 1)
-    of_neighbors = KNeighborsClassifier(min(N_VOTES, smallest))
+    of_neighbors = KNeighborsClassifier(min(N_VOTES, int(np.median(n_cells))))
     candidates = [(of_group, group), (of_neighbors, x)]
     best = 0
-    if smallest > 1:
-        folds = min(5, smallest)
+    tested = n_cells[label] > 1
+    if (n_cells > 1).sum() > 1:
+        folds = min(5, int(n_cells[n_cells > 1].min()))
         accuracies = [
-            cross_val_score(model, values[is_labelled], known, cv=folds).mean()
+            cross_val_score(model, values[is_labelled][tested], known[tested], cv=folds).mean()
             for model, values in candidates
         ]
         best = int(np.argmax(accuracies))

@@ -333,3 +333,16 @@ def test_one_labelled_cell_of_each_type_names_its_group():
     np.testing.assert_array_equal(
         partition_by_labels(x, codes, labels, n_types, n_types, True), truth
     )
+
+
+@pytest.mark.parametrize("rare", [0, 1, 2])
+def test_a_rare_label_does_not_keep_neighbors_from_naming_the_others(rare):
+    # two types in one group, which only their neighbours tell apart, and some cells of a third
+    x, truth = make_blobs([100, 100, 4])
+    codes = np.zeros(len(truth), dtype=np.int64)
+    labels = np.full(len(truth), -1)
+    for label, n_labelled in enumerate((50, 50, rare)):
+        labels[np.flatnonzero(truth == label)[:n_labelled]] = label
+    found = partition_by_labels(x, codes, labels, 3, 3, straight=False)
+    common = truth < 2
+    np.testing.assert_array_equal(found[common], truth[common])
