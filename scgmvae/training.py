@@ -201,9 +201,10 @@ class StagedTrainingMixin:
         Where fewer than a tenth of the cells have labels, they come up so often that a tenth of
         every minibatch has.
 
-        Of images the divergences have weight 0.05 in both stages, so that z keeps the detail that
-        tells classes apart; ``plan_kwargs={"max_kl_weight": 1.0}`` trains the bound itself. The
-        step length falls to 0 over the joint stage; ``plan_kwargs={"lr_decline": 0.0}`` keeps it.
+        In a mixture of images the divergences have weight 0.05 in both stages, so that z keeps
+        the detail that tells classes apart; ``plan_kwargs={"max_kl_weight": 1.0}`` trains the
+        bound itself. The step length falls to 0 over the joint stage;
+        ``plan_kwargs={"lr_decline": 0.0}`` keeps it.
         """
         if datamodule is not None:
             check_data_module(self, datamodule)
@@ -425,6 +426,10 @@ class StagedTrainingMixin:
                 FiniteWatch(self.adata.obs_names if datamodule is None else None),
             ]
             first_epoch = 0 if saved is None else saved.training["epoch"]
+            if plan.reduce_lr_on_plateau:
+                # scvi-tools sees to it, but not where there is a LearningRateMonitor already
+                given_every = trainer_kwargs.get("check_val_every_n_epoch")
+                trainer_kwargs["check_val_every_n_epoch"] = given_every or 1
             # scvi-tools counts validations from the start of the trainer
             every = trainer_kwargs.get("check_val_every_n_epoch") or 1
             warmup = pretrain_epochs + trainer_kwargs.pop("early_stopping_warmup_epochs", 0)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.model_selection import cross_val_score
@@ -156,9 +156,11 @@ def test_the_step_length_falls_over_the_last_part_of_the_joint_stage(
     np.testing.assert_allclose(np.array(lengths) / 2e-3, expected[4:])
 
 
-def test_a_plateau_rules_the_step_length_alone(adata, make_model, train):
+@pytest.mark.parametrize("callbacks", [[], [LearningRateMonitor()]], ids=["", "own_monitor"])
+def test_a_plateau_rules_the_step_length_alone(adata, make_model, train, callbacks):
     plateau = {"reduce_lr_on_plateau": True, "lr_patience": 0, "lr_threshold": 1e9}
-    model = train(make_model(adata), max_epochs=3, plan_kwargs=plateau | {"lr_decline": 1.0})
+    settings = {"plan_kwargs": plateau | {"lr_decline": 1.0}, "callbacks": callbacks}
+    model = train(make_model(adata), max_epochs=3, **settings)
     lengths = model.history["lr-Adam"]["lr-Adam"].astype(float)
     assert lengths.iloc[-1] == pytest.approx(1e-3 * 0.6)
 
