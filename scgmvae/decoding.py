@@ -42,7 +42,7 @@ class DecodingMixin:
 
         Returns
         -------
-        Array ``(n, G)``: counts, or values of images in [0, 1].
+        Array ``(n, G)``: expected counts, or values; those of a Bernoulli lie in [0, 1].
 
         Raises
         ------

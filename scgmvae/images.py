@@ -131,9 +131,9 @@ def distorted(x: Tensor, image_shape: Sequence[int], amount: float = 1.0) -> Ten
     image_shape
         Height, width and, if there are any, channels.
     amount
-        With 1 images turn by up to 0.15 (about 9°), shear by up to 0.2, change their size by up to
-        10 % and move by up to a 28th of their sides; uniform, from torch's random state. Other
-        amounts multiply all of these.
+        With 1 images turn by up to 0.15 (about 9°), shear by up to 0.2, are seen at 0.9 to 1.1
+        times the pixels' distance and move by up to a 28th of their sides; uniform, from torch's
+        random state. Other amounts multiply all of these.
 
     Returns
     -------
