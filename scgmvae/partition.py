@@ -267,7 +267,7 @@ def leiden(
         Of the order in which cells are visited.
     until_stable
         Go on until an iteration changes nothing, rather than for two, as scanpy advises.
-        Among partitions that nearly tie the seed decides less then, and it takes three times as
+        Among partitions that nearly tie the seed decides less then, and it takes several times as
         long (``benchmarks/image_start.py``).
 
     Returns

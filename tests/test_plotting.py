@@ -42,6 +42,21 @@ def test_training_of_a_model_without_components_has_one_stage(trained_normal):
     assert [len(axis.lines) for axis in panels(figure).values()] == [1, 1, 1]
 
 
+def test_training_of_a_dual_model_has_its_own_terms():
+    model = scgmvae.DualVAE(scgmvae.datasets.two_photon(20, image_shape=(12, 12)))
+    model.train(2, enable_progress_bar=False, accelerator="cpu")
+    shown = panels(scgmvae.pl.training(model))
+    terms = ["elbo", "reconstruction_loss", "reconstruction_pixels", "reconstruction_low"]
+    terms += ["kl_foreground", "kl_background"]
+    assert len(shown) == len(terms) == 6
+    for axis, term in zip(shown.values(), terms, strict=True):
+        (curve,) = axis.lines
+        np.testing.assert_allclose(
+            curve.get_ydata(), model.history[f"{term}_train"].iloc[:, 0].to_numpy(float)
+        )
+    assert shown["−ELBO"].get_ylabel() == "nats per image"
+
+
 def test_a_training_without_a_history_is_told_from_none(counts, make_model, train):
     model = make_model(counts.copy())
     with pytest.raises(RuntimeError, match="no training history: call train"):

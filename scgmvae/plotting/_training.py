@@ -13,6 +13,7 @@ from scgmvae.checks import check_choices
 from scgmvae.plotting._style import new_axes
 
 if TYPE_CHECKING:
+    from scgmvae.dual_model import DualVAE
     from scgmvae.model import SCGMVAE
 
 __all__ = ["TERMS", "terms_of", "training", "training_term"]
@@ -20,6 +21,10 @@ __all__ = ["TERMS", "terms_of", "training", "training_term"]
 TERMS = {
     "elbo": "−ELBO",
     "reconstruction_loss": "reconstruction, −log p(x|z,c)",
+    "reconstruction_pixels": "reconstruction of all pixels",
+    "reconstruction_low": "reconstruction at low resolution",
+    "kl_foreground": "KL of z₁, foreground",
+    "kl_background": "KL of z₂, background",
     "kl_z": "KL of z",
     "kl_w": "KL of w",
     "kl_y": "KL of y",
@@ -30,7 +35,7 @@ TERMS = {
 """Terms of the loss in the history, and how a figure names them."""
 
 
-def terms_of(model: SCGMVAE) -> list[str]:
+def terms_of(model: SCGMVAE | DualVAE) -> list[str]:
     """Names of the terms that a model has a history of.
 
     Raises
@@ -45,12 +50,12 @@ def terms_of(model: SCGMVAE) -> list[str]:
         )
     if not model.history:
         raise RuntimeError("The model has no training history: call train() first.")
-    if model.module.prior == "none":  # which has no bound
+    if getattr(model.module, "prior", None) == "none":  # which has no bound
         return ["reconstruction_loss"]
     return [name for name in TERMS if f"{name}_train" in model.history]
 
 
-def training(model: SCGMVAE) -> Figure:
+def training(model: SCGMVAE | DualVAE) -> Figure:
     """Each term of the loss by epoch, in nats per cell, with the stages marked.
 
     Parameters
@@ -95,7 +100,7 @@ def training(model: SCGMVAE) -> Figure:
     return figure
 
 
-def training_term(model: SCGMVAE, term: str = "elbo", *, ax: Axes | None = None) -> Axes:
+def training_term(model: SCGMVAE | DualVAE, term: str = "elbo", *, ax: Axes | None = None) -> Axes:
     """One term of the loss by epoch, in nats per cell.
 
     Parameters
@@ -104,7 +109,9 @@ def training_term(model: SCGMVAE, term: str = "elbo", *, ax: Axes | None = None)
         A trained model.
     term
         Name of the term: ``"elbo"`` (its negative is drawn), ``"reconstruction_loss"``,
-        ``"kl_z"``, ``"kl_w"``, ``"kl_y"``, ``"kl_d"``, ``"guide"`` or ``"classification"``.
+        ``"kl_z"``, ``"kl_w"``, ``"kl_y"``, ``"kl_d"``, ``"guide"`` or ``"classification"``; of a
+        :class:`~scgmvae.DualVAE` ``"reconstruction_pixels"``, ``"reconstruction_low"``,
+        ``"kl_foreground"`` or ``"kl_background"`` in place of those of z, w, y and d.
     ax
         Axes to draw into.
 
