@@ -285,8 +285,6 @@ class FieldsMixin:
         checks.check_continuous(adata, columns.get("continuous_covariate_keys"))
         for column, known in self._known_categories().items():
             checks.check_categories(adata, column, known)
-        if self._is_copy(adata):
-            _assign_adata_uuid(adata, overwrite=True)
         with (
             self._registers_unchanged_on_error(),
             checks.unchanged_on_error(adata),
@@ -294,6 +292,8 @@ class FieldsMixin:
         ):
             # the data are read, not trained on
             warnings.filterwarnings("ignore", message="Category .* has fewer than 3 cells")
+            if self._is_copy(adata):
+                _assign_adata_uuid(adata, overwrite=True)
             if self.adata_manager is not None:
                 manager = self.adata_manager.transfer_fields(adata)
                 self._register_manager_for_instance(manager)
@@ -316,7 +316,7 @@ class FieldsMixin:
         own = self._adata, self._adata_manager  # a model without data makes them its own
         try:
             yield
-        except Exception:
+        except BaseException:  # also where reading a large matrix is interrupted
             for store, managers in before:
                 store.clear()
                 store.update(managers)

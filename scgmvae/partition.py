@@ -221,12 +221,14 @@ def _label_by_group_or_neighbors(x: NDArray[np.floating], codes: Codes, labels: 
     _, label, n_cells = np.unique(known, return_inverse=True, return_counts=True)
     group = codes[:, None]
     of_group = CategoricalNB(alpha=1e-3, min_categories=int(codes.max()) + 1)
-    of_neighbors = KNeighborsClassifier(min(N_VOTES, int(np.median(n_cells))))
+    several = n_cells[n_cells > 1]
+    # a label with fewer cells than votes could never win
+    of_neighbors = KNeighborsClassifier(min(N_VOTES, int(several.min(initial=N_VOTES))))
     candidates = [(of_group, group), (of_neighbors, x)]
     best = 0
     tested = n_cells[label] > 1
-    if (n_cells > 1).sum() > 1:
-        folds = min(5, int(n_cells[n_cells > 1].min()))
+    if len(several) > 1:
+        folds = min(5, int(several.min()))
         accuracies = [
             cross_val_score(model, values[is_labelled][tested], known[tested], cv=folds).mean()
             for model, values in candidates
@@ -267,7 +269,7 @@ def leiden(
         Of the order in which cells are visited.
     until_stable
         Go on until an iteration changes nothing, rather than for two, as scanpy advises. The
-        modularity gets a little higher, in three to four times the seconds
+        modularity gets a little higher, in two to four times the seconds
         (``benchmarks/image_start.py``).
 
     Returns

@@ -202,8 +202,8 @@ class StagedTrainingMixin:
         every minibatch has.
 
         In a mixture of images the divergences have weight 0.05 in both stages, so that z keeps
-        the detail that tells classes apart; ``plan_kwargs={"max_kl_weight": 1.0}`` trains the
-        bound itself. The step length falls to 0 over the joint stage;
+        the detail that tells classes apart; ``plan_kwargs={"max_kl_weight": 1.0}`` has
+        weight 1 in the joint stage. The step length falls to 0 over the joint stage;
         ``plan_kwargs={"lr_decline": 0.0}`` keeps it.
         """
         if datamodule is not None:

@@ -1452,6 +1452,40 @@ def test_a_model_without_data_does_not_adopt_refused_data(trained, counts, tmp_p
     assert loaded.predict(counts.copy()).tolist() == trained.predict(counts.copy()).tolist()
 
 
+@pytest.mark.parametrize("has_data", [True, False])
+def test_data_whose_check_was_interrupted_are_checked_again(
+    trained, counts, tmp_path, monkeypatch, has_data
+):
+    trained.save(tmp_path / "model", save_anndata=has_data)
+    data = None if has_data else False
+    loaded = SCGMVAE.load(tmp_path / "model", adata=data, accelerator="cpu")
+    own = loaded.adata
+    refused = counts.copy()
+    refused.X = refused.X * 0.5
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SCGMVAE, "_check_data", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            loaded.predict(refused)
+    assert loaded.adata is own
+    with pytest.raises(ValueError, match="counts"):
+        loaded.predict(refused)
+
+
+def test_a_refused_copy_keeps_the_setup_of_its_original(trained, counts):
+    original = counts.copy()
+    SCGMVAE.setup_anndata(original, batch_key="batch", labels_key="component")
+    copied = original.copy()
+    copied.X = copied.X * 0.5
+    with pytest.raises(ValueError, match="counts"):
+        trained.predict(copied)
+    copied.X = copied.X * 2
+    assert SCGMVAE(copied, **NETWORK).registry_["setup_args"]["labels_key"] == "component"
+
+
 def test_data_mended_in_place_are_read_and_keep_their_own_setup(trained, counts):
     adata = counts.copy()
     SCGMVAE.setup_anndata(adata, batch_key="batch", labels_key="component")

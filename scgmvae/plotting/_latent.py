@@ -205,6 +205,12 @@ def latent(
         shown.obs["component"] = pd.Categorical(names, list(model.component_names))
         shown.obs["component"] = shown.obs["component"].cat.remove_unused_categories()
         shown.uns.pop("component_colors", None)
+    if shown.n_vars != 2 and shown.n_obs < FEWEST_REDUCED:
+        raise ValueError(
+            f"{method} needs at least {FEWEST_REDUCED} cells to bring {shown.n_vars} dimensions "
+            f"of z to two, but there are {shown.n_obs}. Draw more cells, or take a model of "
+            "n_latent=2."
+        )
     basis = in_two_dimensions(shown, method, seed)
     return embedding(shown, color or [None], basis, point_size, ax=ax)
 
@@ -226,21 +232,10 @@ def in_two_dimensions(
     Returns
     -------
     Name of the embedding: ``"z"`` where z has two dimensions, else the method's.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer cells than a reduction needs.
     """
     if adata.n_vars == 2:
         adata.obsm["X_z"] = adata.X
         return "z"
-    if adata.n_obs < FEWEST_REDUCED:
-        raise ValueError(
-            f"{method} needs at least {FEWEST_REDUCED} cells to bring {adata.n_vars} dimensions "
-            f"of z to two, but there are {adata.n_obs}. Draw more cells, or take a model of "
-            "n_latent=2."
-        )
     if method == "umap":
         sc.pp.neighbors(adata, use_rep="X", random_state=seed)
         sc.tl.umap(adata, random_state=seed)
