@@ -426,12 +426,11 @@ class StagedTrainingMixin:
                 FiniteWatch(self.adata.obs_names if datamodule is None else None),
             ]
             first_epoch = 0 if saved is None else saved.training["epoch"]
+            every = trainer_kwargs.get("check_val_every_n_epoch") or 1
             if plan.reduce_lr_on_plateau:
                 # scvi-tools sees to it, but not where there is a LearningRateMonitor already
-                given_every = trainer_kwargs.get("check_val_every_n_epoch")
-                trainer_kwargs["check_val_every_n_epoch"] = given_every or 1
+                trainer_kwargs["check_val_every_n_epoch"] = every
             # scvi-tools counts validations from the start of the trainer
-            every = trainer_kwargs.get("check_val_every_n_epoch") or 1
             warmup = pretrain_epochs + trainer_kwargs.pop("early_stopping_warmup_epochs", 0)
             strategy = strategy_for(trainer_kwargs.pop("strategy", "auto"), devices)
             runner = StagedTrainRunner(

@@ -25,7 +25,7 @@ LARGEST_POINT = 20
 """Area of the points of few cells, in pt²; a third of scanpy's, because the panels are small."""
 
 FEWEST_REDUCED = 10
-"""Cells that UMAP and t-SNE need at least; they fail on fewer, or show nothing."""
+"""Cells that a figure by UMAP or t-SNE needs: they fail on very few, and show nothing of few."""
 
 LEGEND_WIDTH = 48
 """Letters that a line of a legend has room for, a name's marker counted as five."""
