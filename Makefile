@@ -72,7 +72,7 @@ soak: $(VENV)/.installed ## random settings and faults put in: what survives, as
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 
 figures: $(VENV)/.installed-test ## make anew the figures that tests compare with, to be looked at
-	$(BIN)/python -m pytest tests/test_figures.py --mpl-generate-path=tests/figures
+	$(BIN)/python -m pytest tests/plotting/test_figures.py --mpl-generate-path=tests/plotting/figures
 
 lint: $(VENV)/.installed-test ## check style and formatting
 	$(BIN)/ruff check $(CODE)

@@ -33,8 +33,8 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.distributions import Normal, Poisson
 
-from scgmvae.distributions import normal_kl
-from scgmvae.networks import Conditions, ConditionSizes, Decoder, Encoder, Trunk
+from scgmvae.distributions.divergences import normal_kl
+from scgmvae.nn.networks import Conditions, ConditionSizes, Decoder, Encoder, Trunk
 
 N_GROUPS, N_MARKERS = 50, 10
 CONCENTRATION = 20.0

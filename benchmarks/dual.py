@@ -34,9 +34,9 @@ from scvi.module.base import LossOutput
 from torch.distributions import Normal
 
 import scgmvae
-from scgmvae.distributions import normal_kl
-from scgmvae.likelihoods import LOG_DISPERSION_BOUND, Gaussian, log_likelihood
-from scgmvae.networks import Conditions, bounded_exp
+from scgmvae.distributions.divergences import normal_kl
+from scgmvae.distributions.likelihoods import LOG_DISPERSION_BOUND, Gaussian, log_likelihood
+from scgmvae.nn.networks import Conditions, bounded_exp
 
 WIDE = 31
 WINDOWS = (7, 13, 19, 25)

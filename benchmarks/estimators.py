@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 import scgmvae
-from scgmvae.distributions import normal_kl
-from scgmvae.likelihoods import log_likelihood
+from scgmvae.distributions.divergences import normal_kl
+from scgmvae.distributions.likelihoods import log_likelihood
 
 
 def negative_elbo(module: scgmvae.CGMVAE, x: Tensor, z: Tensor, kl: Tensor) -> Tensor:

@@ -25,10 +25,10 @@ from images import FAST, LABEL, load
 from scipy import stats
 
 import scgmvae
-from scgmvae import partition
+from scgmvae.clustering import partition
 from scgmvae.metrics import clustering_scores
-from scgmvae.module import INPUT_DROPOUT_RATE
-from scgmvae.training import IMAGES
+from scgmvae.model.training import IMAGES
+from scgmvae.module.cgmvae import INPUT_DROPOUT_RATE
 
 RESOLUTIONS = (0.4, 0.7, 1.0)
 N_RUNS = 4

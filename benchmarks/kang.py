@@ -31,8 +31,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
 import scgmvae
-from scgmvae import normalization
-from scgmvae.normalization import r_squared
+from scgmvae.data import normalization
+from scgmvae.data.normalization import r_squared
 
 TYPES = ("CD4T", "B", "CD14+Mono", "NK")
 TYPE, CONDITION, UNKNOWN = "cell_type", "condition", "unknown"

@@ -22,7 +22,7 @@ from common import load_counts, run_tasks
 from sklearn.metrics import adjusted_rand_score
 
 import scgmvae
-from scgmvae import partition
+from scgmvae.clustering import partition
 
 SETS = ("pbmc3k", "pbmc4k", "mouse_bladder", "sc_mixology", "paul15", "simulated")
 RESOLUTIONS = (0.5, 1.0, 2.0)

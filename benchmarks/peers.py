@@ -39,8 +39,8 @@ from sklearn.cluster import KMeans
 from sklearn.mixture import BayesianGaussianMixture
 
 import scgmvae
+from scgmvae.clustering.partition import log_normalized_pcs
 from scgmvae.metrics import clustering_scores, type_recovery
-from scgmvae.partition import log_normalized_pcs
 
 SETS = ("pbmc3k", "pbmc4k", "mouse_bladder", "sc_mixology", "paul15", "kang")
 RESOLUTIONS = (0.3, 0.5, 1.0)

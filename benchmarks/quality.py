@@ -22,8 +22,8 @@ from common import set_threads, summarise, write
 from sklearn.cluster import KMeans
 
 import scgmvae
+from scgmvae.clustering.partition import log_normalized_pcs
 from scgmvae.metrics import clustering_scores
-from scgmvae.partition import log_normalized_pcs
 
 FLOORS = {
     ("pbmc4k", "given"): (0.78, 0.83),

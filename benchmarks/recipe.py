@@ -17,7 +17,7 @@ from common import set_threads, summarise, write
 from quality import load
 
 import scgmvae
-from scgmvae import partition
+from scgmvae.clustering import partition
 from scgmvae.metrics import clustering_scores
 
 SETS = ("pbmc4k", "mouse_bladder", "pbmc3k")

@@ -39,8 +39,8 @@ from scipy import optimize, sparse
 from scvi.distributions import NegativeBinomial as ScviNegativeBinomial
 
 import scgmvae
-from scgmvae.counts import nb_log_prob, softmax_nb_log_prob
-from scgmvae.sparse import linear
+from scgmvae.distributions.counts import nb_log_prob, softmax_nb_log_prob
+from scgmvae.nn.sparse import linear
 
 NETWORK = {"n_hidden": 128, "n_layers": 2}
 QUIET = {"enable_progress_bar": False}

@@ -4,9 +4,9 @@
 
 On principal components of log-normalised counts: k-means, a diagonal Gaussian mixture and Leiden
 at a resolution searched to give K groups, beside Leiden at one resolution whose groups are merged
-and split on the graph until there are K (``scgmvae.partition``), and Leiden alone, which finds K.
-The resolutions were chosen on these same data sets, so read the differences within a group of rows
-with care; what carries over is the distance between the groups.
+and split on the graph until there are K (``scgmvae.clustering.partition``), and Leiden alone,
+which finds K. The resolutions were chosen on these same data sets, so read the differences within
+a group of rows with care; what carries over is the distance between the groups.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from common import summarise, write
 from quality import load
 from scipy import sparse
 
-from scgmvae import partition
+from scgmvae.clustering import partition
 from scgmvae.metrics import clustering_scores
 
 SETS = ("pbmc3k", "pbmc4k", "mouse_bladder", "paul15")

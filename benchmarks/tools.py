@@ -19,7 +19,7 @@ from scvi.model import SCANVI, SCVI
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import KNeighborsClassifier
 
-from scgmvae.partition import log_normalized_pcs
+from scgmvae.clustering.partition import log_normalized_pcs
 
 LOGGERS = ("scvi", "lightning", "lightning.pytorch", "lightning.fabric")
 SCARCHES = {

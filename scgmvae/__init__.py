@@ -2,10 +2,10 @@
 
 from scgmvae import datasets, metrics
 from scgmvae import plotting as pl
-from scgmvae.dual import DualModule
-from scgmvae.dual_model import DualVAE
-from scgmvae.model import SCGMVAE
-from scgmvae.module import CGMVAE
+from scgmvae.dual.model import DualVAE
+from scgmvae.dual.module import DualModule
+from scgmvae.model.scgmvae import SCGMVAE
+from scgmvae.module.cgmvae import CGMVAE
 
 __all__ = ["CGMVAE", "SCGMVAE", "DualModule", "DualVAE", "datasets", "metrics", "pl"]
 

@@ -23,9 +23,9 @@ from anndata import AnnData
 from scipy import sparse
 
 from scgmvae.checks import default_layer
-from scgmvae.likelihoods import LIKELIHOODS
-from scgmvae.model import SCGMVAE
-from scgmvae.writing import check_target, whole_file
+from scgmvae.distributions.likelihoods import LIKELIHOODS
+from scgmvae.io.whole_files import check_target, whole_file
+from scgmvae.model.scgmvae import SCGMVAE
 
 __all__ = ["main"]
 

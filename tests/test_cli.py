@@ -1,4 +1,4 @@
-"""Tests of scgmvae.cli: what commands write and print, and how they end."""
+"""Tests of cli: what commands write and print, and how they end."""
 
 import importlib
 import io
@@ -17,7 +17,7 @@ from scipy import sparse
 
 from scgmvae import SCGMVAE
 from scgmvae.cli import main
-from scgmvae.plan import StagedTrainingPlan
+from scgmvae.train.plan import StagedTrainingPlan
 
 FEW = ["--epochs", "2", "--pretrain-epochs", "2"]
 
@@ -56,7 +56,7 @@ def folder(counts, tmp_path_factory):
     setup = ["--batch-key", "batch", "--labels-key", "type", "--components", "4"]
     monkeypatch = pytest.MonkeyPatch()
     with monkeypatch.context() as patched:  # a UMAP takes its time to compile
-        patched.setattr("scgmvae.report.in_two_dimensions", plane)
+        patched.setattr("scgmvae.report.page.in_two_dimensions", plane)
         result = run("fit", folder / "counts.h5ad", *setup, *FEW, *outputs)
     (folder / "stdout").write_text(result.stdout)
     (folder / "stderr").write_text(result.stderr)

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram
 
 from scgmvae.checks import check_columns
-from scgmvae.merging import tree_by_overlap
+from scgmvae.clustering.merging import tree_by_overlap
+from scgmvae.model.posteriors import OUTERMOST
 from scgmvae.plotting._style import PALETTE, colors_of, new_axes, plain
-from scgmvae.results import OUTERMOST
 
 if TYPE_CHECKING:
-    from scgmvae.model import SCGMVAE
+    from scgmvae.model.scgmvae import SCGMVAE
 
 __all__ = ["component_labels", "component_similarity", "components", "confidence", "novelty"]
 

@@ -16,7 +16,7 @@ from scvi import REGISTRY_KEYS
 from scgmvae.checks import check_whole, is_number, rows_of
 
 if TYPE_CHECKING:
-    from scgmvae.model import SCGMVAE
+    from scgmvae.model.scgmvae import SCGMVAE
 
 __all__ = ["manifold", "reconstructions", "samples"]
 

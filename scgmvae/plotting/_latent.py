@@ -17,7 +17,7 @@ from scgmvae.checks import check_anndata, check_choices, check_columns, check_se
 from scgmvae.plotting._style import WIDTH, palette_of, plain
 
 if TYPE_CHECKING:
-    from scgmvae.model import SCGMVAE
+    from scgmvae.model.scgmvae import SCGMVAE
 
 __all__ = ["embedding", "in_two_dimensions", "latent", "latent_size"]
 

@@ -13,8 +13,8 @@ from scgmvae.checks import check_choices
 from scgmvae.plotting._style import new_axes
 
 if TYPE_CHECKING:
-    from scgmvae.dual_model import DualVAE
-    from scgmvae.model import SCGMVAE
+    from scgmvae.dual.model import DualVAE
+    from scgmvae.model.scgmvae import SCGMVAE
 
 __all__ = ["TERMS", "terms_of", "training", "training_term"]
 

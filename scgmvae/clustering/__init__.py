@@ -1,0 +1,1 @@
+"""Partitions of cells, trees of components, and the names of clusters: arrays in, arrays out."""

@@ -1,0 +1,426 @@
+"""Initial partitions of the cells, made without labels.
+
+The default is Leiden on a kNN graph. Where the number of groups K is given, groups are split or
+merged on the same graph until there are K. k-means told K cuts the large types of uneven data to
+pieces of equal size, and so does Leiden at a resolution searched to give K groups; splitting
+where a group falls apart most easily, and merging where it does least harm, leaves them whole.
+Then each cell goes to the nearest group mean, once.
+``benchmarks/start.py`` has the comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import numpy as np
+import scanpy as sc
+import torch
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.cluster import KMeans
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics import pairwise_distances_argmin
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import cross_val_score
+from sklearn.naive_bayes import CategoricalNB
+from sklearn.neighbors import KNeighborsClassifier
+
+from scgmvae.data.normalization import log_normalized
+
+__all__ = [
+    "Start",
+    "by_size",
+    "check_start",
+    "initial_partition",
+    "leiden",
+    "log_normalized_pcs",
+    "merge_groups",
+    "nearest_mean",
+    "partition_by_labels",
+    "neighbor_graph",
+    "split_groups",
+]
+
+Start = Literal["leiden", "kmeans", "gmm"]
+Codes = NDArray[np.int64]
+
+N_NEIGHBORS = 30
+RESOLUTION = 0.5
+RESOLUTION_FOR_K = 1.0
+MERGE_RESOLUTION = 0.4
+FINEST = 20.0
+"""Largest resolution that is tried to get K groups to merge from."""
+N_VOTES = 15
+SMALLEST_GRAPH = 5
+"""Fewer cells are one group: there is no graph to speak of."""
+SMALLEST_SPLIT = 20
+"""Groups of fewer cells are not split, and no part gets fewer than a quarter of it."""
+
+
+@contextmanager
+def _torch_threads_kept() -> Iterator[None]:
+    """Restore torch's number of threads.
+
+    scikit-learn and umap limit OpenMP's threads and then hand back all cores, to torch as well.
+    Where other work keeps the cores busy, torch then waits for its threads most of the time.
+    """
+    n_threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def check_start(method: Start, n_groups: int | None) -> None:
+    """Raise ``ValueError`` where a method is unknown, or lacks the K that it needs."""
+    if method not in get_args(Start):
+        raise ValueError(f"start must be one of {get_args(Start)}, but it is {method!r}.")
+    if method != "leiden" and n_groups is None:
+        raise ValueError(
+            f"start={method!r} needs the number of groups: give n_components, or take 'leiden'."
+        )
+
+
+@_torch_threads_kept()
+def initial_partition(
+    x: NDArray[np.floating],
+    n_groups: int | None = None,
+    method: Start = "leiden",
+    seed: int = 0,
+    straight: bool = True,
+) -> Codes:
+    """Partition of the rows of ``x``.
+
+    Parameters
+    ----------
+    x
+        Representation of the cells, ``(n, D)``.
+    n_groups
+        K. ``None``, with ``"leiden"`` alone, takes as many as there are at resolution 0.5.
+    method
+        ``"leiden"``, ``"kmeans"`` or ``"gmm"`` (diagonal Gaussian mixture).
+    seed
+        Seed of the method.
+    straight
+        Whether groups are balls with straight borders. Then, with ``"leiden"`` and K given, each
+        row goes to its nearest group mean in the end. Else Leiden goes on until its groups are
+        stable, and at a higher resolution while there are fewer than K.
+
+    Returns
+    -------
+    Codes ``(n,)`` from 0 on, the largest group first. There can be fewer than K groups where the
+    cells do not fall into as many.
+
+    Raises
+    ------
+    ValueError
+        If K is missing for a method that needs it, or the method is unknown.
+    """
+    check_start(method, n_groups)
+    if n_groups == 1 or (method == "leiden" and len(x) < SMALLEST_GRAPH):
+        return np.zeros(len(x), dtype=np.int64)
+    if method == "kmeans":
+        codes = KMeans(n_groups, n_init=10, random_state=seed).fit_predict(x)
+    elif method == "gmm":
+        mixture = GaussianMixture(
+            n_groups, covariance_type="diag", reg_covar=1e-3, n_init=3, random_state=seed
+        )
+        codes = mixture.fit_predict(x)
+    else:
+        graph = neighbor_graph(x, seed)
+        resolution = RESOLUTION if n_groups is None else RESOLUTION_FOR_K
+        codes = leiden(graph, resolution, seed, until_stable=not straight)
+        while not straight and codes.max() + 1 < (n_groups or 0) and resolution < FINEST:
+            resolution *= 1.25
+            codes = leiden(graph, resolution, seed, until_stable=True)
+        if n_groups is not None:
+            codes = merge_groups(graph, codes, n_groups)
+            codes = split_groups(graph, codes, n_groups, seed)
+        if n_groups is not None and straight:
+            codes = nearest_mean(x, codes)
+    return by_size(codes)
+
+
+def nearest_mean(x: NDArray[np.floating], codes: Codes) -> Codes:
+    """Each row to the group with the nearest mean, one step of k-means.
+
+    Groups that were merged and split to a number have ragged borders. A Gaussian component will
+    ask for straight ones.
+    """
+    means = np.stack([x[codes == k].mean(0) for k in range(codes.max() + 1)])
+    return pairwise_distances_argmin(x, means).astype(np.int64)
+
+
+def partition_by_labels(
+    x: NDArray[np.floating],
+    codes: Codes,
+    labels: Codes,
+    n_labels: int,
+    n_components: int | None,
+    straight: bool = True,
+) -> Codes:
+    """Components of the cells where the first components stand for labels.
+
+    A group without any labelled cell is a type that no label names: it takes a component that no
+    label has, while there are some, the largest group first. Labelled cells take their label's
+    component, and every other cell that of the label which a classifier, fitted to the labelled
+    cells, gives it.
+
+    Parameters
+    ----------
+    x
+        Representation of the cells, ``(n, D)``.
+    codes
+        Groups of the cells, ``(n,)``, from 0 on, the largest first.
+    labels
+        Labels ``(n,)`` from 0 on, −1 where there is none.
+    n_labels
+        Number of labels.
+    n_components
+        K; ``None`` has no bound.
+    straight
+        Whether borders between types are straight. Then the classifier is a linear discriminant
+        analysis, its covariance shrunk as Ledoit and Wolf have it, because there may be fewer
+        labelled cells than dimensions. Else, and where every label has but one cell, which shows
+        no spread, it is the commonest label of the cell's group or of its neighbours, whichever is
+        right more often in cross-validation; of its group where no two labels have two cells.
+
+    Returns
+    -------
+    Components ``(n,)``; −1 where none is left for a group.
+    """
+    is_labelled = labels >= 0
+    if not is_labelled.any():  # all labelled cells are held out
+        return codes if n_components is None else np.where(codes < n_components, codes, -1)
+    known = np.unique(labels[is_labelled])
+    component = np.full(len(labels), known[0])
+    if len(known) > 1 and straight and is_labelled.sum() > len(known):
+        analysis = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        component = analysis.fit(x[is_labelled], labels[is_labelled]).predict(x)
+    elif len(known) > 1:
+        component = _label_by_group_or_neighbors(x, codes, labels)
+    unnamed = np.setdiff1d(np.arange(codes.max() + 1), codes[is_labelled])
+    for rank, group in enumerate(unnamed):
+        is_left = n_components is None or n_labels + rank < n_components
+        component[codes == group] = n_labels + rank if is_left else -1
+    return np.where(is_labelled, labels, component).astype(np.int64)
+
+
+def _label_by_group_or_neighbors(x: NDArray[np.floating], codes: Codes, labels: Codes) -> Codes:
+    """Label of every cell, (n,): the commonest of its group, or of its nearest labelled cells.
+
+    With few labels a group of many cells knows more than the few neighbours that have one; with
+    many, groups are too coarse. Cells that alone have their label cannot be held out, and say
+    nothing of it.
+    """
+    is_labelled = labels >= 0
+    known = labels[is_labelled]
+    _, label, n_cells = np.unique(known, return_inverse=True, return_counts=True)
+    group = codes[:, None]
+    of_group = CategoricalNB(alpha=1e-3, min_categories=int(codes.max()) + 1)
+    several = n_cells[n_cells > 1]
+    # a label with fewer cells than votes could never win
+    of_neighbors = KNeighborsClassifier(min(N_VOTES, int(several.min(initial=N_VOTES))))
+    candidates = [(of_group, group), (of_neighbors, x)]
+    best = 0
+    tested = n_cells[label] > 1
+    if len(several) > 1:
+        folds = min(5, int(several.min()))
+        accuracies = [
+            cross_val_score(model, values[is_labelled][tested], known[tested], cv=folds).mean()
+            for model, values in candidates
+        ]
+        best = int(np.argmax(accuracies))
+    model, values = candidates[best]
+    return model.fit(values[is_labelled], known).predict(values)
+
+
+def by_size(codes: NDArray[np.integer]) -> Codes:
+    """The same groups, numbered from the largest to the smallest."""
+    _, codes, sizes = np.unique(codes, return_inverse=True, return_counts=True)
+    rank = np.argsort(np.argsort(-sizes, kind="stable"))
+    return rank[codes].astype(np.int64)
+
+
+@_torch_threads_kept()
+def neighbor_graph(x: NDArray[np.floating], seed: int = 0) -> sparse.csr_matrix:
+    """Connectivities of :func:`scanpy.pp.neighbors` with 30 neighbours, ``(n, n)``."""
+    adata = AnnData(np.asarray(x, dtype=np.float32))
+    n_neighbors = min(N_NEIGHBORS, len(x) - 1)
+    sc.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="X", random_state=seed)
+    return adata.obsp["connectivities"].tocsr()
+
+
+def leiden(
+    graph: sparse.csr_matrix, resolution: float, seed: int = 0, *, until_stable: bool = False
+) -> Codes:
+    """Leiden groups of a graph, by modularity.
+
+    Parameters
+    ----------
+    graph
+        kNN graph of the cells, ``(n, n)``.
+    resolution
+        γ of the modularity.
+    seed
+        Of the order in which cells are visited.
+    until_stable
+        Go on until an iteration changes nothing, rather than for two, as scanpy advises. The
+        modularity gets a little higher, in two to four times the seconds
+        (``benchmarks/image_start.py``).
+
+    Returns
+    -------
+    Codes ``(n,)``.
+    """
+    adata = AnnData(np.zeros((graph.shape[0], 0), dtype=np.float32))
+    sc.tl.leiden(
+        adata,
+        resolution,
+        adjacency=graph,
+        flavor="igraph",
+        directed=False,
+        n_iterations=-1 if until_stable else 2,
+        random_state=seed,
+    )
+    return adata.obs["leiden"].cat.codes.to_numpy().astype(np.int64)
+
+
+def _weights_between(graph: sparse.csr_matrix, codes: Codes) -> NDArray[np.floating]:
+    """Total edge weight between each two groups, (K, K), as a share of all."""
+    n_groups = codes.max() + 1
+    one_hot = sparse.csr_matrix((np.ones(len(codes)), (np.arange(len(codes)), codes)))
+    weights = np.asarray((one_hot.T @ graph @ one_hot).todense(), dtype=float)
+    return weights.reshape(n_groups, n_groups) / graph.sum()
+
+
+def merge_groups(
+    graph: sparse.csr_matrix, codes: Codes, n_groups: int, resolution: float = MERGE_RESOLUTION
+) -> Codes:
+    r"""Merge the pair of groups whose union gains most modularity until K are left.
+
+    The gain of uniting i and j is e_ij − γ d_i d_j, with e the share of edge weight between them,
+    d the share that touches each, and γ the resolution. Groups without an edge between them are
+    united only when there are no others.
+
+    Parameters
+    ----------
+    graph
+        kNN graph of the cells, ``(n, n)``.
+    codes
+        Groups ``(n,)`` from 0 on.
+    n_groups
+        K.
+    resolution
+        γ.
+
+    Returns
+    -------
+    Codes ``(n,)`` of at most K groups.
+    """
+    codes = codes.copy()
+    weights = _weights_between(graph, codes)
+    while len(weights) > n_groups:
+        degree = weights.sum(1)
+        gain = weights - resolution * np.outer(degree, degree)
+        if (weights[~np.eye(len(weights), dtype=bool)] > 0).any():
+            gain[weights == 0] = -np.inf  # two small groups apart would lose least
+        gain[np.tri(len(gain), dtype=bool)] = -np.inf
+        i, j = np.unravel_index(gain.argmax(), gain.shape)
+        codes[codes == j] = i
+        codes[codes > j] -= 1
+        weights[i] += weights[j]
+        weights[:, i] += weights[:, j]
+        weights = np.delete(np.delete(weights, j, axis=0), j, axis=1)
+    return codes
+
+
+def split_groups(graph: sparse.csr_matrix, codes: Codes, n_groups: int, seed: int = 0) -> Codes:
+    """Split the group whose two halves hang together least until there are K.
+
+    Parameters
+    ----------
+    graph
+        kNN graph of the cells, ``(n, n)``.
+    codes
+        Groups ``(n,)`` from 0 on.
+    n_groups
+        K.
+    seed
+        Of Leiden within the groups.
+
+    Returns
+    -------
+    Codes ``(n,)``; fewer than K groups where none can be split any more.
+    """
+    codes = codes.copy()
+    halves = {k: _halves(graph, codes == k, seed) for k in range(codes.max() + 1)}
+    while codes.max() + 1 < n_groups:
+        weakest = min(halves, key=lambda k: halves[k][0])
+        cohesion, part = halves[weakest]
+        if cohesion == np.inf:
+            break
+        new = codes.max() + 1
+        codes[part] = new
+        for k in (weakest, new):
+            halves[k] = _halves(graph, codes == k, seed)
+    return codes
+
+
+def _halves(
+    graph: sparse.csr_matrix, members: NDArray[np.bool_], seed: int
+) -> tuple[float, NDArray[np.integer]]:
+    """The weakest cut of a group by Leiden: edge weight across it over that expected, one side.
+
+    The weight is infinite where the group cannot be split.
+    """
+    rows = np.flatnonzero(members)
+    if len(rows) < SMALLEST_SPLIT:
+        return np.inf, rows
+    inner = graph[rows][:, rows]
+    for resolution in np.geomspace(0.1, 3.0, 12):
+        codes = leiden(inner, resolution, seed)
+        if codes.max() > 0:
+            codes = merge_groups(inner, codes, 2, resolution)
+            break
+    else:
+        return np.inf, rows
+    sides = [rows[codes == side] for side in (0, 1)]
+    smaller = min(sides, key=len)
+    if len(smaller) < SMALLEST_SPLIT // 4:
+        return np.inf, rows
+    weights = _weights_between(inner, codes)
+    degree = weights.sum(1)
+    return float(weights[0, 1] / (degree[0] * degree[1])), smaller
+
+
+@_torch_threads_kept()
+def log_normalized_pcs(
+    counts: sparse.csr_matrix | NDArray, n_pcs: int = 30, seed: int = 0
+) -> NDArray[np.float32]:
+    """Principal components of log(1 + counts per 10,000), of the 2,000 most variable genes.
+
+    Parameters
+    ----------
+    counts
+        Counts, ``(n, G)``.
+    n_pcs
+        Number of components, fewer for small data.
+    seed
+        Of the solver.
+
+    Returns
+    -------
+    Array ``(n, n_pcs)``, or the log-normalised values where there are no more genes than that.
+    """
+    adata = log_normalized(counts[:, np.asarray(counts.sum(axis=0)).ravel() > 0])
+    if adata.n_vars > 2000:
+        sc.pp.highly_variable_genes(adata, n_top_genes=2000, subset=True)
+    n_pcs = min(n_pcs, adata.n_obs - 1)
+    if adata.n_vars <= n_pcs:  # nothing to reduce
+        return np.asarray(adata.to_df(), dtype=np.float32)
+    sc.pp.pca(adata, n_comps=n_pcs, random_state=seed)
+    return adata.obsm["X_pca"].astype(np.float32)

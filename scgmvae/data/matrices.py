@@ -1,0 +1,253 @@
+"""The registered matrix x, from which minibatches are cut: in memory, on a device, or on disk."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import cached_property
+from typing import Self
+
+import h5py
+import numpy as np
+import torch
+from anndata.abc import CSCDataset, CSRDataset
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from scgmvae.nn.sparse import csr_tensor, dense
+
+__all__ = [
+    "DenseRows",
+    "RowsOnDisk",
+    "SparseRows",
+    "column_means",
+    "is_on_disk",
+    "read_rows",
+    "rows_in",
+]
+
+Rows = NDArray[np.integer]
+
+
+class SparseRows:
+    """A CSR matrix whose rows can be picked.
+
+    Parameters
+    ----------
+    offsets, genes, values
+        Its parts: ``(n + 1,)`` and twice ``(nnz,)``, of any numeric type.
+    n_genes
+        G.
+    """
+
+    def __init__(self, offsets: Tensor, genes: Tensor, values: Tensor, n_genes: int):
+        self.offsets, self.genes, self.values = offsets, genes, values
+        self.n_genes = n_genes
+
+    @classmethod
+    def of(cls, matrix: sparse.spmatrix | sparse.sparray) -> Self:
+        """Of a scipy matrix, whose memory is shared where it is CSR, each value stored once."""
+        csr = matrix.tocsr()
+        if not csr.has_canonical_format:  # values of one place are meant as their sum
+            csr = csr.copy()
+            csr.sum_duplicates()
+        return cls(*map(_tensor, (csr.indptr, csr.indices, csr.data)), csr.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes of what a device would hold."""
+        return self.genes.nbytes + self.values.nbytes
+
+    def compact(self) -> Self:
+        """The same in the smallest types that hold it."""
+        genes = self.genes.to(torch.int16 if self.n_genes <= 2**15 else torch.int32)
+        return type(self)(self.offsets, genes, _smallest(self.values), self.n_genes)
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        # offsets stay: asking a GPU for the number of values would wait for it in every step
+        return type(self)(
+            self.offsets, self.genes.to(device), self.values.to(device), self.n_genes
+        )
+
+    def __getitem__(self, rows: Rows) -> Tensor:
+        """The rows as a CSR tensor of floats."""
+        rows = torch.from_numpy(rows)
+        start = self.offsets[rows].long()
+        length = self.offsets[rows + 1].long() - start
+        offsets = torch.cat([length.new_zeros(1), length.cumsum(0)])
+        n_values, device = int(offsets[-1]), self.values.device
+        shift, length = (start - offsets[:-1]).to(device), length.to(device)
+        place = torch.arange(n_values, device=device)
+        place += torch.repeat_interleave(shift, length, output_size=n_values)
+        genes, values = self.genes[place].long(), self.values[place].float()
+        return csr_tensor(offsets.to(device), genes, values, self.n_genes)
+
+
+class DenseRows:
+    """A dense matrix (n, G) whose rows can be picked."""
+
+    def __init__(self, values: Tensor):
+        self.values = values
+
+    @classmethod
+    def of(cls, matrix: NDArray) -> Self:
+        """Of a numpy array, whose memory is shared."""
+        return cls(_tensor(np.ascontiguousarray(matrix)))
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.values.nbytes
+
+    def compact(self) -> Self:
+        """The same in the smallest type that holds it."""
+        return type(self)(_smallest(self.values))
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        return type(self)(self.values.to(device))
+
+    def __getitem__(self, rows: Rows) -> Tensor:
+        """The rows as floats, (n, G)."""
+        return self.values[torch.from_numpy(rows).to(self.values.device)].float()
+
+
+class RowsOnDisk:
+    """A CSR or dense matrix in a file, some rows of which can be brought into memory.
+
+    Parameters
+    ----------
+    matrix
+        anndata's backed matrix, or anything else that slices of rows can be read of.
+    """
+
+    def __init__(self, matrix: object):
+        self.matrix = matrix
+
+    def load(self, rows: Rows) -> SparseRows | DenseRows:
+        """Rows in memory, see :func:`read_rows`."""
+        part = self.read(rows)
+        return SparseRows.of(part) if sparse.issparse(part) else DenseRows.of(part)
+
+    def read(self, rows: Rows) -> NDArray | sparse.csr_matrix:
+        """Rows as :func:`read_rows` gives them."""
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+        bounds = [(int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]
+        try:
+            _check_whole(self.matrix)
+            if isinstance(self.matrix, CSRDataset):
+                return self._read_csr(rows, bounds)
+            parts = [self.matrix[first:end] for first, end in bounds] or [self.matrix[:0]]
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise OSError(
+                f"Rows {rows[0]} to {rows[-1]} of the data could not be read: {error}. The file "
+                "must stay in place, whole and open while a model reads from it."
+            ) from error
+        return np.concatenate([np.asarray(part) for part in parts])
+
+    @cached_property
+    def _offsets(self) -> NDArray[np.integer]:
+        """Where the values of each row of a CSR matrix begin and end, (n + 1,)."""
+        return self.matrix.group["indptr"][:]
+
+    def _read_csr(self, rows: Rows, bounds: list[tuple[int, int]]) -> sparse.csr_matrix:
+        """Runs of rows of a CSR matrix; anndata's own slices take several milliseconds each."""
+        ends = [(self._offsets[first], self._offsets[end]) for first, end in bounds]
+        values, columns = (
+            np.concatenate([part[:0], *(part[first:end] for first, end in ends)])
+            for part in (self.matrix.group["data"], self.matrix.group["indices"])
+        )
+        lengths = self._offsets[rows + 1] - self._offsets[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        shape = (len(rows), self.matrix.shape[1])
+        return sparse.csr_matrix((values, columns, offsets), shape=shape)
+
+
+def is_on_disk(matrix: object) -> bool:
+    """Whether a registered matrix is in a file rather than in memory."""
+    return not (isinstance(matrix, np.ndarray) or sparse.issparse(matrix))
+
+
+def read_rows(matrix: object, rows: Rows) -> NDArray | sparse.csr_matrix:
+    """Rows of a registered matrix in memory.
+
+    Parameters
+    ----------
+    matrix
+        In memory or on disk.
+    rows
+        Row numbers, ascending, none twice. On disk neighbours are read at once.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be read.
+    """
+    if not is_on_disk(matrix):
+        return matrix[rows]
+    return RowsOnDisk(matrix).read(rows)
+
+
+def _check_whole(matrix: object) -> None:
+    """Raise ``OSError`` where an HDF5 file has gone or lost its end, which HDF5 reads as zeros."""
+    file = getattr(getattr(matrix, "group", matrix), "file", None)
+    if isinstance(file, h5py.File):
+        missing = file.id.get_filesize() - os.path.getsize(file.filename)
+        if missing > 0:
+            raise OSError(f"{file.filename} has lost its last {missing} bytes")
+
+
+def rows_in(matrix: object) -> SparseRows | DenseRows | RowsOnDisk:
+    """The rows of a registered matrix, for minibatches to be cut from.
+
+    Raises
+    ------
+    ValueError
+        If a matrix on disk is stored by columns.
+    """
+    if isinstance(matrix, CSCDataset):
+        raise ValueError(
+            "A matrix on disk must be stored by rows (CSR), but this one is stored by columns "
+            "(CSC), of which a minibatch would read all. Convert it once: adata.to_memory(), "
+            "adata.X = adata.X.tocsr(), adata.write_h5ad(...)."
+        )
+    if is_on_disk(matrix):
+        return RowsOnDisk(matrix)
+    return SparseRows.of(matrix) if sparse.issparse(matrix) else DenseRows.of(matrix)
+
+
+def column_means(matrix: object, rows: Rows, n_at_once: int = 4096) -> NDArray[np.float64]:
+    """Means over some rows of a registered matrix, (G,), read a few at a time; rows ascend."""
+    source = rows_in(matrix)
+    total = torch.zeros(matrix.shape[1], dtype=torch.double)
+    for part in np.split(rows, range(n_at_once, len(rows), n_at_once)):
+        in_memory = isinstance(source, SparseRows | DenseRows)
+        x = source[part] if in_memory else source.load(part)[np.arange(len(part))]
+        total += dense(x).sum(0, dtype=torch.double)
+    return (total / len(rows)).numpy()
+
+
+def _tensor(array: NDArray) -> Tensor:
+    """The array as a tensor, of the same memory where torch has its type."""
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch hardly knows these
+        array = array.astype(np.int64)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    with warnings.catch_warnings():
+        # of arrays that must not be written to, as those of a file; nothing here does
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def _smallest(values: Tensor) -> Tensor:
+    """The values in the smallest type that holds them without loss."""
+    if values.numel() == 0:
+        return values
+    for dtype in (torch.uint8, torch.int16):
+        bounds = torch.iinfo(dtype)
+        if values.min() >= bounds.min and values.max() <= bounds.max:
+            narrow = values.to(dtype)
+            if torch.equal(narrow.to(values.dtype), values):
+                return narrow
+    return values.float()

@@ -1,0 +1,351 @@
+"""Minibatches: the registered fields of an AnnData, cut into tensors.
+
+:class:`torch.utils.data.DataLoader` collates cell by cell and hands minibatches through a queue;
+for counts in memory that costs as much as the training step. Here all fields become tensors once,
+on the device where they fit, and one indexing makes one minibatch.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from inspect import signature
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scvi import REGISTRY_KEYS, settings
+from scvi.data import AnnDataManager
+from scvi.data._utils import registry_key_to_default_dtype
+from scvi.dataloaders import AnnDataLoader, DataSplitter
+from scvi.dataloaders._data_splitting import validate_data_split
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from scgmvae.checks import check_rate, check_seed, check_whole, is_number, listed
+from scgmvae.data.genes import OBSERVED_KEY, observed_genes
+from scgmvae.data.images import pixel_scale
+from scgmvae.data.matrices import RowsOnDisk, rows_in
+from scgmvae.module.cgmvae import CGMVAE, GUIDE_KEY
+from scgmvae.nn.sparse import is_sparse, pinned
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["CELLS_KEY", "MinibatchLoader", "SeededDataSplitter", "in_layout"]
+
+CELLS_KEY = "cells"
+"""Key of the rows of the AnnData that a minibatch is made of, (n,)."""
+
+CELLS_IN_MEMORY = 16_384
+"""Cells that are read at once from data on disk."""
+
+BLOCK = 64
+"""Neighbouring cells on disk that are read together in shuffled passes."""
+
+IGNORED = {name for loader in (AnnDataLoader, DataLoader) for name in signature(loader).parameters}
+"""Settings of loaders with workers."""
+
+DEVICE_SHARE = 0.5
+"""Share of a GPU's free memory that data may take."""
+
+
+class MinibatchLoader:
+    """Iterable over minibatches of an AnnData, as dictionaries of tensors.
+
+    Parameters
+    ----------
+    adata_manager
+        Manager of the AnnData. A matrix on disk is read in parts.
+    indices
+        Rows to read; ``None`` reads all.
+    batch_size
+        Largest number of cells in a minibatch. The cells are shared out evenly. A shuffled loader,
+        which is one for training, makes no minibatch of a single cell where there are more cells,
+        because batch normalisation has no value for it.
+    shuffle
+        Whether to draw a new order for every pass, from torch's random state. On disk blocks of
+        64 neighbouring cells are drawn, and the cells of those that are in memory at a time mixed.
+    copies
+        Expected number of times that each cell of the AnnData comes up in a pass, ``(n,)``, for a
+        shuffled loader; ``None`` is once for all. In every pass a cell comes up as often as that,
+        rounded up or down at random.
+    sparse
+        Whether minibatches bring x as a CSR tensor, or with its zeros.
+    cells_in_memory
+        Cells that are read at once from a matrix on disk, which bounds the memory it takes.
+    **ignored
+        What :class:`scvi.dataloaders.AnnDataLoader` takes for its workers, which are not needed.
+
+    Raises
+    ------
+    TypeError
+        If a keyword is none of these.
+    ValueError
+        If a number is not a whole one of at least 1.
+
+    Attributes
+    ----------
+    extra
+        Further tensors by name, of as many rows as the AnnData has, that go into the minibatches.
+    """
+
+    def __init__(
+        self,
+        adata_manager: AnnDataManager,
+        indices: Sequence[int] | Sequence[bool] | None = None,
+        batch_size: int | None = None,
+        shuffle: bool = False,
+        copies: NDArray[np.floating] | None = None,
+        sparse: bool = False,
+        cells_in_memory: int = CELLS_IN_MEMORY,
+        **ignored: object,
+    ):
+        unknown = ignored.keys() - IGNORED
+        if unknown:
+            raise TypeError(
+                f"datasplitter_kwargs has settings that do not exist: {listed(sorted(unknown))}."
+            )
+        batch_size = settings.batch_size if batch_size is None else batch_size
+        check_whole(1, batch_size=batch_size, cells_in_memory=cells_in_memory)
+        adata = adata_manager.adata
+        indices = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
+        self.indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(int)
+        self.x = rows_in(adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY))
+        self.fields = {
+            key: _field_tensor(adata_manager, key)
+            for key in adata_manager.data_registry
+            if key != REGISTRY_KEYS.X_KEY
+        }
+        self.pixel_scale = pixel_scale(adata_manager)
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.copies = None
+        if shuffle and copies is not None:
+            self.copies = np.cumsum(copies[self.indices])
+        self.sparse = sparse
+        self.pin_memory = False
+        self.rank, self.n_ranks, self.seed = 0, 1, 0
+        self.cells_in_memory = cells_in_memory
+        self.extra: dict[str, Tensor] = {}
+        observed = observed_genes(adata)
+        self.of_all_cells = {} if observed is None else {OBSERVED_KEY: torch.from_numpy(observed)}
+
+    @property
+    def n_obs_per_pass(self) -> int:
+        """Cells in a pass, those that come up twice counted twice."""
+        return len(self.indices) if self.copies is None else round(self.copies[-1])
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether x is read from a file in every pass."""
+        return isinstance(self.x, RowsOnDisk)
+
+    def __len__(self) -> int:
+        n_obs = self.n_obs_per_pass
+        n_batches = -(-n_obs // (self.batch_size * self.n_ranks))
+        return min(n_batches, max(1, n_obs // (2 * self.n_ranks))) if self.shuffle else n_batches
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        if not len(self):
+            return
+        minibatches = np.array_split(self._order(), len(self) * self.n_ranks)
+        minibatches = minibatches[self.rank * len(self) : (self.rank + 1) * len(self)]
+        if not self.is_on_disk:
+            for rows in minibatches:
+                yield self._minibatch(rows, self.x[rows])
+            return
+        n_at_once = max(1, self.cells_in_memory // len(minibatches[0]))
+        for first in range(0, len(minibatches), n_at_once):
+            part = minibatches[first : first + n_at_once]
+            of_part = np.concatenate(part)
+            in_memory = np.unique(of_part)
+            x = self.x.load(in_memory)
+            if self.shuffle:
+                of_part = _shuffled(of_part)
+            for rows in np.split(of_part, np.cumsum([len(rows) for rows in part[:-1]])):
+                yield self._minibatch(rows, x[np.searchsorted(in_memory, rows)])
+
+    def _minibatch(self, rows: NDArray[np.integer], x: Tensor) -> dict[str, Tensor]:
+        if self.pixel_scale != 1:
+            x = x * self.pixel_scale
+        x = in_layout(x, self.sparse)
+        places = torch.from_numpy(rows)
+        of_cells = {key: values[places] for key, values in (self.fields | self.extra).items()}
+        if self.pin_memory:
+            x = pinned(x)
+        return {REGISTRY_KEYS.X_KEY: x, CELLS_KEY: places} | of_cells | self.of_all_cells
+
+    def move_to(self, device: torch.device) -> None:
+        """Keep x on a GPU, in the smallest types that hold it, where it fits.
+
+        Parameters
+        ----------
+        device
+            The device that the minibatches are for. A CPU needs nothing.
+        """
+        if device.type != "cuda":
+            return
+        # from pinned memory a minibatch is sent while the GPU works on the one before
+        self.pin_memory = True
+        if self.is_on_disk:
+            return
+        x = self.x.compact()
+        free, _ = torch.cuda.mem_get_info(device)
+        if x.nbytes > DEVICE_SHARE * free:
+            logger.info(
+                "The data (%.1f GB) do not fit into half of the GPU's free memory (%.1f GB): "
+                "minibatches are sent there one by one.",
+                x.nbytes / 1e9,
+                free / 1e9,
+            )
+            return
+        self.x, self.pin_memory = x.to(device), False
+
+    def share_out(self, rank: int, n_ranks: int, seed: int) -> None:
+        """Give each of several processes, which call this alike, its part of the minibatches.
+
+        Parameters
+        ----------
+        rank, n_ranks
+            Number of this process, and of all.
+        seed
+            Seed of the order, which has to be the same in all processes.
+        """
+        self.rank, self.n_ranks, self.seed = rank, n_ranks, seed
+
+    def _order(self) -> NDArray[np.integer]:
+        """Rows of the next pass, in order."""
+        if self.n_ranks == 1:
+            return self._drawn_order()
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(self.seed)
+            self.seed += 1  # the next pass has another order
+            return self._drawn_order()
+
+    def _drawn_order(self) -> NDArray[np.integer]:
+        """An order from torch's random state."""
+        order = self.indices
+        if self.copies is not None:
+            # systematic resampling: evenly spaced points on the cumulated numbers of copies
+            points = np.arange(self.n_obs_per_pass) + torch.rand(1, dtype=torch.double).item()
+            points *= self.copies[-1] / self.n_obs_per_pass
+            last = len(order) - 1  # rounding can put the last point beyond the end
+            order = order[np.searchsorted(self.copies, points, side="right").clip(max=last)]
+        if not self.shuffle:
+            return order
+        if not self.is_on_disk:
+            return _shuffled(order)
+        # neighbours stay together here, and are mixed with others once they are in memory
+        blocks = np.split(np.sort(order), range(BLOCK, len(order), BLOCK))
+        return np.concatenate([blocks[i] for i in torch.randperm(len(blocks)).tolist()])
+
+
+def in_layout(x: Tensor, sparse: bool) -> Tensor:
+    """The matrix x as a CSR tensor, or with its zeros."""
+    if not sparse:
+        return x if x.layout is torch.strided else x.to_dense()
+    return x if is_sparse(x) else x.to_sparse_csr()
+
+
+def _shuffled(order: NDArray[np.integer]) -> NDArray[np.integer]:
+    return order[torch.randperm(len(order)).numpy()]
+
+
+def _field_tensor(manager: AnnDataManager, key: str) -> Tensor:
+    """A registered field of the cells as a tensor, (n, any)."""
+    dtype = registry_key_to_default_dtype(key)
+    return torch.from_numpy(np.array(manager.get_from_registry(key), dtype=dtype))
+
+
+class SeededDataSplitter(DataSplitter):
+    """Training, validation and test cells, split by a seed of its own.
+
+    scvi-tools splits by its global seed, and without one at random.
+
+    Parameters
+    ----------
+    adata_manager
+        Manager of the AnnData.
+    seed
+        Seed of the split.
+    train_size, validation_size, shuffle_set_split, external_indexing, **kwargs
+        As in :class:`scvi.dataloaders.DataSplitter`.
+
+    Raises
+    ------
+    ValueError
+        If a size is no share, rows are missing, or there are fewer than two training cells.
+    """
+
+    data_loader_cls = MinibatchLoader
+
+    def __init__(
+        self,
+        adata_manager: AnnDataManager,
+        *,
+        seed: int,
+        train_size: float,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        external_indexing: list[np.ndarray] | None = None,
+        **kwargs: object,
+    ):
+        check_seed(seed)
+        self.seed = seed
+        self.n_obs = n_obs = adata_manager.adata.n_obs
+        if not (is_number(train_size) and 0 < train_size <= 1):
+            raise ValueError(
+                f"train_size must be a share above 0 and at most 1, but it is {train_size!r}."
+            )
+        if validation_size is not None:
+            check_rate(validation_size=validation_size)
+        if external_indexing is None:
+            n_train, n_val = validate_data_split(n_obs, train_size, validation_size)
+            order = np.arange(n_obs)
+            if shuffle_set_split:
+                order = np.random.default_rng(seed).permutation(n_obs)
+            external_indexing = np.split(order, [n_train, n_train + n_val])
+        rows = np.concatenate(external_indexing)
+        if not np.array_equal(np.sort(rows), np.arange(n_obs)):
+            raise ValueError(
+                "external_indexing must have every row of the data once, in arrays of training, "
+                f"validation and test cells, but it has {len(np.unique(rows))} different numbers "
+                f"in {len(rows)}, and there are {n_obs} rows."
+            )
+        if len(external_indexing[0]) < 2:
+            raise ValueError(
+                "Training needs two cells or more, because batch normalisation has no value for "
+                f"one, but of {n_obs} cells there are {len(external_indexing[0])} to train on."
+            )
+        with warnings.catch_warnings():
+            # The loader shares cells out evenly, so there is no small last minibatch.
+            warnings.filterwarnings("ignore", message="Last batch will have a small size")
+            super().__init__(
+                adata_manager,
+                train_size=train_size,
+                validation_size=validation_size,
+                external_indexing=external_indexing,
+                **kwargs,
+            )
+
+    def train_dataloader(self) -> MinibatchLoader:
+        """Loader of the training cells, which keeps their x on a GPU where there is one."""
+        loader = super().train_dataloader()
+        if self.trainer is not None:
+            loader.move_to(self.trainer.strategy.root_device)
+            seed = self.seed + self.trainer.current_epoch  # where another part of it has ended
+            loader.share_out(self.trainer.global_rank, self.trainer.world_size, seed)
+        return loader
+
+    def guide_by(self, module: CGMVAE, partition: NDArray[np.integer]) -> None:
+        """Guide the training cells by a partition from now on.
+
+        Parameters
+        ----------
+        module
+            The module whose mixture has started.
+        partition
+            Codes of the cells, ``(n,)``, −1 where one has none.
+        """
+        self.trainer.train_dataloader.extra[GUIDE_KEY] = torch.from_numpy(partition)

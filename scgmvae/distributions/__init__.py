@@ -1,0 +1,1 @@
+"""Densities and divergences: pure functions of tensors, tested against closed forms."""

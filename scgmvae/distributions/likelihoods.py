@@ -1,0 +1,188 @@
+"""p(x|z,c): from decoder outputs to distributions that scvi-tools' methods understand.
+
+scvi-tools reads ``mu``, ``scale`` and ``theta`` off p(x|z,c) and calls ``get_normalized`` on it;
+the classes here add what the ones of :mod:`scvi.distributions` lack.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal, get_args
+
+import torch
+from scvi import distributions as scvi_distributions
+from scvi.distributions import Poisson
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from scgmvae.distributions.counts import (
+    MEAN_FLOOR,
+    nb_log_prob,
+    poisson_log_prob,
+    softmax_means,
+    softmax_nb_log_prob,
+    zinb_log_prob,
+)
+from scgmvae.nn.networks import bounded_exp
+from scgmvae.nn.sparse import dense
+
+__all__ = [
+    "COUNT_LIKELIHOODS",
+    "LIKELIHOODS",
+    "Likelihood",
+    "log_likelihood",
+    "make_likelihood",
+]
+
+Likelihood = Literal["nb", "zinb", "poisson", "bernoulli", "gaussian"]
+LIKELIHOODS: tuple[str, ...] = get_args(Likelihood)
+COUNT_LIKELIHOODS = ("nb", "zinb", "poisson")
+
+LOG_DISPERSION_BOUND = 14.0
+"""Log inverse dispersions of counts and log scales of Gaussians stay within ±14."""
+
+
+class NegativeBinomial(scvi_distributions.NegativeBinomial):
+    """scvi-tools' negative binomial that makes its means from logits where they are asked for.
+
+    Training does not ask: the fast likelihood is one of logits, and sums over cells where the
+    dispersion is one per gene.
+    """
+
+    arg_constraints = {
+        "logits": constraints.real,
+        "theta": constraints.positive,
+        "size": constraints.positive,
+    }
+
+    def __init__(self, logits: Tensor, theta: Tensor, size: Tensor):
+        Distribution.__init__(self, batch_shape=logits.shape, validate_args=False)
+        self.logits, self.dispersion, self.size_of_cells = logits, theta, size
+        # what scvi-tools reads where it draws and in its own log_prob
+        self.on_mps, self._eps = logits.device.type == "mps", MEAN_FLOOR
+
+    @cached_property
+    def _scale_and_mu(self) -> tuple[Tensor, Tensor]:
+        return softmax_means(self.logits, self.size)
+
+    @property
+    def size(self) -> Tensor:
+        """Counts of the cells, ``(..., n, 1)``."""
+        return self.size_of_cells.expand(*self.batch_shape[:-1], 1)
+
+    @property
+    def scale(self) -> Tensor:
+        """Shares of the genes, ``(..., n, G)``."""
+        return self._scale_and_mu[0]
+
+    @property
+    def mu(self) -> Tensor:
+        """Mean counts, ``(..., n, G)``."""
+        return self._scale_and_mu[1]
+
+    @property
+    def theta(self) -> Tensor:
+        """Inverse dispersions, ``(..., n, G)``."""
+        return self.dispersion.expand(self.batch_shape)
+
+
+class ZeroInflatedNegativeBinomial(scvi_distributions.ZeroInflatedNegativeBinomial):
+    """scvi-tools' zero-inflated negative binomial that keeps its dispersion as it was given."""
+
+    def __init__(self, mu: Tensor, theta: Tensor, zi_logits: Tensor, scale: Tensor):
+        super().__init__(mu=mu, theta=theta, zi_logits=zi_logits, scale=scale, validate_args=False)
+        self.dispersion = theta
+
+
+class Bernoulli(torch.distributions.Bernoulli):
+    """Bernoulli on logits; its normalised expression is the probability of a 1."""
+
+    def get_normalized(self, key: str) -> Tensor:
+        """Probabilities, ``(..., n, G)``, for every ``key``."""
+        return self.probs
+
+
+class Gaussian(scvi_distributions.Normal):
+    """Normal whose normalised expression is its mean."""
+
+    def __init__(self, loc: Tensor, scale: Tensor):
+        super().__init__(mu=loc, scale=scale, normal_mu=loc, validate_args=False)
+
+
+def make_likelihood(
+    kind: Likelihood,
+    heads: list[Tensor],
+    library: Tensor,
+    raw_dispersion: Tensor | None,
+    observed: Tensor | None = None,
+) -> Distribution:
+    """p(x|z,c) from the decoder's outputs.
+
+    Parameters
+    ----------
+    kind
+        The likelihood's name.
+    heads
+        Decoder outputs, each ``(..., n, G)``.
+    library
+        Log library sizes or log size factors, ``(n, 1)``. Count likelihoods only.
+    raw_dispersion
+        Log inverse dispersion (nb, zinb) or log standard deviation (gaussian), ``(G,)`` or
+        ``(n, G)``.
+    observed
+        Which genes the library sizes sum over, ``(G,)``; ``None`` for all.
+
+    Returns
+    -------
+    Distribution over ``(..., n, G)``.
+    """
+    if kind == "bernoulli":
+        return Bernoulli(logits=heads[0], validate_args=False)
+    dispersion = None
+    if raw_dispersion is not None:
+        dispersion = bounded_exp(raw_dispersion, LOG_DISPERSION_BOUND)
+    if kind == "gaussian":
+        return Gaussian(heads[0], dispersion)
+    size = library.exp()
+    if observed is not None:  # the whole cell has more counts than its measured genes show
+        size = size / torch.softmax(heads[0], dim=-1)[..., observed].sum(-1, keepdim=True)
+    if kind == "nb":
+        return NegativeBinomial(heads[0], dispersion, size)
+    scale, mu = softmax_means(heads[0], size)
+    if kind == "poisson":
+        return Poisson(rate=mu, scale=scale, validate_args=False)
+    if kind == "zinb":
+        return ZeroInflatedNegativeBinomial(mu, dispersion, heads[1], scale)
+    raise ValueError(f"likelihood must be one of {LIKELIHOODS}, but it is {kind!r}.")
+
+
+def log_likelihood(p_x: Distribution, x: Tensor, observed: Tensor | None = None) -> Tensor:
+    """Log p(x|z,c) summed over the observed genes, ``(..., n)``, in nats.
+
+    Parameters
+    ----------
+    p_x
+        Distribution over ``(..., n, G)``.
+    x
+        Data, ``(n, G)``; counts dense or CSR.
+    observed
+        Which genes were measured, ``(G,)``; ``None`` where all were.
+    """
+    with torch.autocast(x.device.type, enabled=False):  # sums need single precision
+        return _log_likelihood(p_x, x, observed)
+
+
+def _log_likelihood(p_x: Distribution, x: Tensor, observed: Tensor | None) -> Tensor:
+    genes = slice(None) if observed is None else observed
+    if observed is None and isinstance(p_x, NegativeBinomial):
+        return softmax_nb_log_prob(x, p_x.logits, p_x.dispersion, p_x.size_of_cells)
+    if isinstance(p_x, Bernoulli | Gaussian):
+        return p_x.log_prob(x)[..., genes].sum(-1)
+    if observed is not None:
+        x = dense(x)[:, observed]
+    if isinstance(p_x, Poisson):
+        return poisson_log_prob(x, p_x.rate[..., genes])
+    mu, theta = p_x.mu[..., genes], p_x.dispersion[..., genes]
+    if isinstance(p_x, ZeroInflatedNegativeBinomial):
+        return zinb_log_prob(x, mu, theta, p_x.zi_logits[..., genes])
+    return nb_log_prob(x, mu, theta)

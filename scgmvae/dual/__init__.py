@@ -1,0 +1,1 @@
+"""The dual VAE, a slice of its own: nothing outside of it is needed to remove it."""

@@ -1,0 +1,348 @@
+r"""The dual VAE as a scvi-tools module: two sources of light in one image.
+
+======  =========================================  ===============  ====================
+symbol  meaning                                    shape            name in the code
+======  =========================================  ===============  ====================
+x       image                                      (n, P)           ``x``
+g(x)    the image at low resolution                (n, Q)           ``low``
+z₁      latent of the foreground                   (n, L₁)          ``z1``, ``q_z1``
+z₂      latent of the background                   (n, L₂)          ``z2``, ``q_z2``
+f       foreground, of z₁ alone, ≥ 0               (n, P)           ``foreground``
+b       background, of z₂ alone, > 0               (n, Q)           ``background``
+U       low resolution to pixels, linear           Q → P            ``resolution.upsample``
+γ       share of f in g(x) that r is told          (n, Q) or 0, 1   ``gate``
+======  =========================================  ===============  ====================
+
+Generative model: p(z₁) p(z₂) p(x|f + U b), and r(g(x)|b + γ g(f)) beside it. Inference: q(z₁|x)
+and s(z₂|g(x)). ``docs/dual.md`` derives the loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.distributions import Poisson
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+from torch.distributions import Distribution, Normal
+from torch.nn.functional import softplus
+
+from scgmvae.checks import check_choices, check_whole
+from scgmvae.data.images import shape_of
+from scgmvae.distributions.divergences import normal_kl
+from scgmvae.distributions.likelihoods import LOG_DISPERSION_BOUND, Gaussian, log_likelihood
+from scgmvae.dual.resolution import LowResolution
+from scgmvae.nn.convolutions import ConvolutionalTrunk, check_image_shape
+from scgmvae.nn.networks import (
+    Conditions,
+    ConditionSizes,
+    Decoder,
+    Encoder,
+    Trunk,
+    bounded_exp,
+    inverse_bounded_exp,
+)
+
+__all__ = ["DualLikelihood", "DualModule", "Interaction"]
+
+DualLikelihood = Literal["gaussian", "poisson"]
+Interaction = Literal["none", "concatenation", "gated"]
+
+NO_CONDITIONS, NO_SIZES = Conditions(), ConditionSizes()
+
+BACKGROUND_WIDTHS = (64,)
+"""Hidden layers between g(x), which is small, and z₂, and back."""
+
+START_FOREGROUND = 0.1
+"""Foreground at the start, and size of the decoder's weights, as multiples of the unit. Nearly
+dark, it leaves all that is diffuse to the background, and grows where that cannot follow."""
+
+
+class DualModule(BaseModuleClass):
+    """Two VAEs, of an image and of its low resolution, that explain the image together.
+
+    Parameters
+    ----------
+    image_shape
+        Height, width and, if there are any, channels.
+    n_latent_foreground, n_latent_background
+        L₁ and L₂.
+    encoder
+        Of the foreground: ``"mlp"``, or ``"conv"``, three convolutions in place of hidden layers.
+    n_hidden
+        Width of each hidden layer of an ``"mlp"`` encoder; without any it is linear. The decoder
+        of the foreground is always linear up to the cut at 0.
+    window, blur
+        Of g, in pixels; see :class:`~scgmvae.dual.resolution.LowResolution`.
+    interaction
+        What r(g(x)|z̃₂) is told of the foreground: ``"none"`` (γ = 0), ``"concatenation"`` (γ = 1:
+        all of its light) or ``"gated"`` (γ a sigmoid of z₁ and z₂).
+    likelihood
+        ``"gaussian"``, with a learned standard deviation for each pixel, or ``"poisson"``.
+
+    Raises
+    ------
+    ValueError
+        If a setting is none of its choices, or out of range.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        *,
+        n_latent_foreground: int = 128,
+        n_latent_background: int = 8,
+        encoder: Literal["mlp", "conv"] = "mlp",
+        n_hidden: Sequence[int] = (),
+        window: int = 6,
+        blur: float = 0.0,
+        interaction: Interaction = "concatenation",
+        likelihood: DualLikelihood = "gaussian",
+    ):
+        super().__init__()
+        check_choices(
+            encoder=(encoder, ("mlp", "conv")),
+            interaction=(interaction, get_args(Interaction)),
+            likelihood=(likelihood, get_args(DualLikelihood)),
+        )
+        n_latent = {"n_latent_foreground": n_latent_foreground}
+        n_latent["n_latent_background"] = n_latent_background
+        check_whole(1, **n_latent)
+        if not isinstance(n_hidden, Sequence | np.ndarray):
+            raise ValueError(
+                f"n_hidden must be a sequence of widths, as (128,), but it is {n_hidden!r}."
+            )
+        for width in n_hidden:
+            check_whole(1, n_hidden=width)
+        self.image_shape = image_shape = shape_of(image_shape)
+        self.interaction = interaction
+        self.likelihood = likelihood
+        self.resolution = LowResolution(image_shape, window, blur)
+        n_input, n_low = math.prod(image_shape), self.resolution.n_out
+
+        if encoder == "conv":
+            check_image_shape(image_shape)
+            trunk = ConvolutionalTrunk(image_shape)
+        else:
+            trunk = Trunk(n_input, NO_SIZES, n_hidden)
+        self.q_z1 = Encoder(trunk, NO_SIZES, n_latent_foreground, 0, 0.0)
+        trunk = Trunk(n_low, NO_SIZES, BACKGROUND_WIDTHS)
+        self.q_z2 = Encoder(trunk, NO_SIZES, n_latent_background, 0, 0.0)
+        self.foreground = Decoder(n_latent_foreground, NO_SIZES, n_input, 1, ())
+        self.background = Decoder(n_latent_background, NO_SIZES, n_low, 1, BACKGROUND_WIDTHS)
+        if interaction == "gated":
+            self.gate = nn.Linear(n_latent_foreground + n_latent_background, n_low)
+        if likelihood == "gaussian":
+            self.raw_scale = nn.Parameter(torch.zeros(n_input))
+            self.raw_low_scale = nn.Parameter(torch.zeros(n_low))
+        # images as the networks see them: less their mean, in units of their standard deviation
+        self.register_buffer("mean", torch.zeros(n_input))
+        self.register_buffer("unit", torch.ones(()))
+
+    @torch.no_grad()
+    def start_at(self, x: Tensor) -> None:
+        """Scale the networks to images, and let the background begin with all their light.
+
+        Parameters
+        ----------
+        x
+            Images, ``(n, P)``, in the unit of the data.
+        """
+        low = self.resolution(x)
+        self.mean.copy_(x.mean(0))
+        spread = (x - self.mean).square().mean().sqrt()
+        self.unit.copy_(spread if spread > 0 else torch.ones_like(spread))
+        light = (low.mean(0) / self.unit).clamp(min=1e-3)
+        # softplus⁻¹ of the light
+        self.background.start_at(light + torch.log(-torch.expm1(-light)))
+        self.foreground.heads[0].weight.mul_(START_FOREGROUND)
+        self.foreground.start_at(torch.full_like(self.mean, START_FOREGROUND))
+        if self.likelihood == "gaussian":
+            for raw, values in ((self.raw_scale, x), (self.raw_low_scale, low)):
+                scale = values.std(0, correction=0).clamp(min=1e-3 * self.unit)
+                raw.copy_(inverse_bounded_exp(scale, LOG_DISPERSION_BOUND))
+
+    # ------------------------------------------------------------------ minibatch → arguments
+
+    def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"x": tensors[REGISTRY_KEYS.X_KEY]}
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict
+    ) -> dict[str, Tensor]:
+        return {name: inference_outputs[name] for name in ("z1", "z2")}
+
+    # ------------------------------------------------------------------------------- x → q
+
+    @auto_move_data
+    def inference(
+        self, x: Tensor, n_samples: int = 1, sample: bool = True
+    ) -> dict[str, Normal | Tensor]:
+        """q(z₁|x) and s(z₂|g(x)) of a minibatch.
+
+        Parameters
+        ----------
+        x
+            Images, ``(n, P)``.
+        n_samples
+            S, samples of both latents.
+        sample
+            ``False`` takes the posterior means for z₁ and z₂.
+
+        Returns
+        -------
+        ``q_z1``, ``q_z2`` Gaussians with parameters ``(n, L₁)`` and ``(n, L₂)``; ``z1``, ``z2``
+        samples, ``(n, ·)`` or, for S > 1, ``(S, n, ·)``.
+        """
+        seen = (x - self.mean) / self.unit
+        outputs = {}
+        networks = (("1", self.q_z1, seen), ("2", self.q_z2, self.resolution(seen)))
+        for name, network, inputs in networks:
+            q_z = network.q_z(network(inputs, NO_CONDITIONS), NO_CONDITIONS)
+            z = q_z.rsample((n_samples,) if n_samples > 1 else ()) if sample else q_z.loc
+            outputs |= {f"q_z{name}": q_z, f"z{name}": z}
+        return outputs
+
+    # --------------------------------------------------------------------------- z₁, z₂ → p
+
+    @auto_move_data
+    def generative(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor | Distribution]:
+        """Both sources of light, and the densities of image and low resolution.
+
+        Parameters
+        ----------
+        z1, z2
+            Samples, ``(..., n, L₁)`` and ``(..., n, L₂)``.
+
+        Returns
+        -------
+        ``foreground`` f and ``background`` U b, ``(..., n, P)``, in the unit of the data; ``px``
+        over ``(..., n, P)``; ``pr`` over ``(..., n, Q)``: of g(x), or of the windows' sums of
+        counts for ``poisson``, which are Poisson as well.
+        """
+        foreground = self.unit * torch.relu(self.foreground(z1, NO_CONDITIONS)[0])
+        low_background = self.unit * softplus(self.background(z2, NO_CONDITIONS)[0])
+        background = self.resolution.upsample(low_background)
+        low = low_background
+        if self.interaction != "none":
+            light = self.resolution(foreground)
+            if self.interaction == "gated":
+                light = torch.sigmoid(self.gate(torch.cat([z1, z2], dim=-1))) * light
+            low = low + light
+        if self.likelihood == "gaussian":
+            p_x = _gaussian(foreground + background, self.raw_scale)
+            p_r = _gaussian(low, self.raw_low_scale)
+        else:
+            p_x = Poisson(foreground + background, validate_args=False)
+            p_r = Poisson(self.resolution.areas * low, validate_args=False)
+        return {"foreground": foreground, "background": background, "px": p_x, "pr": p_r}
+
+    # ------------------------------------------------------------------------- q, p → nats
+
+    def loss(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict,
+        generative_outputs: dict,
+        kl_weight: float | Tensor = 1.0,
+    ) -> LossOutput:
+        r"""Sum of both negative bounds, four terms, each ``(n,)`` and in nats.
+
+        .. math::
+            -\log p(x|\tilde z_1) + \mathrm{KL}(q(z_1|x) \| p(z_1))
+            - \log r(g(x)|\tilde z_2) + \mathrm{KL}(s(z_2|g(x)) \| p(z_2))
+
+        Parameters
+        ----------
+        tensors
+            The minibatch.
+        inference_outputs, generative_outputs
+            Of :meth:`inference` and :meth:`generative`.
+        kl_weight
+            Weight of both divergences.
+        """
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        low = self.resolution(x)
+        if self.likelihood == "poisson":
+            low = self.resolution.areas * low
+        reconstruction = {
+            "reconstruction_pixels": -log_likelihood(generative_outputs["px"], x),
+            "reconstruction_low": -log_likelihood(generative_outputs["pr"], low),
+        }
+        prior = Normal(torch.zeros_like(self.unit), torch.ones_like(self.unit))
+        kl = {
+            "kl_foreground": normal_kl(inference_outputs["q_z1"], prior),
+            "kl_background": normal_kl(inference_outputs["q_z2"], prior),
+        }
+        loss = sum(reconstruction.values()) + kl_weight * sum(kl.values())
+        return LossOutput(
+            loss=loss.mean(),
+            reconstruction_loss=reconstruction,
+            kl_local=kl,
+            extra_metrics={k: v.mean().detach() for k, v in (reconstruction | kl).items()},
+        )
+
+    # ------------------------------------------------------------------------- what users ask
+
+    @torch.inference_mode()
+    @auto_move_data
+    def sample(self, tensors: dict[str, Tensor], n_samples: int = 1) -> Tensor:
+        """Draws of images from the posterior predictive, ``(n, P)`` or ``(S, n, P)``."""
+        _, outputs = self.forward(
+            tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False
+        )
+        return outputs["px"].sample()
+
+    @torch.inference_mode()
+    @auto_move_data
+    def marginal_ll(
+        self,
+        tensors: dict[str, Tensor],
+        n_mc_samples: int,
+        return_mean: bool = False,
+        n_mc_samples_per_pass: int = 25,
+    ) -> Tensor | float:
+        r"""Importance-sampled log p(x), the image's alone, with z₁ and z₂ drawn from q and s.
+
+        .. math::
+            \log \tfrac{1}{S} \sum_s \frac{p(x|z_{1s}, z_{2s})\, p(z_{1s})\, p(z_{2s})}
+            {q(z_{1s}|x)\, s(z_{2s}|g(x))}
+
+        Parameters
+        ----------
+        tensors
+            The minibatch.
+        n_mc_samples
+            S.
+        return_mean
+            The mean over the minibatch, or one value per image.
+        n_mc_samples_per_pass
+            Samples held in memory at once.
+
+        Returns
+        -------
+        Tensor ``(n,)`` in nats, on the CPU, or its mean.
+        """
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        prior = Normal(torch.zeros_like(self.unit), torch.ones_like(self.unit))
+        log_ratios = []
+        for first in range(0, n_mc_samples, n_mc_samples_per_pass):
+            n_samples = min(n_mc_samples_per_pass, n_mc_samples - first)
+            q, p = self.forward(
+                tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False
+            )
+            log_ratio = log_likelihood(p["px"], x)
+            for name in ("z1", "z2"):
+                log_ratio = log_ratio - normal_kl(q[f"q_{name}"], prior, q[name])
+            log_ratios.append(log_ratio.reshape(n_samples, -1))
+        value = torch.logsumexp(torch.cat(log_ratios), dim=0) - math.log(n_mc_samples)
+        return value.mean().item() if return_mean else value.cpu()
+
+
+def _gaussian(loc: Tensor, raw_scale: Tensor) -> Gaussian:
+    return Gaussian(loc, bounded_exp(raw_scale, LOG_DISPERSION_BOUND))

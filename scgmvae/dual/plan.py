@@ -1,0 +1,68 @@
+"""How the dual VAE trains: divergences that fade in, a step length that fades out."""
+
+from __future__ import annotations
+
+from scvi.train import TrainingPlan
+from torch.optim.lr_scheduler import LambdaLR
+
+from scgmvae.checks import check_plan
+from scgmvae.dual.module import DualModule
+from scgmvae.train.plan import declined
+
+__all__ = ["DecliningPlan"]
+
+KL_WARMUP = 0.33
+"""Share of the steps over which the weight of the divergences rises from 0 to 1."""
+
+DECLINE = 0.5
+"""Share of the steps, the last ones, over which the step length falls to 0."""
+
+
+class DecliningPlan(TrainingPlan):
+    """scvi-tools' training plan with both schedules told in steps.
+
+    Parameters
+    ----------
+    module
+        The module.
+    n_steps
+        Steps of the whole training.
+    lr, eps, weight_decay
+        Of Adam.
+    **kwargs
+        Further arguments of :class:`scvi.train.TrainingPlan`.
+
+    Notes
+    -----
+    scvi-tools warms the weight up over 400 epochs by default, which is longer than a training. The
+    weights of 3,600 pixels follow the noise of the last minibatches unless the steps get shorter.
+    """
+
+    def __init__(
+        self,
+        module: DualModule,
+        *,
+        n_steps: int,
+        lr: float = 8e-4,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        **kwargs: object,
+    ):
+        warmup = {"n_epochs_kl_warmup": None, "n_steps_kl_warmup": round(KL_WARMUP * n_steps)}
+        super().__init__(module, lr=lr, eps=eps, weight_decay=weight_decay, **(warmup | kwargs))
+        check_plan(self)
+        self.n_steps = n_steps
+
+    def _optimizer_creator_fn(self, optimizer_cls):
+        return lambda params: optimizer_cls(
+            params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
+        )
+
+    def configure_optimizers(self) -> dict[str, object]:
+        """Adam, with a step length that falls in a line over the last half of the steps."""
+        optimizer = super().configure_optimizers()["optimizer"]
+        schedule = LambdaLR(optimizer, lambda step: declined(step / self.n_steps, DECLINE))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }

@@ -1,0 +1,220 @@
+"""Expression under the model: methods of scvi-tools, mended where they do not fit this one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scvi.model.base import RNASeqMixin
+from torch import Tensor
+
+from scgmvae import checks
+from scgmvae.model.seeded import reading
+
+__all__ = ["ExpressionMixin"]
+
+
+class ExpressionMixin(RNASeqMixin):
+    """Normalised expression, predictive samples, parameters of p(x|z,c), correlated genes."""
+
+    @partial(reading, original=RNASeqMixin.get_normalized_expression)
+    def get_normalized_expression(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | Sequence[bool] | None = None,
+        transform_batch: object = None,
+        gene_list: Sequence[str] | None = None,
+        library_size: float | str = 1,
+        n_samples: int = 1,
+        n_samples_overall: int | None = None,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
+        **kwargs: object,
+    ) -> pd.DataFrame | NDArray[np.float32]:
+        """As in scvi-tools, except that what is asked for is never left out silently.
+
+        Parameters
+        ----------
+        adata, indices, transform_batch, gene_list, library_size, n_samples
+            As in :meth:`scvi.model.base.RNASeqMixin.get_normalized_expression`.
+        n_samples_overall
+            Number of draws from all cells; they belong to no cell, so they come as an array.
+        dataloader
+            Minibatches to use in place of ``adata``, as they come.
+        **kwargs
+            Further arguments of scvi-tools' method.
+
+        Raises
+        ------
+        KeyError
+            If a gene is none of the model's.
+        ValueError
+            If cells, genes or batches are chosen together with ``dataloader``.
+        """
+        self._check_choice(dataloader, indices, transform_batch, gene_list)
+        if n_samples_overall is not None:
+            kwargs["return_numpy"] = True
+        if dataloader is None:
+            adata = self._validate_anndata(adata)
+            indices = checks.rows_of(adata, indices)
+        return super().get_normalized_expression(
+            adata,
+            indices,
+            transform_batch,
+            gene_list,
+            library_size,
+            n_samples,
+            n_samples_overall,
+            dataloader=dataloader,
+            **kwargs,
+        )
+
+    @partial(reading, original=RNASeqMixin.posterior_predictive_sample)
+    def posterior_predictive_sample(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | Sequence[bool] | None = None,
+        transform_batch: object = None,
+        n_samples: int = 1,
+        gene_list: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
+        **kwargs: object,
+    ) -> object:
+        """As in scvi-tools, except that what is asked for is never left out silently.
+
+        Parameters
+        ----------
+        adata, indices, transform_batch, n_samples, gene_list, batch_size, **kwargs
+            As in :meth:`scvi.model.base.RNASeqMixin.posterior_predictive_sample`.
+        dataloader
+            Minibatches to use in place of ``adata``, as they come.
+
+        Returns
+        -------
+        ``sparse.GCXS`` ``(n, G)`` or, for several samples, ``(n, G, n_samples)``.
+
+        Raises
+        ------
+        KeyError
+            If a gene is none of the model's.
+        ValueError
+            If cells, genes or batches are chosen together with ``dataloader``.
+        """
+        self._check_choice(dataloader, indices, transform_batch, gene_list)
+        return super().posterior_predictive_sample(
+            adata,
+            indices,
+            transform_batch,
+            n_samples,
+            gene_list,
+            batch_size,
+            dataloader,
+            **kwargs,
+        )
+
+    def _check_choice(
+        self,
+        dataloader: Iterator[dict[str, Tensor]] | None,
+        indices: object,
+        transform_batch: object,
+        gene_list: Sequence[str] | None,
+    ) -> None:
+        """Raise where a choice of cells, batches or genes cannot be followed."""
+        choice = {"indices": indices, "transform_batch": transform_batch, "gene_list": gene_list}
+        asked = [name for name, value in choice.items() if value is not None]
+        if dataloader is not None and asked:
+            raise ValueError(
+                f"A dataloader is read as it comes, but {', '.join(asked)} would change that. "
+                "Pass adata in its place, or choose from the result."
+            )
+
+    def get_importance_weights(self, *args: object, **kwargs: object) -> NDArray[np.floating]:
+        """Not available: scvi-tools' weights assume the prior N(0, I) of z, a VAE's alone.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As in scvi-tools.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        raise NotImplementedError(
+            "weights='importance' assumes a standard normal prior of z, and is not offered. Use "
+            "weights='uniform'."
+        )
+
+    @partial(reading, original=RNASeqMixin.get_likelihood_parameters)
+    def get_likelihood_parameters(self, *args: object, **kwargs: object) -> dict[str, NDArray]:
+        """As in scvi-tools, for the likelihoods ``nb`` and ``zinb``.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As in :meth:`scvi.model.base.RNASeqMixin.get_likelihood_parameters`.
+
+        Raises
+        ------
+        NotImplementedError
+            For a likelihood without dispersion.
+        """
+        self._check_dispersion()
+        return super().get_likelihood_parameters(*args, **kwargs)
+
+    @partial(reading, original=RNASeqMixin.get_feature_correlation_matrix)
+    def get_feature_correlation_matrix(self, *args: object, **kwargs: object) -> pd.DataFrame:
+        """As in scvi-tools, for the likelihoods ``nb`` and ``zinb``.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As in :meth:`scvi.model.base.RNASeqMixin.get_feature_correlation_matrix`.
+
+        Raises
+        ------
+        NotImplementedError
+            For a likelihood without dispersion.
+        """
+        self._check_dispersion()
+        return super().get_feature_correlation_matrix(*args, **kwargs)
+
+    def _get_denoised_samples(self, *args: object, **kwargs: object) -> NDArray[np.float32]:
+        # scvi-tools takes the shape of the dispersions from x, which a CSR tensor does not give
+        return super()._get_denoised_samples(*args, sparse=False, **kwargs)
+
+    def _check_dispersion(self) -> None:
+        likelihood = self._module_kwargs["likelihood"]
+        if likelihood not in ("nb", "zinb"):
+            raise NotImplementedError(
+                "This method reads the inverse dispersion of the likelihoods 'nb' and 'zinb', "
+                f"which {likelihood!r} does not have."
+            )
+
+    @partial(reading, original=RNASeqMixin.get_latent_library_size)
+    def get_latent_library_size(self, *args: object, **kwargs: object) -> NDArray[np.float32]:
+        """As in scvi-tools: the observed library size, with ``give_mean=False``, of counts.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As in :meth:`scvi.model.base.RNASeqMixin.get_latent_library_size`.
+
+        Raises
+        ------
+        NotImplementedError
+            For a likelihood that is none of counts.
+        RuntimeError
+            With ``give_mean=True``: the library size has no posterior here.
+        """
+        if not self.module.is_count:
+            raise NotImplementedError(
+                "Library sizes are those of counts, but the likelihood is "
+                f"{self._module_kwargs['likelihood']!r}."
+            )
+        return super().get_latent_library_size(*args, **kwargs)

@@ -1,0 +1,393 @@
+"""Cells that were not measured: the same ones under other conditions, and new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+from scvi.data import _constants as scvi_constants
+from torch import Tensor
+
+from scgmvae import checks
+from scgmvae.data.genes import OBSERVED_KEY
+from scgmvae.data.images import IMAGE_SHAPE_KEY
+from scgmvae.data.minibatches import MinibatchLoader
+from scgmvae.module.cgmvae import of_component
+
+__all__ = ["GenerationMixin"]
+
+COMPONENT_KEY = "component"
+"""Key of a minibatch's given components, (n,)."""
+
+Place = Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, object]]
+"""Inference outputs whose z is to be decoded, of a minibatch as it is and under new conditions."""
+
+
+class Condition(NamedTuple):
+    """A registered condition and the value that it is set to."""
+
+    column: str
+    key: str
+    """Key of the field in a minibatch."""
+    position: int
+    """Column of the field."""
+    code: float
+    """What stands for the value in the field: the code of a category, or the value itself."""
+    categories: Sequence[object] | None
+    """All categories; ``None`` for a continuous condition."""
+
+    def values(self, index: pd.Index) -> pd.Series:
+        """Column for obs."""
+        if self.categories is None:
+            return pd.Series(self.code, index=index)
+        codes = np.full(len(index), self.code)
+        return pd.Series(pd.Categorical.from_codes(codes, self.categories), index=index)
+
+
+class GenerationMixin:
+    """Counterfactuals and samples."""
+
+    def predict_counterfactual(
+        self,
+        adata: AnnData | None = None,
+        conditions: Mapping[str, object] | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        via: Literal["z", "w"] = "z",
+        n_samples: int = 1,
+        batch_size: int = 1024,
+        seed: int = 0,
+    ) -> AnnData:
+        r"""The same cells under other conditions.
+
+        .. math::
+            \text{via z:}\quad z \sim q(z|x,c), \quad x' \sim p(x|z,c') \qquad
+            \text{via w:}\quad w \sim q(w|x,c), \quad z = \mu_y(w,c'), \quad x' \sim p(x|z,c')
+
+        With the default ``condition_prior="standard"`` :math:`\mu_y` is a function of w alone.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        conditions
+            obs column of a registered condition → its value in all predicted cells. Columns that
+            are left out keep each cell's own value.
+        indices
+            Rows to use.
+        via
+            ``"z"`` keeps all that z holds of a cell. ``"w"`` keeps its component y (its label,
+            where it has one, else the most probable component) and w, and lets the component's
+            mean under the new conditions place z.
+        n_samples
+            S, draws from the posterior of each cell, over which the expected counts are averaged.
+            The counts are drawn at the first.
+        batch_size
+            Cells at a time.
+        seed
+            Of the draws.
+
+        Returns
+        -------
+        AnnData of the same cells and genes. ``X``: counts drawn from the predictive distribution
+        at the cell's own library size (CSR; dense for likelihoods that are none of counts).
+        ``layers["rate"]``: their expectation. ``obs``: as before, with the new conditions in their
+        columns and the former values in ``"<column>_from"``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is untrained, or ``via="w"`` and it has no components.
+        ValueError
+            If a column is no registered condition, or a value is not known to the model.
+
+        References
+        ----------
+        Kolb 2023, "c*GMVAE" (via w); Lotfollahi et al. 2019, "scGen predicts single-cell
+        perturbation responses" (the task).
+
+        Examples
+        --------
+        >>> other = model.predict_counterfactual(adata, {"batch": "batch_1"})
+        >>> other.obs["batch"].unique().tolist(), other.layers["rate"].shape
+        (['batch_1'], (300, 50))
+        """
+        self._check_if_trained(warn=False)
+        checks.check_choices(via=(via, ("z", "w")))
+        checks.check_whole(1, n_samples=n_samples)
+        checks.check_seed(seed)
+        if via == "w":
+            self._check_mixture()
+        if not conditions:
+            raise ValueError(
+                "conditions must name a registered condition and its new value, for example "
+                f"{{'condition': 'stimulated'}}. {self._registered_conditions()}"
+            )
+        resolved = self._resolve(conditions)
+        adata = self._validate_anndata(adata)
+        rows = checks.rows_of(adata, indices)
+        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)
+
+        def place(tensors: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, object]:
+            outputs = self.module.inference(**self.module._get_inference_input(tensors))
+            if via == "w":
+                component = self.module.component_of(outputs["qz"].loc, tensors)
+                p_z = self.module.component_density(outputs["w"], new)
+                outputs["z"] = of_component(p_z.loc, component)
+            return outputs
+
+        generated = self._generate(loader, resolved, place, n_samples, seed, adata.var)
+        obs = adata.obs.iloc[rows]
+        obs = obs.loc[:, ~obs.columns.str.startswith("_scvi")]
+        former = {f"{column}_from": obs[column] for column in conditions}
+        generated.obs = obs.assign(**_columns(resolved, obs.index), **former)
+        return generated
+
+    def sample(
+        self,
+        n: int,
+        component: str | int | None = None,
+        conditions: Mapping[str, object] | None = None,
+        *,
+        batch_size: int = 1024,
+        seed: int = 0,
+    ) -> AnnData:
+        r"""New cells from the generative model.
+
+        .. math:: w \sim p(w|c), \quad z \sim p(z|w,y,c), \quad x \sim p(x|z,c)
+
+        What the model has no density for, library size and conditions, is taken from cells of the
+        training data drawn at random; so is y, where it is not given, and then comes with its
+        frequency there. With a component or conditions the cells are drawn among those that have
+        them, as far as there are any.
+
+        Parameters
+        ----------
+        n
+            Number of cells.
+        component
+            Label, or name of a cluster or component (:attr:`cluster_names`,
+            :attr:`component_names`), or the number of a component, counted from 0 in the order of
+            their names; ``None`` draws each cell's.
+        conditions
+            obs column of a registered condition → its value; ``None`` draws each cell's.
+        batch_size
+            Cells at a time.
+        seed
+            Of the draws.
+
+        Returns
+        -------
+        AnnData of n cells and the model's genes. ``X``: drawn counts (CSR; dense for likelihoods
+        that are none of counts). ``layers["rate"]``: their expectation. ``obs``: ``"component"``
+        and the registered conditions.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is untrained, or a component is asked of one without.
+        NotImplementedError
+            For an autoencoder, which has no density of z.
+        ValueError
+            If the component is unknown or has no cells, or a condition is unknown.
+
+        Examples
+        --------
+        >>> model.sample(20, conditions={"batch": "batch_0"}).shape
+        (20, 50)
+        """
+        self._check_if_trained(warn=False)
+        checks.check_whole(1, n=n)
+        checks.check_seed(seed)
+        if self.module.prior == "none":
+            raise NotImplementedError(
+                "An autoencoder (prior='none') has no density of z to draw from. Use "
+                "prior='normal' for a VAE."
+            )
+        if self.adata is None:
+            raise RuntimeError(
+                "The model has no data to draw library sizes from: load it with some."
+            )
+        resolved = self._resolve(conditions or {})
+        components = np.zeros(self.adata.n_obs, dtype=np.int64)
+        wanted = np.ones(self.adata.n_obs, dtype=bool)
+        if component is not None:
+            self._check_mixture()
+        if self.module.mixture_started:
+            components = self._components_of_cells()
+        if component is not None:
+            wanted = np.isin(components, self._components_meant(component, components))
+        for condition in resolved:
+            if condition.categories is not None:
+                has_value = self.adata.obs[condition.column].astype(str).to_numpy()
+                has_value = has_value == str(condition.categories[int(condition.code)])
+                if (wanted & has_value).any():
+                    wanted &= has_value
+        rows = np.random.default_rng(seed).choice(np.flatnonzero(wanted), size=n)
+        loader = self._make_data_loader(self.adata, indices=rows, batch_size=batch_size)
+        loader.extra[COMPONENT_KEY] = torch.from_numpy(components)
+
+        def place(tensors: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, object]:
+            outputs = self.module.inference(**self.module._get_inference_input(tensors))
+            outputs["z"] = self.module.sample_prior(tensors[COMPONENT_KEY], new)
+            return outputs
+
+        generated = self._generate(loader, resolved, place, 1, seed, self.adata.var)
+        index = pd.Index([f"generated_{i}" for i in range(n)])
+        obs = {}
+        if self.module.mixture_started:
+            names = list(self.component_names)
+            obs["component"] = pd.Categorical.from_codes(components[rows], names)
+        for column in self._condition_names():
+            obs[column] = self.adata.obs[column].iloc[rows].set_axis(index)
+        generated.obs = pd.DataFrame(obs | _columns(resolved, index), index=index)
+        return generated
+
+    # ------------------------------------------------------------------------- z, c → cells
+
+    @torch.inference_mode()
+    def _generate(
+        self,
+        loader: MinibatchLoader,
+        conditions: Sequence[Condition],
+        place: Place,
+        n_samples: int,
+        seed: int,
+        var: pd.DataFrame,
+    ) -> AnnData:
+        """Cells decoded under conditions from where ``place`` puts them; obs is left empty.
+
+        The counts are drawn at the first of the S placements, which is a draw from the predictive
+        distribution, and the rate is the mean over all.
+        """
+        self.module.eval()
+        drawn, rates = [], []
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            torch.manual_seed(seed)
+            for tensors in loader:
+                tensors = {key: values.to(self.device) for key, values in tensors.items()}
+                new = dict(tensors)
+                for condition in conditions:
+                    new[condition.key] = new[condition.key].clone()
+                    new[condition.key][:, condition.position] = condition.code
+                rate, first = 0.0, None
+                for _ in range(n_samples):
+                    inputs = self.module._get_generative_input(new, place(tensors, new))
+                    p_x = self.module.generative(**inputs)["px"]
+                    rate, first = rate + p_x.mean / n_samples, first or p_x
+                x = first.sample().float().cpu().numpy()
+                drawn.append(sparse.csr_matrix(x) if self.module.is_count else x)
+                rates.append(rate.float().cpu().numpy())
+        image_shape = self.module.image_shape
+        stack = partial(sparse.vstack, format="csr") if self.module.is_count else np.concatenate
+        return AnnData(
+            X=stack(drawn),
+            layers={"rate": np.concatenate(rates)},
+            var=var.drop(columns=OBSERVED_KEY, errors="ignore"),
+            uns={} if image_shape is None else {IMAGE_SHAPE_KEY: np.array(image_shape)},
+        )
+
+    # --------------------------------------------------------------------------- conditions
+
+    def _condition_names(self) -> list[str]:
+        """Columns of obs that hold registered conditions."""
+        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
+        return [
+            *self._known_categories(),
+            *(setup["continuous_covariate_keys"] or ()),
+        ]
+
+    def _registered_conditions(self) -> str:
+        names = self._condition_names()
+        return f"Registered are: {checks.listed(names)}." if names else "None is registered."
+
+    def _resolve(self, conditions: Mapping[str, object]) -> list[Condition]:
+        """Where each condition stands in a minibatch, and what stands for its value there.
+
+        Raises
+        ------
+        ValueError
+            If a column is no registered condition, or a value is none that the model knows.
+        """
+        if not isinstance(conditions, Mapping):
+            raise ValueError(
+                "conditions must map columns to values, as {'condition': 'stimulated'} does, but "
+                f"it is {conditions!r}."
+            )
+        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
+        known, resolved = self._known_categories(), []
+        fields = {
+            REGISTRY_KEYS.BATCH_KEY: [setup["batch_key"]],
+            REGISTRY_KEYS.CAT_COVS_KEY: setup["categorical_covariate_keys"] or [],
+            REGISTRY_KEYS.CONT_COVS_KEY: setup["continuous_covariate_keys"] or [],
+        }
+        for column, value in conditions.items():
+            if column not in self._condition_names():
+                raise ValueError(
+                    f"{column!r} is no condition that the model was set up with. "
+                    f"{self._registered_conditions()}"
+                )
+            for key, columns in fields.items():
+                if column not in columns:
+                    continue
+                categories = None if key == REGISTRY_KEYS.CONT_COVS_KEY else known[column]
+                if categories is None:
+                    code = checks.finite_number(column, value)
+                else:
+                    code = checks.code_of(column, value, categories)
+                resolved.append(Condition(column, key, columns.index(column), code, categories))
+        return resolved
+
+    # --------------------------------------------------------------------------- components
+
+    def _components_of_cells(self) -> NDArray[np.int64]:
+        """Component of each cell of the model's data: its label's, or else the most probable."""
+        components = self._posteriors()["log_proba"].argmax(1)
+        labels = self._label_codes()
+        return np.where(labels >= 0, labels, components)
+
+    def _components_meant(
+        self, component: str | int, components: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Numbers of the components that have a name, a number, or the name of their cluster."""
+        names, cluster_names = self.component_names, self.cluster_names
+        used = names[np.unique(components)]
+        is_number = isinstance(component, int | np.integer) and not isinstance(component, bool)
+        if is_number and 0 <= component < len(names):
+            numbers = np.array([component])
+        elif isinstance(component, str) and component in names:
+            numbers = np.flatnonzero(names == component)
+        elif isinstance(component, str) and component in cluster_names:
+            cluster = np.flatnonzero(cluster_names == component)
+            numbers = np.flatnonzero(self.component_clusters_ == cluster)
+        else:
+            merged = [str(name) for name in cluster_names if name not in names]
+            raise ValueError(
+                f"component must be a number below {len(names)} or one of the names "
+                f"{checks.listed([*merged, *names])}, but it is {component!r}."
+            )
+        if not np.isin(components, numbers).any():
+            raise ValueError(
+                "component must have cells in the training data, but "
+                f"{_asked_for(component, names)!r} is empty. Those with cells are: "
+                f"{checks.listed(used)}."
+            )
+        return numbers
+
+
+def _asked_for(component: str | int, names: NDArray[np.str_]) -> str:
+    """The name of what was asked for by name or number."""
+    return component if isinstance(component, str) else str(names[component])
+
+
+def _columns(conditions: Sequence[Condition], index: pd.Index) -> dict[str, pd.Series]:
+    """Columns for obs that hold the conditions."""
+    return {condition.column: condition.values(index) for condition in conditions}

@@ -1,0 +1,426 @@
+"""Results read out of a model: embedding, clusters, labels, posteriors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy.special import softmax
+from torch import Tensor
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+    StudentT,
+)
+from torch.quasirandom import SobolEngine
+
+from scgmvae import checks
+from scgmvae.data.minibatches import CELLS_IN_MEMORY
+from scgmvae.model.terms import TermsMixin
+
+__all__ = ["ResultsMixin"]
+
+READ_BATCH_SIZE = 1024
+"""Cells per minibatch where posteriors are read out: no gradients, so larger than in training."""
+
+N_POINTS = 16
+"""Points of q(z|x,c) that probabilities of components are averaged over."""
+
+N_QUANTILES = 1001
+"""Quantiles of the training cells' distances that a model keeps."""
+
+OUTERMOST = 0.01
+"""Share of the training cells, those furthest out, whose confidence is lowered."""
+
+
+class ResultsMixin(TermsMixin):
+    """What a trained model says of cells."""
+
+    @torch.inference_mode()
+    def _posteriors(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
+    ) -> dict[str, NDArray[np.float32]]:
+        """Parameters of the cells' posteriors, in one pass.
+
+        Returns
+        -------
+        ``z_loc``, ``z_var`` (n, L) and, once the mixture is started, ``w_loc``, ``w_var`` (n, W),
+        ``log_proba`` (n, K) of q(y|z,c) averaged over q(z|x,c), and ``distances`` (n, K) of the
+        mean of z to the components, in their standard deviations.
+        """
+        if dataloader is not None and not (adata is None and indices is None):
+            raise ValueError(
+                "A dataloader brings its cells with it. Give either that, or adata and indices."
+            )
+        if dataloader is None:
+            adata = self._validate_anndata(adata)
+            rows = checks.rows_of(adata, indices)
+            dataloader = self._make_data_loader(
+                adata,
+                indices=rows,
+                batch_size=READ_BATCH_SIZE if batch_size is None else batch_size,
+            )
+        else:
+            dataloader = self._minibatches(dataloader)
+        self.module.eval()
+        noise = self._noise()
+        gathered: dict[str, NDArray[np.float32]] = {}
+        n = 0
+        for tensors in dataloader:
+            outputs = self.module.inference(
+                **self.module._get_inference_input(tensors), sample=False
+            )
+            z, w = outputs["z"], outputs["w"]
+            values = {"z_loc": z, "z_var": outputs["qz"].variance}
+            if self.module.mixture_started:
+                p_z = self.module.component_density(w, tensors)
+                distances = ((z.unsqueeze(-2) - p_z.loc) / p_z.scale).norm(dim=-1)
+                log_proba = self.module.classify(z + outputs["qz"].scale * noise, tensors)
+                log_proba = torch.logsumexp(log_proba.log_softmax(-1), 0) - math.log(len(noise))
+                values |= {
+                    "w_loc": w,
+                    "w_var": outputs["qw"].variance,
+                    "log_proba": log_proba,
+                    "distances": distances,
+                }
+            end = n + len(z)
+            for name, value in values.items():
+                part = value.cpu().numpy()
+                rows = gathered.setdefault(name, np.empty_like(part))
+                # lists of parts would leave holes in memory where a minibatch was worked on
+                if end > len(rows):
+                    rows.resize((end + CELLS_IN_MEMORY, rows.shape[1]), refcheck=False)
+                rows[n:end] = part
+            n = end
+        if not gathered:
+            raise ValueError(
+                "A dataloader must bring cells, but the dataloader brought no minibatch. Give it "
+                "anew: an iterator can be read only once."
+            )
+        for rows in gathered.values():
+            rows.resize((n, rows.shape[1]), refcheck=False)
+        return gathered
+
+    def _noise(self) -> Tensor:
+        """Points that stand for N(0, I) of z, (S, 1, L), the same for every cell."""
+        n_latent = self.module.n_latent
+        uniform = SobolEngine(n_latent, scramble=True, seed=0).draw(N_POINTS)
+        normal = torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6).double())
+        return normal.float().unsqueeze(1).to(self.device)
+
+    def _check_mixture(self) -> None:
+        """Raise ``RuntimeError`` where there are no trained components to speak of."""
+        self._check_if_trained(warn=False)
+        if not self.module.mixture_started:
+            why = (
+                f"its prior is {self.module.prior!r}, which has none"
+                if not self.module.has_mixture
+                else "training ended before they were started; call train() to go on"
+            )
+            raise RuntimeError(f"The model has no components: {why}.")
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        mc_samples: int | None = None,
+        batch_size: int | None = None,
+        return_dist: bool = False,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
+        *,
+        which: Literal["z", "w"] = "z",
+        seed: int = 0,
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Latent representation of the cells.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        indices
+            Rows to use.
+        give_mean
+            Posterior means, or else one draw from the posteriors.
+        mc_samples
+            Without effect, as in scvi-tools for a Gaussian z: its mean needs no samples.
+        batch_size
+            Cells at a time.
+        return_dist
+            Return means and variances.
+        dataloader
+            Minibatches to use in place of ``adata``.
+        which
+            ``"z"``, or ``"w"``, the latent that places the components.
+        seed
+            Of the draw.
+
+        Returns
+        -------
+        Array ``(n, L)`` (``(n, W)`` for w), or the pair of means and variances.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is untrained, or has no w.
+        ValueError
+            If ``adata`` or ``indices`` are given as well as ``dataloader``.
+
+        Examples
+        --------
+        >>> model.get_latent_representation().shape
+        (300, 10)
+        >>> mean, variance = model.get_latent_representation(return_dist=True, which="w")
+        """
+        self._check_if_trained(warn=False)
+        if which not in ("z", "w"):
+            raise ValueError(f"which must be 'z' or 'w', but it is {which!r}.")
+        checks.check_seed(seed)
+        if which == "w":
+            self._check_mixture()
+        posteriors = self._posteriors(adata, indices, batch_size, dataloader)
+        loc, variance = posteriors[f"{which}_loc"], posteriors[f"{which}_var"]
+        if return_dist:
+            return loc, variance
+        if give_mean:
+            return loc
+        noise = np.random.default_rng(seed).standard_normal(loc.shape, dtype=np.float32)
+        return loc + np.sqrt(variance) * noise
+
+    def predict(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        soft: bool = False,
+        batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
+        *,
+        components: bool = False,
+    ) -> NDArray[np.str_] | pd.DataFrame:
+        r"""Label of each cell, or its cluster where there are no labels.
+
+        .. math::
+            p(l|x) = q(l) / \textstyle\sum_{l'} q(l'), \qquad
+            q(k) = \mathbb{E}_{q(z|x,c)}[q(y{=}k|z,c)]
+
+        with the sum over the components that carry labels. The others stand for types that no
+        label names: their cells get the label that comes nearest, and show with
+        ``components=True``. The probability of a cluster is the sum over its components; where
+        some were dropped, the clusters' sum to 1 without them.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model, seen in training or not; ``None`` is the model's own.
+        indices
+            Rows to use.
+        soft
+            Return probabilities in place of the most probable name.
+        batch_size
+            Cells at a time.
+        dataloader
+            Minibatches to use in place of ``adata``.
+        components
+            Predict among all K components. A model without labels does so anyway, as long as
+            none of them were merged.
+
+        Returns
+        -------
+        Names ``(n,)``, or a DataFrame of probabilities, cells × names of the labels, the clusters
+        (:attr:`cluster_names`) or the components (:attr:`component_names`).
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no trained components.
+        ValueError
+            If ``adata`` or ``indices`` are given as well as ``dataloader``.
+
+        Notes
+        -----
+        The expectation over q(z|x,c) is taken at 16 quasi-random points, the same for every cell.
+        It makes the probabilities less sure than they are at the mean of z alone.
+
+        Examples
+        --------
+        >>> names = model.predict()  # one for each cell
+        >>> model.predict(soft=True).shape  # probabilities
+        (300, 3)
+        """
+        self._check_mixture()
+        if dataloader is None:
+            adata = self._validate_anndata(adata)
+            indices = checks.rows_of(adata, indices)
+        logits = self._posteriors(adata, indices, batch_size, dataloader)["log_proba"]
+        names = self.component_names
+        if not components:
+            logits, names = self._of_clusters(logits), self.cluster_names
+            names = names[: len(self._label_names) or None]  # labels are the first clusters
+        logits = logits[:, : len(names)]
+        if not soft:
+            return names[logits.argmax(1)]
+        index = adata.obs_names[indices] if dataloader is None else None
+        return pd.DataFrame(softmax(logits, axis=1), index=index, columns=names)
+
+    def get_novelty(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
+    ) -> NDArray[np.float64]:
+        r"""How far out each cell lies of what the model was trained on.
+
+        .. math::
+            \delta = \min_k \lVert (z - \mu_k(w,c)) / \sigma_k(w,c) \rVert
+
+        at the posterior means of z and w, over the components that training cells are in: the
+        density of the nearest component is
+        :math:`e^{-\delta^2/2}` of its peak. The novelty is the share of the training cells that
+        have a smaller distance, so among these themselves it is uniform. Near 1 a cell fits no
+        component.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        indices
+            Rows to use.
+        batch_size
+            Cells at a time.
+        dataloader
+            Minibatches to use in place of ``adata``.
+
+        Returns
+        -------
+        Array ``(n,)`` of values in [0, 1].
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no trained components.
+        ValueError
+            If ``adata`` or ``indices`` are given as well as ``dataloader``.
+
+        Notes
+        -----
+        Cells like those trained on, but not seen in training, lie nearer to the components than
+        the training cells do, because the encoder knows less of them; half of them may have a
+        novelty below 0.25. So compare the novelty of groups of new cells with one another too.
+
+        Examples
+        --------
+        >>> novelty = model.get_novelty()
+        >>> float(novelty.min()), float(novelty.max())
+        (0.0, 1.0)
+        """
+        self._check_mixture()
+        return self._novelty(self._posteriors(adata, indices, batch_size, dataloader))
+
+    def _novelty(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
+        if self.distance_quantiles_ is None:
+            raise RuntimeError(
+                "Novelty is measured by the training cells when training ends, but this model was "
+                "saved before. Load it with its data and train it for one more epoch."
+            )
+        shares = np.linspace(0, 1, N_QUANTILES)
+        return np.interp(self._distance(posteriors), self.distance_quantiles_, shares)
+
+    def _distance(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
+        """Distance to the nearest of the components that training cells are in, (n,)."""
+        return posteriors["distances"][:, self.used_components_].min(1).astype(float)
+
+    def _remember_training_cells(self, posteriors: dict[str, NDArray]) -> None:
+        """Keep what the novelty of other cells is measured by."""
+        self.used_components_ = np.unique(posteriors["log_proba"].argmax(1))
+        shares = np.linspace(0, 1, N_QUANTILES)
+        self.distance_quantiles_ = np.quantile(self._distance(posteriors), shares)
+
+    def _confidence(self, proba: NDArray, novelty: NDArray) -> NDArray[np.float32]:
+        """Probability of the chosen component, towards 0 for the outermost cells, (n,)."""
+        return (proba.max(1) * ((1 - novelty) / OUTERMOST).clip(max=1)).astype(np.float32)
+
+    def differential_abundance(
+        self, adata: AnnData | None = None, sample_key: str | None = None, **kwargs: object
+    ) -> None:
+        """Log density of every sample at each cell's mean of z, in ``obsm["da_log_probs"]``.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        sample_key
+            obs column of samples.
+        **kwargs
+            As in :meth:`scvi.model.base.VAEMixin.differential_abundance`.
+
+        Raises
+        ------
+        KeyError
+            If there is no such column.
+        ValueError
+            If no column is named, or it has missing values.
+        """
+        if sample_key is None:
+            raise ValueError("sample_key must name the obs column of the samples to compare.")
+        adata = self._validate_anndata(adata)
+        checks.check_columns(adata, sample_key=sample_key)
+        super().differential_abundance(adata, sample_key, **kwargs)
+
+    @torch.inference_mode()
+    def get_aggregated_posterior(
+        self,
+        adata: AnnData | None = None,
+        indices: NDArray[np.integer] | None = None,
+        batch_size: int | None = None,
+        dof: float | None = 3.0,
+    ) -> Distribution:
+        """Mixture of the cells' posteriors of z.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        indices
+            Rows to use.
+        batch_size
+            Cells at a time.
+        dof
+            Degrees of freedom of Student's t; ``None`` takes Gaussians.
+
+        Notes
+        -----
+        scvi-tools 1.4.2 puts the variance where the scale belongs; this does not.
+
+        Examples
+        --------
+        >>> model.get_aggregated_posterior().sample((5,)).shape
+        torch.Size([5, 10])
+        """
+        self._check_if_trained(warn=False)
+        if self.module.prior == "none":
+            raise NotImplementedError(
+                "An autoencoder (prior='none') has a code for each cell and no posterior. Use "
+                "get_latent_representation()."
+            )
+        if dof is not None:
+            checks.check_positive(dof=dof)
+        posteriors = self._posteriors(adata, indices, batch_size)
+        loc = torch.as_tensor(posteriors["z_loc"], device=self.device)
+        scale = torch.as_tensor(posteriors["z_var"], device=self.device).sqrt()
+        component = Normal(loc, scale) if dof is None else StudentT(dof, loc, scale)
+        weights = Categorical(logits=torch.zeros(len(loc), device=self.device))
+        return MixtureSameFamily(weights, Independent(component, 1))

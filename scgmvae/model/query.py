@@ -1,0 +1,195 @@
+"""Query mapping: new data into a reference that does not move."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from scvi.data import _constants as scvi_constants
+
+from scgmvae import checks
+from scgmvae.data.genes import match_genes
+from scgmvae.model.scvi_settings import OF_QUERY, check_offered
+
+if TYPE_CHECKING:
+    from scgmvae.model.scgmvae import SCGMVAE
+
+__all__ = ["QueryMixin"]
+
+KEPT = (
+    "modality_",
+    "n_components_",
+    "mixture_started_",
+    "component_clusters_",
+    "distance_quantiles_",
+    "used_components_",
+    "seed_",
+)
+"""What a model of a query has from its reference, beside the module."""
+
+
+class QueryMixin:
+    """``load_query_data`` and ``prepare_query_anndata``, in the way of scArches."""
+
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: AnnData | MuData,
+        reference_model: SCGMVAE | str | Path,
+        *,
+        inplace_subset_query_vars: bool = False,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        **of_scvi: object,
+    ) -> SCGMVAE:
+        """Model of new data on top of a trained reference.
+
+        Batches, or other categories of registered conditions, that the reference does not know
+        get weights of their own, which start as the mean of the known ones. They are all that
+        :meth:`train` changes, so that the embedding of the reference's cells stays what it was to
+        the last bit. Results can be read before training as well.
+
+        Parameters
+        ----------
+        adata
+            New data with the obs columns that the reference was set up with. Cells without a
+            label, or with one that the reference does not know, count as unlabelled; a missing
+            label column as one without labels. Genes are put into the reference's order, in a
+            copy; up to 20 % can be missing and are then treated as unobserved, with a warning.
+        reference_model
+            The trained reference, or the folder that it was saved in.
+        inplace_subset_query_vars
+            Put the genes in order in ``adata`` itself, see :meth:`prepare_query_anndata`.
+        accelerator, device
+            Where to put a reference that is read from a folder, as in :meth:`load`.
+        **of_scvi
+            What scvi-tools can freeze or not, which is all frozen here.
+
+        Returns
+        -------
+        The model of the new data; ``model.adata`` is ``adata``, or its copy with the reference's
+        genes.
+
+        Raises
+        ------
+        KeyError
+            If a column is missing.
+        NotImplementedError
+            If something is not to be frozen.
+        RuntimeError
+            If the reference is untrained, or its training ended before there were components.
+        ValueError
+            If the data does not suit the reference. ``adata`` is then as it was before.
+
+        References
+        ----------
+        Lotfollahi et al. 2022, "Mapping single-cell data to reference atlases by transfer
+        learning" (scArches).
+
+        Examples
+        --------
+        >>> new = scgmvae.datasets.synthetic_counts(100, 50, n_components=3, seed=1)
+        >>> new.obs["batch"] = "new"
+        >>> mapped = scgmvae.SCGMVAE.load_query_data(new, model)
+        >>> mapped.train(max_epochs=2, enable_progress_bar=False)
+        >>> mapped.predict().shape
+        (100,)
+        """
+        unknown = check_offered(OF_QUERY, of_scvi)
+        if unknown:
+            raise TypeError(
+                f"load_query_data got arguments that it does not have: {', '.join(unknown)}."
+            )
+        reference = reference_model
+        if isinstance(reference, str | Path):
+            reference = cls.load(reference, False, accelerator, device)
+        if not isinstance(adata, AnnData | MuData):
+            raise ValueError(
+                f"adata must be the AnnData of the query, but it is a {type(adata).__name__}. The "
+                "reference comes second."
+            )
+        if not isinstance(reference, cls):
+            raise ValueError(
+                f"reference_model must be a trained {cls.__name__}, or the folder of one, but it "
+                f"is a {type(reference).__name__}."
+            )
+        reference._check_if_trained(warn=False)
+        if reference.module.has_mixture:
+            reference._check_mixture()
+        setup = reference.registry_[scvi_constants._SETUP_ARGS_KEY]
+        if inplace_subset_query_vars:
+            checks.check_not_view(adata)
+            cls.prepare_query_anndata(adata, reference)
+        adata = cls._anndata_of(adata, vars(reference), to_write=True)
+        adata = match_genes(adata, reference.get_var_names())
+        with checks.unchanged_on_error(adata):
+            cls.setup_anndata(
+                adata, source_registry=reference.registry_, extend_categories=True, **setup
+            )
+            params = reference.init_params_
+            settings = params["non_kwargs"] | {"adata": adata, "n_components": None}
+            for of_kwargs in params["kwargs"].values():
+                settings |= of_kwargs
+            model = cls(**settings)
+        for name in KEPT:
+            setattr(model, name, getattr(reference, name))
+        n_categories = model.module.n_categories
+        model.reference_categories_ = reference.module.n_categories
+        model.reference_has_condition_prior_ = reference.module.condition_prior is not None
+        model.module = copy.deepcopy(reference.module)
+        model.module.extend_categories(n_categories)
+        model.module.eval()
+        model.is_trained_ = True
+        model._model_summary_string = model._summary()
+        return model
+
+    @classmethod
+    def prepare_query_anndata(
+        cls,
+        adata: AnnData,
+        reference_model: SCGMVAE | str | Path,
+        return_reference_var_names: bool = False,
+        inplace: bool = True,
+    ) -> AnnData | pd.Index | None:
+        """Put the genes of new data into the order of a model.
+
+        There is no need to do so before :meth:`load_query_data`, which works on a copy. Genes that
+        are missing count as unobserved in both.
+
+        Parameters
+        ----------
+        adata
+            New data.
+        reference_model
+            A model, or the folder that it was saved in.
+        return_reference_var_names
+            Return the genes of the model, and leave the data alone.
+        inplace
+            Change ``adata`` itself, or return a copy.
+
+        Returns
+        -------
+        The copy, or the names of the genes, or ``None``.
+
+        Raises
+        ------
+        ValueError
+            If less than 80 % of the genes are there, or one of them occurs more than once.
+        """
+        if isinstance(reference_model, str | Path):
+            names = cls.load(reference_model, adata=False).get_var_names()
+        else:
+            names = reference_model.get_var_names()
+        if return_reference_var_names:
+            return pd.Index(names)
+        checks.check_anndata(adata)
+        matched = match_genes(adata, names)
+        if not inplace:
+            return adata.copy() if matched is adata else matched
+        if matched is not adata:
+            adata._init_as_actual(matched)
+        return None

@@ -1,0 +1,103 @@
+"""Settings of scvi-tools' SCVI that have the same meaning here, and those that have none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from scgmvae.distributions.likelihoods import Likelihood
+
+__all__ = ["OF_QUERY", "check_offered", "from_scvi"]
+
+LIKELIHOOD_NAMES = {"normal": "gaussian"}
+"""Values of SCVI's ``gene_likelihood`` that have another name here."""
+
+Offered = Mapping[str, tuple[object, str]]
+"""Name of a setting → its value that stands for what is done here, and why it has no other."""
+
+OF_MODEL: Offered = {
+    "latent_distribution": ("normal", "The components are Gaussians, so z is one."),
+    "use_observed_lib_size": (
+        True,
+        "Other sizes than the observed ones can be given: setup_anndata(size_factor_key=...).",
+    ),
+    "log_variational": (
+        True,
+        "Counts enter as log(1 + x); for values that are none use likelihood='gaussian'.",
+    ),
+    "batch_representation": ("one-hot", "Every batch has weights of its own, which a query adds."),
+    "use_batch_norm": ("both", "Every hidden layer is batch-normalised."),
+    "use_layer_norm": ("none", "Every hidden layer is batch-normalised."),
+    "var_activation": (None, "The posterior variance of z is the exponential of a bounded value."),
+}
+
+OF_QUERY: Offered = {
+    name: (value, "A reference stays as it is. To train all, make a model of both data sets.")
+    for name, value in {
+        "unfrozen": False,
+        "freeze_dropout": False,
+        "freeze_expression": True,
+        "freeze_decoder_first_layer": True,
+        "freeze_batchnorm_encoder": True,
+        "freeze_batchnorm_decoder": True,
+        "freeze_classifier": True,
+        "transfer_batch": True,
+        "registry": None,
+        "datamodule": None,
+    }.items()
+}
+
+
+def check_offered(offered: Offered, given: Mapping[str, object]) -> dict[str, object]:
+    """Settings that are none of scvi-tools'; ``NotImplementedError`` for a value without meaning.
+
+    Parameters
+    ----------
+    offered
+        The settings of scvi-tools.
+    given
+        What a user has passed.
+    """
+    for name, value in given.items():
+        if name in offered and value != offered[name][0]:
+            only, why = offered[name]
+            raise NotImplementedError(
+                f"{name}={value!r} is a setting of scvi-tools that is not offered here, where "
+                f"{name}={only!r}. {why}"
+            )
+    return {name: value for name, value in given.items() if name not in offered}
+
+
+def from_scvi(
+    likelihood: Likelihood | None, settings: Mapping[str, object]
+) -> tuple[Likelihood | None, dict[str, object]]:
+    """Likelihood and settings of the module, where some may be named as SCVI names them.
+
+    Parameters
+    ----------
+    likelihood
+        As named here; ``None`` where it is not given, or by SCVI's name.
+    settings
+        Further settings.
+
+    Raises
+    ------
+    NotImplementedError
+        For a setting of SCVI that has no meaning here.
+    ValueError
+        If the likelihood is given twice.
+
+    Examples
+    --------
+    >>> from_scvi(None, {"gene_likelihood": "normal", "dispersion": "gene"})
+    ('gaussian', {'dispersion': 'gene'})
+    """
+    settings = check_offered(OF_MODEL, settings)
+    of_scvi = settings.pop("gene_likelihood", None)
+    if of_scvi is None:
+        return likelihood, settings
+    if likelihood is not None:
+        raise ValueError(
+            "gene_likelihood is SCVI's name of likelihood, so give one of them, but they are "
+            f"{of_scvi!r} and {likelihood!r}."
+        )
+    return LIKELIHOOD_NAMES.get(of_scvi, of_scvi), settings

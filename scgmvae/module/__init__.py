@@ -1,0 +1,1 @@
+"""The c*GMVAE as a scvi-tools module: inference, generative model and loss."""

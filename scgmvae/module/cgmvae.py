@@ -1,0 +1,902 @@
+r"""The c*GMVAE as a scvi-tools module: inference, generative model and loss.
+
+======  ====================================  ==================  =======================
+symbol  meaning                               shape               name in the code
+======  ====================================  ==================  =======================
+x       data of a cell                        (n, G)              ``x``
+c       conditions: batch and covariates      (n, any)            ``c`` (``Conditions``)
+z       main latent                           (n, L)              ``z``, ``q_z``, ``p_z``
+w       latent that places the components     (n, W)              ``w``, ``q_w``, ``p_w``
+y       component                             (n, K)              ``y_logits``, ``q_y``
+d       per-cell weights of the components    (n, K)              ``d_concentration``
+α       prior concentration of d              (K,)                ``alpha``
+π       weights of the components             (K,)                ``log_weights``
+======  ====================================  ==================  =======================
+
+Generative model: p(w|c) p(d) p(y|d) p(z|w,y,c) p(x|z,c), where p(w|c) p(z|w,y,c) are p(w) p(z|w,y)
+by default. Inference: q(z|x,c) q(w|x,c) q(y|z,c) q(d|z,c). Until the mixture is started
+(pretraining), and for good with ``prior="normal"``, the module is the VAE p(z) = N(0, I), p(x|z,c)
+and computes nothing else.
+
+The relatives are settings of this module:
+
+=====================================  ====================================================
+system                                 setting
+=====================================  ====================================================
+autoencoder                            ``prior="none"``: z is a point, no divergence
+linear autoencoder                     the same with ``n_layers=0``
+factorised Gaussian VAE                ``prior="normal"``
+CVAE                                   the same with conditions; p(z) is fixed, or learned
+                                       as p(z|c) with ``condition_prior="learned"``
+GMVAE                                  ``prior="mixture", component_weights="uniform"``
+c*GMVAE                                ``prior="dirichlet"``, the default
+=====================================  ====================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+from torch.distributions import Normal
+from torch.nn.functional import cross_entropy, one_hot
+
+from scgmvae.checks import check_at_least, check_choices, check_rate, check_whole
+from scgmvae.data.genes import OBSERVED_KEY
+from scgmvae.data.images import SEEN_KEY, shape_of
+from scgmvae.distributions import divergences as dist
+from scgmvae.distributions.likelihoods import (
+    COUNT_LIKELIHOODS,
+    LIKELIHOODS,
+    LOG_DISPERSION_BOUND,
+    Likelihood,
+    log_likelihood,
+    make_likelihood,
+)
+from scgmvae.nn import sparse
+from scgmvae.nn.convolutions import ConvolutionalDecoder, ConvolutionalTrunk, check_image_shape
+from scgmvae.nn.networks import (
+    Classifier,
+    ComponentPrior,
+    ConditionedLinear,
+    ConditionPrior,
+    Conditions,
+    ConditionSizes,
+    Decoder,
+    DirichletNetwork,
+    Encoder,
+    Trunk,
+    bounded,
+    inverse_bounded_exp,
+)
+
+if TYPE_CHECKING:
+    from scgmvae.model.scgmvae import SCGMVAE
+
+__all__ = ["CGMVAE", "GUIDE_KEY", "MIXTURE_PRIORS", "Prior", "Widths", "of_component"]
+
+Prior = Literal["dirichlet", "mixture", "normal", "none"]
+MIXTURE_PRIORS = ("dirichlet", "mixture")
+
+Widths = int | Sequence[int]
+
+LOG_WEIGHT_BOUND = 7.0
+"""Logits of π stay within ±7: where α of an unused component reaches 0, log Γ is infinite."""
+
+START_DISPERSION = {"nb": 10.0, "zinb": 10.0, "gaussian": 1.0}
+"""Inverse dispersion (standard deviation) at the start. Near Poisson is near the truth for
+most genes, and the way there is long at Adam's step length."""
+
+INPUT_DROPOUT_RATE = 0.3
+"""A component that shows in few genes alone is rarely a type. A convolution sees few pixels at
+once, and with holes among them they are unlike those that it reads after training."""
+
+GUIDE_KEY = "guide"
+"""Key of a minibatch's starting partition: component codes (n,), −1 where there is none."""
+
+
+class CGMVAE(BaseModuleClass):
+    """Conditional Gaussian-mixture VAE with a Dirichlet prior on the component weights.
+
+    Parameters
+    ----------
+    n_input
+        G, number of genes.
+    n_batch
+        Number of batches.
+    n_cats_per_cov
+        Number of categories of each further categorical condition.
+    n_continuous_cov
+        Number of continuous conditions.
+    n_labels
+        Number of label names; the first ``n_labels`` components carry them. 0 without labels.
+    n_components
+        K.
+    n_latent, n_latent_w
+        L and W.
+    n_hidden, n_layers
+        Width and number of the hidden layers of the encoder, mirrored in the decoder; or in
+        ``n_hidden`` the width of each, from x to z. ``n_layers=0`` makes both linear.
+    dropout_rate, input_dropout_rate
+        Dropout in the encoder, on hidden units (of ``"mlp"`` alone) and on genes. ``None`` hides
+        30 % of the genes, and none where there is no mixture or ``encoder="conv"``.
+    encoder
+        ``"mlp"``, or ``"conv"``: three convolutions, and as many transposed ones in the decoder,
+        in place of the hidden layers. The last of ``n_hidden`` is then the width of the other
+        networks alone, and ``n_layers`` has no effect.
+    image_shape
+        Height, width and, if any, channels, where x are images.
+    encode_covariates
+        Whether the encoder sees c, as in scvi-tools, where it does not by default. A learned m(c)
+        is added to what it gives all the same.
+    likelihood
+        p(x|z,c).
+    dispersion
+        One inverse dispersion (standard deviation, for ``gaussian``) per gene, or per gene and
+        batch.
+    gaussian_scale
+        Fixed standard deviation of the Gaussian likelihood; ``None`` learns it.
+    prior
+        ``"dirichlet"``: c*GMVAE. ``"mixture"``: GMVAE, y has Cat(π) and there is no d.
+        ``"normal"``: VAE, no w, y, d. ``"none"``: autoencoder, z has no noise either.
+    component_weights
+        π ``"learned"``, or ``"uniform"`` over the components.
+    concentration
+        Mean of α over the components; α_k is ``concentration * K * π_k``.
+    dirichlet_posterior
+        q(d) as the ``"conjugate"`` optimum Dir(α + q(y)), or of a ``"network"`` of z and c.
+    classifier_input
+        q(y|z,c) or q(y|z,x,c).
+    condition_prior
+        ``"standard"``: the prior of the latents, p(w) = N(0, I) and p(z|w,y), knows nothing of c,
+        so that conditions mix in w and z. ``"learned"``: p(w|c) and p(z|w,y,c) are learned, or
+        p(z|c) of a VAE.
+    use_size_factor
+        Whether minibatches bring a size factor, used in place of the observed library size.
+
+    Raises
+    ------
+    ValueError
+        If a setting is none of its choices, or out of range.
+
+    References
+    ----------
+    Kingma et al. 2014, "Semi-supervised learning with deep generative models" (M2);
+    Dilokthanakul et al. 2016, "Deep unsupervised clustering with Gaussian mixture variational
+    autoencoders" (GMVAE); Lopez et al. 2018, "Deep generative modeling for single-cell
+    transcriptomics" (count likelihood and library size).
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        n_batch: int = 1,
+        n_cats_per_cov: Sequence[int] = (),
+        n_continuous_cov: int = 0,
+        n_labels: int = 0,
+        *,
+        n_components: int = 10,
+        n_latent: int = 10,
+        n_latent_w: int = 10,
+        n_hidden: Widths = 128,
+        n_layers: int = 1,
+        encoder: Literal["mlp", "conv"] = "mlp",
+        image_shape: Sequence[int] | None = None,
+        encode_covariates: bool = True,
+        dropout_rate: float = 0.1,
+        input_dropout_rate: float | None = None,
+        likelihood: Likelihood = "nb",
+        dispersion: Literal["gene", "gene-batch"] = "gene",
+        gaussian_scale: float | None = None,
+        prior: Prior = "dirichlet",
+        component_weights: Literal["learned", "uniform"] = "learned",
+        concentration: float = 1.0,
+        dirichlet_posterior: Literal["conjugate", "network"] = "conjugate",
+        classifier_input: Literal["z", "zx"] = "z",
+        condition_prior: Literal["standard", "learned"] = "standard",
+        use_size_factor: bool = False,
+    ):
+        super().__init__()
+        check_choices(
+            likelihood=(likelihood, LIKELIHOODS),
+            prior=(prior, get_args(Prior)),
+            encoder=(encoder, ("mlp", "conv")),
+            dispersion=(dispersion, ("gene", "gene-batch")),
+            component_weights=(component_weights, ("learned", "uniform")),
+            dirichlet_posterior=(dirichlet_posterior, ("conjugate", "network")),
+            classifier_input=(classifier_input, ("z", "zx")),
+            condition_prior=(condition_prior, ("standard", "learned")),
+        )
+        widths = hidden_widths(n_hidden, n_layers)
+        check_whole(1, n_latent=n_latent, n_latent_w=n_latent_w)
+        check_at_least(1e-3, concentration=concentration, gaussian_scale=gaussian_scale)
+        check_rate(dropout_rate=dropout_rate)
+        if input_dropout_rate is None:
+            hides = prior in MIXTURE_PRIORS and encoder == "mlp"
+            input_dropout_rate = INPUT_DROPOUT_RATE if hides else 0.0
+        check_rate(input_dropout_rate=input_dropout_rate)
+        self.n_labels = n_labels
+        self.n_latent = n_latent
+        self.n_latent_w = n_latent_w
+        self.n_hidden = widths[-1] if widths else n_hidden  # of the smaller networks
+        self.n_input = n_input
+        self.image_shape = None if image_shape is None else shape_of(image_shape)
+        if self.image_shape is not None and math.prod(self.image_shape) != n_input:
+            raise ValueError(
+                f"image_shape {self.image_shape} makes {math.prod(self.image_shape)} values, but "
+                f"x has {n_input}."
+            )
+        self.gene_likelihood = likelihood  # the name that scvi-tools' RNASeqMixin reads
+        self.dispersion = dispersion
+        self.prior = prior
+        self.component_weights = component_weights
+        self.concentration = concentration
+        self.dirichlet_posterior = dirichlet_posterior
+        self.classifier_input = classifier_input
+        self.use_size_factor = use_size_factor
+        # counts per unit of size factor: factors of scanpy or scran have a mean of 1
+        self.register_buffer("size_scale", torch.ones(()))
+        self.mixture_started = False
+        self.n_known_categories: tuple[int, ...] | None = None
+
+        self.n_categories = (n_batch, *n_cats_per_cov)
+        self.sizes = ConditionSizes(self.n_categories, n_continuous_cov)
+        if encoder == "conv":
+            check_image_shape(self.image_shape)
+            if self.is_count:
+                raise ValueError(
+                    "encoder='conv' goes with likelihood 'bernoulli' or 'gaussian', but the "
+                    f"likelihood is {likelihood!r}."
+                )
+        encoder_sizes = self.sizes if encode_covariates else ConditionSizes()
+        self.encoder = Encoder(
+            Trunk(n_input, encoder_sizes, widths, dropout_rate)
+            if encoder == "mlp"
+            else ConvolutionalTrunk(self.image_shape),
+            encoder_sizes,
+            n_latent,
+            n_latent_w if self.has_mixture else 0,
+            input_dropout_rate,
+            noise=prior != "none",
+        )
+        if encoder == "mlp":
+            n_heads = 2 if likelihood == "zinb" else 1
+            self.decoder = Decoder(n_latent, self.sizes, n_input, n_heads, widths[::-1])
+        else:
+            self.decoder = ConvolutionalDecoder(n_latent, self.sizes, self.image_shape)
+        self.raw_dispersion = self._make_dispersion(n_input, n_batch, gaussian_scale)
+        self.condition_prior = None
+        if condition_prior == "learned" and prior != "none" and self.has_conditions:
+            n_placed = n_latent_w if self.has_mixture else n_latent
+            self.condition_prior = ConditionPrior(n_placed, self.sizes, self.n_hidden)
+        if self.has_mixture:
+            self.set_components(n_components)
+
+    @property
+    def has_conditions(self) -> bool:
+        """Whether c tells anything."""
+        return self.sizes.n_cont > 0 or max(self.n_categories) > 1
+
+    @property
+    def has_mixture(self) -> bool:
+        """Whether z has a mixture as its prior, once it is started."""
+        return self.prior in MIXTURE_PRIORS
+
+    @property
+    def is_count(self) -> bool:
+        """Whether x are counts."""
+        return self.gene_likelihood in COUNT_LIKELIHOODS
+
+    @property
+    def takes_sparse(self) -> bool:
+        """Whether minibatches can bring x as a CSR tensor."""
+        by_layers = isinstance(self.encoder.trunk, Trunk)
+        return self.is_count and by_layers and self.classifier_input == "z"
+
+    def _make_dispersion(
+        self, n_input: int, n_batch: int, gaussian_scale: float | None
+    ) -> nn.Parameter | None:
+        """Log inverse dispersion, or log standard deviation, (G,) or (n_batch, G)."""
+        if self.gene_likelihood in ("poisson", "bernoulli"):
+            return None
+        shape = (n_input,) if self.dispersion == "gene" else (n_batch, n_input)
+        fixed = self.gene_likelihood == "gaussian" and gaussian_scale is not None
+        start = gaussian_scale if fixed else START_DISPERSION[self.gene_likelihood]
+        raw = inverse_bounded_exp(torch.full(shape, start), LOG_DISPERSION_BOUND)
+        return nn.Parameter(raw, requires_grad=not fixed)
+
+    def set_components(self, n_components: int) -> None:
+        """Make everything whose shape depends on K anew, with random weights."""
+        self.n_components = n_components
+        n_in = self.n_latent + (self.n_input if self.classifier_input == "zx" else 0)
+        self.classifier = Classifier(n_in, self.sizes, n_components, self.n_hidden)
+        # Where the prior knows c, z need not forget it, and then z decoded under another condition
+        # still carries its own.
+        sizes = ConditionSizes() if self.condition_prior is None else self.sizes
+        self.component_prior = ComponentPrior(
+            self.n_latent, self.n_latent_w, sizes, n_components, self.n_hidden
+        )
+        learned = self.component_weights == "learned"
+        self.weight_logits = nn.Parameter(torch.zeros(n_components), requires_grad=learned)
+        if self.prior == "dirichlet" and self.dirichlet_posterior == "network":
+            self.dirichlet_network = DirichletNetwork(
+                self.n_latent, self.sizes, n_components, self.n_hidden
+            )
+        self.to(self.encoder.z_loc.weight.device)
+
+    def on_load(self, model: SCGMVAE, **kwargs) -> None:
+        """Give the module the shape that the saved model had, before its weights are read."""
+        reference = model.reference_categories_
+        if not model.reference_has_condition_prior_:
+            self.condition_prior = None  # the reference had no condition to learn it from
+        if self.has_mixture and model.n_components_ is not None:
+            with torch.random.fork_rng(devices=()):  # of weights that the saved ones replace
+                self.set_components(model.n_components_)
+        self.mixture_started = model.mixture_started_
+        if reference is not None:
+            self.freeze_known(reference)
+
+    # --------------------------------------------------------------------- query mapping
+
+    def extend_categories(self, n_categories: tuple[int, ...]) -> None:
+        """Add categories of conditions, and freeze all that is not theirs.
+
+        Parameters
+        ----------
+        n_categories
+            Categories of the batch and of each further categorical condition from now on, none
+            fewer than now. A new one starts as the mean of the known ones.
+
+        References
+        ----------
+        Lotfollahi et al. 2022, "Mapping single-cell data to reference atlases by transfer
+        learning" (scArches).
+        """
+        known = self.n_categories
+        self.n_categories = n_categories
+        self.sizes = ConditionSizes(n_categories, self.sizes.n_cont)
+        for layer in self._conditioned_layers():
+            layer.extend(n_categories, known)
+        if self.dispersion == "gene-batch" and self.raw_dispersion is not None:
+            old = self.raw_dispersion.detach()
+            added = old.mean(0).expand(n_categories[0] - known[0], -1)
+            is_learned = self.raw_dispersion.requires_grad
+            self.raw_dispersion = nn.Parameter(torch.cat([old, added]), requires_grad=is_learned)
+        self.freeze_known(known)
+
+    def freeze_known(self, n_known: tuple[int, ...]) -> None:
+        """Let training change the weights of categories beyond the first ``n_known`` alone.
+
+        Batch normalisation keeps its statistics as well, see :meth:`train`.
+        """
+        self.n_known_categories = n_known
+        by_batch = self.dispersion == "gene-batch" and self.raw_dispersion is not None
+        learns_dispersion = by_batch and self.raw_dispersion.requires_grad
+        self.requires_grad_(False)
+        is_new = [n > known for n, known in zip(self.n_categories, n_known, strict=True)]
+        by_category = [
+            (layer.offsets[str(i)], n_known[i])
+            for layer in self._conditioned_layers()
+            for i in np.flatnonzero(is_new)
+        ]
+        if learns_dispersion and is_new[0]:
+            by_category.append((self.raw_dispersion, n_known[0]))
+        for parameter, n_frozen in by_category:
+            parameter.requires_grad_(True)
+            parameter.register_hook(partial(_without_rows, n_rows=n_frozen))
+
+    def _conditioned_layers(self) -> list[ConditionedLinear]:
+        layers = [layer for layer in self.modules() if isinstance(layer, ConditionedLinear)]
+        return [layer for layer in layers if layer.takes_categories]
+
+    def train(self, mode: bool = True) -> CGMVAE:
+        """As in torch, but a frozen module keeps the batch statistics of the reference."""
+        super().train(mode)
+        if self.n_known_categories is not None:
+            for layer in self.modules():
+                if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+                    layer.eval()
+        return self
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Log π, (K,)."""
+        return torch.log_softmax(bounded(self.weight_logits, LOG_WEIGHT_BOUND), dim=-1)
+
+    @property
+    def alpha(self) -> Tensor:
+        """α, prior concentration of d, (K,)."""
+        return self.concentration * self.n_components * self.log_weights.exp()
+
+    # ------------------------------------------------------------------ minibatch → arguments
+
+    def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
+        return {
+            "x": tensors.get(SEEN_KEY, tensors[REGISTRY_KEYS.X_KEY]),
+            "batch_index": tensors[REGISTRY_KEYS.BATCH_KEY],
+            "cat_covs": tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
+            "cont_covs": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+            "size_factor": tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY),
+            "observed": tensors.get(OBSERVED_KEY),
+        }
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict
+    ) -> dict[str, Tensor | None]:
+        return {
+            "z": inference_outputs["z"],
+            "w": inference_outputs["w"],
+            "library": inference_outputs["library"],
+            "batch_index": tensors[REGISTRY_KEYS.BATCH_KEY],
+            "cat_covs": tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
+            "cont_covs": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+            "observed": tensors.get(OBSERVED_KEY),
+        }
+
+    def _conditions(
+        self, batch_index: Tensor, cat_covs: Tensor | None, cont_covs: Tensor | None
+    ) -> Conditions:
+        """One-hot code of every categorical condition, made once per minibatch."""
+        codes = [batch_index]
+        if cat_covs is not None:
+            codes += cat_covs.split(1, dim=1)
+        dtype = self.encoder.z_loc.bias.dtype
+        # torch's one_hot would wait for a GPU to tell the largest code
+        one_hots = tuple(
+            (code.reshape(-1, 1) == torch.arange(n, device=code.device)).to(dtype)
+            for code, n in zip(codes, self.n_categories, strict=True)
+        )
+        return Conditions(one_hots, cont_covs)
+
+    def _conditions_of(self, tensors: dict[str, Tensor]) -> Conditions:
+        """Conditions of a minibatch."""
+        inputs = self._get_inference_input(tensors)
+        return self._conditions(inputs["batch_index"], inputs["cat_covs"], inputs["cont_covs"])
+
+    # ------------------------------------------------------------------------- x, c → q
+
+    @auto_move_data
+    def inference(
+        self,
+        x: Tensor,
+        batch_index: Tensor,
+        cat_covs: Tensor | None = None,
+        cont_covs: Tensor | None = None,
+        size_factor: Tensor | None = None,
+        observed: Tensor | None = None,
+        n_samples: int = 1,
+        sample: bool = True,
+    ) -> dict[str, Normal | Tensor | None]:
+        """Posteriors of a minibatch.
+
+        Parameters
+        ----------
+        x
+            Data, ``(n, G)``; dense or, where :attr:`takes_sparse`, CSR.
+        batch_index, cat_covs, cont_covs
+            Conditions: codes ``(n, 1)`` and ``(n, n_covariates)``, values ``(n, n_covariates)``.
+        size_factor
+            Size factors ``(n, 1)``, in place of the observed library size.
+        observed
+            Which genes were measured, ``(G,)``; ``None`` where all were.
+        n_samples
+            S, samples of z and w.
+        sample
+            ``False`` takes the posterior means for z and w, as prediction does.
+
+        Returns
+        -------
+        ``qz``, ``qw`` Gaussians with parameters ``(n, L)`` and ``(n, W)``; ``z``, ``w`` samples,
+        ``(n, ·)`` or, for S > 1, ``(S, n, ·)``; ``y_logits`` of q(y|z,c) and ``d_concentration``
+        of q(d|z,c), ``(n, K)`` or ``(S, n, K)``; ``library`` log library size, ``(n, 1)``. What
+        the module does not model (yet) is ``None``.
+        """
+        c = self._conditions(batch_index, cat_covs, cont_covs)
+        encoder_input = self._encoder_input(x, observed)
+        hidden = self.encoder(encoder_input, c)
+        if self.mixture_started:
+            q_z, q_w = self.encoder.q_zw(hidden, c, self._center(c))
+        else:
+            center = 0.0 if self.has_mixture else self._center(c)
+            q_z, q_w = self.encoder.q_z(hidden, c, center), None
+        shape = (n_samples,) if n_samples > 1 else ()
+        z = q_z.rsample(shape) if sample else q_z.loc
+        if self.use_size_factor:
+            size = size_factor * self.size_scale
+        else:
+            size = sparse.row_sums(x)
+        outputs = {
+            "qz": q_z,
+            "z": z,
+            "qw": q_w,
+            "w": None,
+            "y_logits": None,
+            "d_concentration": None,
+            # log of a sum of values that are no counts has no meaning, and no reader
+            "library": torch.log(size) if self.is_count else size,
+            "ql": None,
+        }
+        if self.mixture_started:
+            y_logits = self._classify(z, encoder_input, c)
+            outputs |= {
+                "w": q_w.rsample(shape) if sample else q_w.loc,
+                "y_logits": y_logits,
+                "d_concentration": self._dirichlet_posterior(z, y_logits, c),
+            }
+        return outputs
+
+    @auto_move_data
+    def classify(self, z: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        """Logits of q(y|z,c) at given z, ``(n, K)``, of the cells of a minibatch."""
+        inputs = self._get_inference_input(tensors)
+        encoder_input = self._encoder_input(inputs["x"], inputs["observed"])
+        return self._classify(z, encoder_input, self._conditions_of(tensors))
+
+    def _encoder_input(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """What the networks see of x, (n, G).
+
+        Genes that were not measured are 0 there and the others are scaled up, as input dropout
+        does it with genes that it hides in training.
+        """
+        seen = sparse.map_values(torch.log1p, x) if self.is_count else x
+        if observed is None:
+            return seen
+        return sparse.map_values(lambda values: values / observed.float().mean(), seen)
+
+    def _classify(self, z: Tensor, encoder_input: Tensor, c: Conditions) -> Tensor:
+        """Logits of q(y|z,c) or q(y|z,x,c), (..., n, K)."""
+        if self.classifier_input == "zx":
+            z = torch.cat([z, encoder_input.expand(*z.shape[:-1], -1)], dim=-1)
+        return self.classifier(z, c)
+
+    def _dirichlet_posterior(self, z: Tensor, y_logits: Tensor, c: Conditions) -> Tensor | None:
+        """Concentration of q(d|z,c) for an unlabelled cell, (..., n, K)."""
+        if self.prior != "dirichlet":
+            return None
+        if self.dirichlet_posterior == "conjugate":
+            return self.alpha + y_logits.softmax(-1)
+        return self.dirichlet_network(z, c)
+
+    # ------------------------------------------------------------------------- z, w, c → p
+
+    @auto_move_data
+    def generative(
+        self,
+        z: Tensor,
+        w: Tensor | None,
+        library: Tensor,
+        batch_index: Tensor,
+        cat_covs: Tensor | None = None,
+        cont_covs: Tensor | None = None,
+        observed: Tensor | None = None,
+        transform_batch: int | None = None,
+        only_x: bool = False,
+    ) -> dict[str, object]:
+        """Densities of the generative model at samples of the latents.
+
+        Parameters
+        ----------
+        z, w
+            Samples, ``(..., n, L)`` and ``(..., n, W)``.
+        library
+            Log library sizes, ``(n, 1)``.
+        batch_index, cat_covs, cont_covs
+            Conditions, as in :meth:`inference`.
+        observed
+            Which genes the observed library size sums over, ``(G,)``; ``None`` for all.
+        transform_batch
+            Batch code to decode every cell with, in place of its own.
+        only_x
+            Leave out the densities of the latents; w is not read.
+
+        Returns
+        -------
+        ``px`` over ``(..., n, G)``; ``pz`` with parameters ``(..., n, K, L)``, or N(0, I) before
+        the mixture is started; ``pw`` over ``(..., n, W)`` or ``None``.
+        """
+        if transform_batch is not None:
+            batch_index = torch.full_like(batch_index, transform_batch)
+        c = self._conditions(batch_index, cat_covs, cont_covs)
+        raw_dispersion = self.raw_dispersion
+        if self.dispersion == "gene-batch" and raw_dispersion is not None:
+            raw_dispersion = c.one_hots[0] @ raw_dispersion  # (n, G)
+        if self.use_size_factor:  # which does not depend on the genes that were measured
+            observed = None
+        p_x = make_likelihood(
+            self.gene_likelihood, self.decoder(z, c), library, raw_dispersion, observed
+        )
+        if only_x:
+            return {"px": p_x}
+        if not self.mixture_started:
+            center = 0.0 if self.has_mixture else self._center(c)
+            return {"px": p_x, "pz": _unit_normal(z, center), "pw": None}
+        p_w = _unit_normal(w, self._center(c))
+        return {"px": p_x, "pz": self.component_prior(w, c), "pw": p_w}
+
+    def _center(self, c: Conditions) -> Tensor | float:
+        """Mean of p(w|c), (n, W), or of p(z|c) of a VAE, (n, L); 0 where it is fixed."""
+        return 0.0 if self.condition_prior is None else self.condition_prior(c)
+
+    @auto_move_data
+    def component_of(self, z: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        """Component of each cell of a minibatch, (n,): its label's, or the most probable at z."""
+        q_y, _, _ = self._observe_labels(tensors, self.classify(z, tensors), None)
+        return q_y.argmax(-1)
+
+    @auto_move_data
+    def sample_prior(self, component: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        """Draws of z, (n, L), for given components (n,) of a minibatch.
+
+        They come from p(w|c) p(z|w,y,c), or from p(z) or p(z|c) where there is no mixture.
+        """
+        if not self.mixture_started:
+            z = torch.randn(len(component), self.n_latent, device=component.device)
+            return z if self.has_mixture else z + self._center(self._conditions_of(tensors))
+        p_z = self.prior_components(tensors)
+        loc, scale = of_component(p_z.loc, component), of_component(p_z.scale, component)
+        return torch.normal(loc, scale)
+
+    @auto_move_data
+    def prior_components(self, tensors: dict[str, Tensor]) -> Normal:
+        """p(z|w,y,c) for every y, (n, K, L), at a draw of w ~ p(w|c) for each of a minibatch."""
+        n_cells = len(tensors[REGISTRY_KEYS.BATCH_KEY])
+        noise = torch.randn(n_cells, self.n_latent_w, device=self.device)
+        w = self._center(self._conditions_of(tensors)) + noise
+        return self.component_density(w, tensors)
+
+    @auto_move_data
+    def component_density(self, w: Tensor, tensors: dict[str, Tensor]) -> Normal:
+        """p(z|w,y,c) for every y at given w, (n, K, L), of the cells of a minibatch."""
+        return self.component_prior(w, self._conditions_of(tensors))
+
+    # ------------------------------------------------------------------------- q, p → nats
+
+    def loss(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict,
+        generative_outputs: dict,
+        kl_weight: float | Tensor = 1.0,
+        classification_weight: float = 1.0,
+        guide_weight: float = 0.0,
+        monte_carlo_kl: bool = False,
+    ) -> LossOutput:
+        r"""Negative evidence lower bound, five terms, each ``(n,)`` and in nats.
+
+        .. math::
+            -\log p(x|z,c) + \textstyle\sum_k q(y{=}k|z) \mathrm{KL}(q(z|x) \| p(z|w,y{=}k,c))
+            + \mathrm{KL}(q(w|x) \| p(w|c)) + \mathbb{E}_{q(d)}\mathrm{KL}(q(y|z) \|
+            \mathrm{Cat}(d)) + \mathrm{KL}(q(d|z) \| \mathrm{Dir}(\alpha))
+
+        A labelled cell has its label's component in place of q(y|z), and the classifier learns
+        from it by cross-entropy. Classification and guidance are no part of the bound, so they
+        stay out of ``kl_local``.
+
+        Parameters
+        ----------
+        tensors
+            The minibatch.
+        inference_outputs, generative_outputs
+            Of :meth:`inference` and :meth:`generative`.
+        kl_weight
+            Weight of the four divergences.
+        classification_weight
+            Weight of −log q(y*|z) of labelled cells.
+        guide_weight
+            Weight of the cross-entropy between the starting partition and q(y|z).
+        monte_carlo_kl
+            Estimate the divergences of z and w at the samples, log q(z|x) − log p(z), in place of
+            their closed forms (the first estimator of Kingma and Welling, eq. 6, in place of the
+            second, eq. 7). Both have the same mean, except that of z in a mixture, see Notes.
+
+        Notes
+        -----
+        q(y|z) is evaluated at one sample of z while the KL of z is a closed form over all of
+        q(z|x). This is the bound of a q in which y depends on x through an independent draw of z;
+        it never exceeds the log likelihood. By Monte Carlo y and z are of the same draw, which is
+        the bound of q(z|x) q(y|z); the two means differ by Σ_k Cov(q(y=k|z), log q(z|x)/p(z|k))
+        where y is not known. An autoencoder has the reconstruction alone, and no
+        bound.
+
+        References
+        ----------
+        Kingma and Welling 2014, "Auto-encoding variational Bayes".
+        """
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        q_z, p_z = inference_outputs["qz"], generative_outputs["pz"]
+        observed = tensors.get(OBSERVED_KEY)
+        reconstruction = -log_likelihood(generative_outputs["px"], x, observed)
+        reconstruction = _mean_over_samples(reconstruction)
+        extra: dict[str, Tensor] = {}
+        z, w = (inference_outputs[name] if monte_carlo_kl else None for name in ("z", "w"))
+        if self.prior == "none":
+            kl = {"kl_z": torch.zeros_like(reconstruction)}
+        elif not self.mixture_started:
+            kl = {"kl_z": dist.normal_kl(q_z, p_z, z)}
+        else:
+            y_logits = inference_outputs["y_logits"]
+            q_y, concentration, label = self._observe_labels(
+                tensors, y_logits, inference_outputs["d_concentration"]
+            )
+            kl_w = dist.normal_kl(inference_outputs["qw"], generative_outputs["pw"], w)
+            kl = {"kl_z": dist.mixture_kl(q_z, p_z, q_y, z), "kl_w": kl_w}
+            if self.prior == "dirichlet" and self.dirichlet_posterior == "conjugate":
+                # the sum of both is simpler than each, and has all of the gradient
+                with torch.no_grad():
+                    kl["kl_y"] = dist.categorical_dirichlet_kl(q_y, concentration)
+                kl["kl_d"] = dist.conjugate_dirichlet_bound(q_y, self.alpha) - kl["kl_y"]
+            elif self.prior == "dirichlet":
+                kl["kl_y"] = dist.categorical_dirichlet_kl(q_y, concentration)
+                kl["kl_d"] = dist.dirichlet_kl(concentration, self.alpha)
+            else:
+                kl["kl_y"] = dist.categorical_kl(q_y, self.log_weights)
+            if label is not None:
+                extra["classification"] = _masked_cross_entropy(y_logits, label)
+            if GUIDE_KEY in tensors:
+                extra["guide"] = _masked_cross_entropy(y_logits, tensors[GUIDE_KEY])
+        kl = {name: _mean_over_samples(value) for name, value in kl.items()}
+        loss = (reconstruction + kl_weight * sum(kl.values())).mean()
+        if "classification" in extra:
+            loss = loss + classification_weight * extra["classification"]
+        if "guide" in extra:
+            loss = loss + guide_weight * extra["guide"]
+        means = {name: value.mean().detach() for name, value in kl.items()}
+        return LossOutput(
+            loss=loss,
+            reconstruction_loss=reconstruction,
+            kl_local=kl,
+            extra_metrics=means | {name: value.detach() for name, value in extra.items()},
+        )
+
+    def _observe_labels(
+        self, tensors: dict[str, Tensor], y_logits: Tensor, concentration: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """q(y) and q(d) with the components of labelled cells put in place of the classifier's.
+
+        The label comes back as codes (n,), −1 where a cell has none, or None without labels.
+        """
+        q_y = y_logits.softmax(-1)  # (..., n, K)
+        if not self.n_labels:
+            return q_y, concentration, None
+        label = tensors[REGISTRY_KEYS.LABELS_KEY].squeeze(-1).long()
+        is_labelled = label < self.n_labels  # the unlabelled category is the last code
+        observed = one_hot(label.clamp(max=self.n_labels - 1), self.n_components).to(q_y.dtype)
+        q_y = torch.where(is_labelled.unsqueeze(-1), observed, q_y)
+        if concentration is not None and self.dirichlet_posterior == "conjugate":
+            concentration = self.alpha + q_y
+        return q_y, concentration, torch.where(is_labelled, label, -1)
+
+    # ------------------------------------------------------------------------- what users ask
+
+    @torch.inference_mode()
+    @auto_move_data
+    def sample(
+        self,
+        tensors: dict[str, Tensor],
+        n_samples: int = 1,
+        generative_kwargs: dict | None = None,
+    ) -> Tensor:
+        """Draws from the posterior predictive, ``(n, G)`` or ``(n, G, S)``, on the CPU."""
+        _, generative_outputs = self.forward(
+            tensors,
+            inference_kwargs={"n_samples": n_samples},
+            generative_kwargs=generative_kwargs,
+            compute_loss=False,
+        )
+        draws = generative_outputs["px"].sample()
+        return (draws if n_samples == 1 else draws.permute(1, 2, 0)).cpu()
+
+    @torch.inference_mode()
+    @auto_move_data
+    def marginal_ll(
+        self,
+        tensors: dict[str, Tensor],
+        n_mc_samples: int,
+        return_mean: bool = False,
+        n_mc_samples_per_pass: int = 25,
+    ) -> Tensor | float:
+        r"""Importance-sampled log p(x|c), with z and w drawn from q and y, d summed out.
+
+        .. math::
+            \log \tfrac{1}{S} \sum_s \frac{p(x|z_s,c)\, p(w_s|c) \sum_k \pi_k p(z_s|w_s,k,c)}
+            {q(z_s|x,c)\, q(w_s|x,c)}
+
+        Parameters
+        ----------
+        tensors
+            The minibatch.
+        n_mc_samples
+            S.
+        return_mean
+            The mean over the minibatch, or one value per cell.
+        n_mc_samples_per_pass
+            Samples held in memory at once.
+
+        Returns
+        -------
+        Tensor ``(n,)`` in nats, on the CPU, or its mean.
+        """
+        if self.prior == "none":
+            raise NotImplementedError(
+                "An autoencoder (prior='none') has no density of z, so there is no likelihood of "
+                "x. Use prior='normal' for a VAE."
+            )
+        x, observed = tensors[REGISTRY_KEYS.X_KEY], tensors.get(OBSERVED_KEY)
+        log_ratios = []
+        for first in range(0, n_mc_samples, n_mc_samples_per_pass):
+            n_samples = min(n_mc_samples_per_pass, n_mc_samples - first)
+            q, p = self.forward(
+                tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False
+            )
+            log_ratio = log_likelihood(p["px"], x, observed) - q["qz"].log_prob(q["z"]).sum(-1)
+            if self.mixture_started:
+                log_ratio = log_ratio + dist.mixture_log_prob(q["z"], p["pz"], self.log_weights)
+                log_ratio = log_ratio + p["pw"].log_prob(q["w"]).sum(-1)
+                log_ratio = log_ratio - q["qw"].log_prob(q["w"]).sum(-1)
+            else:
+                log_ratio = log_ratio + p["pz"].log_prob(q["z"]).sum(-1)
+            log_ratios.append(log_ratio.reshape(n_samples, -1))
+        value = torch.logsumexp(torch.cat(log_ratios), dim=0) - math.log(n_mc_samples)
+        return value.mean().item() if return_mean else value.cpu()
+
+
+def hidden_widths(n_hidden: Widths, n_layers: int) -> tuple[int, ...]:
+    """Units of each hidden layer of the encoder.
+
+    Examples
+    --------
+    >>> hidden_widths(128, 2), hidden_widths((512, 256), 1), hidden_widths(128, 0)
+    ((128, 128), (512, 256), ())
+    """
+    if isinstance(n_hidden, Sequence | np.ndarray):
+        if not len(n_hidden):
+            raise ValueError("n_hidden must name at least one width; n_layers=0 makes none.")
+        for width in n_hidden:
+            check_whole(1, n_hidden=width)
+        if n_layers != 1:
+            raise ValueError(
+                f"n_hidden={tuple(n_hidden)} says how many hidden layers there are; leave out "
+                f"n_layers={n_layers}."
+            )
+        return tuple(n_hidden)
+    check_whole(1, n_hidden=n_hidden)
+    check_whole(0, n_layers=n_layers)
+    return (n_hidden,) * n_layers
+
+
+def _unit_normal(like: Tensor, center: Tensor | float) -> Normal:
+    """N(center, I) over the shape of ``like``."""
+    scale = torch.ones_like(like)
+    return Normal(center * scale, scale, validate_args=False)
+
+
+def of_component(values: Tensor, component: Tensor) -> Tensor:
+    """Rows of the given components, (n, K, L) and (n,) → (n, L)."""
+    return values[torch.arange(len(component), device=values.device), component]
+
+
+def _without_rows(gradient: Tensor, n_rows: int) -> Tensor:
+    """The gradient with the first rows set to 0."""
+    return torch.cat([torch.zeros_like(gradient[:n_rows]), gradient[n_rows:]])
+
+
+def _mean_over_samples(value: Tensor) -> Tensor:
+    """(S, n) or (n,) to (n,)."""
+    return value.mean(0) if value.dim() == 2 else value
+
+
+def _masked_cross_entropy(y_logits: Tensor, code: Tensor) -> Tensor:
+    """Mean over all cells of −log q(y=code|z), where cells with code −1 count as 0."""
+    if y_logits.dim() == 3:
+        code = code.expand(y_logits.shape[:2])
+    total = cross_entropy(
+        y_logits.flatten(0, -2), code.flatten(), ignore_index=-1, reduction="sum"
+    )
+    return total / code.numel()

@@ -1,0 +1,341 @@
+"""Checkpoints: a training that was killed goes on as if it had not been.
+
+A checkpoint is a saved model (:mod:`scgmvae.model.saving`), so it can be loaded and read like any
+other, with the state of its training beside it: arguments, epoch, optimiser, schedules and the
+random state. It is written between two epochs, where nothing else has a state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.data import _constants as scvi_constants
+
+from scgmvae.data.matrices import is_on_disk
+from scgmvae.model.saving import FORMAT, Saved, check_there, encode, read
+from scgmvae.module.cgmvae import GUIDE_KEY
+
+if TYPE_CHECKING:
+    from scgmvae.model.scgmvae import SCGMVAE
+    from scgmvae.train.plan import StagedTrainingPlan, StagedTrainRunner
+
+__all__ = [
+    "Checkpoints",
+    "Training",
+    "check_new_folder",
+    "kept_arguments",
+    "read_checkpoint",
+    "restore_module",
+]
+
+
+class Training(NamedTuple):
+    """What a training was begun with."""
+
+    arguments: dict[str, object]
+    """Of :meth:`SCGMVAE.train`, those that decide on its result."""
+    is_first: bool
+    """Whether it is the model's first."""
+    goes_on: bool
+    """Whether the model had its components before it."""
+
+
+class Checkpoints(pl.Callback):
+    """Saves the model and the state of its training between epochs, and restores the latter.
+
+    Parameters
+    ----------
+    folder
+        Folder of the checkpoint, which is replaced by the next.
+    every
+        Epochs from one checkpoint to the next. Each stage ends with one as well.
+    model
+        The model.
+    training
+        What its training was begun with.
+    state
+        State to go on from, of :func:`read_checkpoint`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        model: SCGMVAE,
+        training: Training,
+        state: dict[str, object] | None = None,
+    ):
+        self.folder = folder
+        self.every = every
+        self.model = model
+        self.training = training
+        self.data = _fingerprint(model, training.arguments)
+        self.state = state
+        self.runner: StagedTrainRunner | None = None
+        self._written: tuple[int, bool] | None = None
+
+    # ----------------------------------------------------------------------------- writing
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
+        """Write what the epochs before have led to, where it is due.
+
+        Parameters
+        ----------
+        trainer, pl_module
+            Lightning's.
+        """
+        epoch = trainer.current_epoch
+        stage_ends = epoch == pl_module.pretrain_epochs
+        if stage_ends or epoch % self.every == 0:
+            self.write(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
+        """Write the end of the training, unless it ran out of time or steps within an epoch.
+
+        Parameters
+        ----------
+        trainer, pl_module
+            Lightning's.
+        """
+        stopped = any(getattr(callback, "stopped_epoch", 0) for callback in trainer.callbacks)
+        if stopped or trainer.current_epoch >= trainer.max_epochs:
+            self.write(trainer, pl_module, is_finished=True)
+
+    def write(
+        self, trainer: pl.Trainer, plan: StagedTrainingPlan, is_finished: bool = False
+    ) -> None:
+        """Write a checkpoint, unless it is the one that training goes on from.
+
+        Parameters
+        ----------
+        trainer, plan
+            Lightning's.
+        is_finished
+            Whether there are no more epochs, which early stopping can decide.
+        """
+        moment = (trainer.current_epoch, plan.module.mixture_started)
+        if not trainer.is_global_zero or (moment == self._written and not is_finished):
+            return
+        state = {
+            **self.training._asdict(),
+            "data": self.data,
+            "every": self.every,
+            "epoch": trainer.max_epochs if is_finished else trainer.current_epoch,
+            "step": trainer.global_step,
+            "random_state": torch.get_rng_state(),
+            "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+            "schedulers": [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs],
+            "callbacks": {
+                callback.state_key: callback.state_dict()
+                for callback in trainer.callbacks
+                if callback.state_dict()
+            },
+            "partition": trainer.train_dataloader.extra.get(GUIDE_KEY),
+        }
+        attributes = self.model._attributes() | self.runner.learned()
+        attributes["is_trained_"] = self.model.is_trained_ or trainer.current_epoch > 0
+        self.model._save(self.folder, "", attributes, {}, state)
+        self._written = moment
+
+    # --------------------------------------------------------------------------- restoring
+
+    def setup(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan, stage: str) -> None:
+        """Put epochs and steps where they were.
+
+        Parameters
+        ----------
+        trainer, pl_module, stage
+            Lightning's.
+        """
+        if self.state is None:
+            return
+        loop = trainer.fit_loop
+        epochs = loop.epoch_progress.current
+        epochs.ready = epochs.started = epochs.processed = epochs.completed = self.state["epoch"]
+        steps = loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+        steps.ready = steps.completed = self.state["step"]
+        # the steps that loggers count
+        loop.epoch_loop.on_load_checkpoint({"_batches_that_stepped": self.state["step"]})
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
+        """Put other callbacks where they were, also where no epoch is left.
+
+        Parameters
+        ----------
+        trainer, pl_module
+            Lightning's.
+
+        Raises
+        ------
+        ValueError
+            If one that had a state is missing.
+        """
+        if self.state is None:
+            return
+        given = {callback.state_key: callback for callback in trainer.callbacks}
+        missing = self.state["callbacks"].keys() - given.keys()
+        if missing:
+            raise ValueError(
+                "A training that is resumed needs the callbacks that it was begun with, but these "
+                f"are missing: {', '.join(sorted(missing))}. Give them anew with the same "
+                "settings, SaveCheckpoint with the same dirpath."
+            )
+        for key, values in self.state["callbacks"].items():
+            given[key].load_state_dict(deepcopy(values))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
+        """Put optimiser, schedules and random state where they were.
+
+        Parameters
+        ----------
+        trainer, pl_module
+            Lightning's.
+        """
+        if self.state is None:
+            return
+        state, self.state = self.state, None
+        self._written = (state["epoch"], pl_module.module.mixture_started)
+        for optimizer, values in zip(trainer.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
+        configs = trainer.lr_scheduler_configs
+        for config, values in zip(configs, state["schedulers"], strict=True):
+            config.scheduler.load_state_dict(values)
+        if state["partition"] is not None:
+            trainer.train_dataloader.extra[GUIDE_KEY] = state["partition"]
+        if trainer.world_size == 1:  # processes that train together have states of their own
+            torch.set_rng_state(state["random_state"])
+
+
+def kept_arguments(
+    arguments: dict[str, object], trainer_kwargs: dict[str, object]
+) -> dict[str, object]:
+    """Arguments of a training as a checkpoint keeps them.
+
+    Of the trainer's those are left out that a file of values cannot hold, such as callbacks.
+
+    Raises
+    ------
+    TypeError
+        If another one is no value either.
+    """
+    for name, value in arguments.items():
+        try:
+            encode(value, {})
+        except TypeError as error:
+            raise TypeError(
+                f"checkpoint_dir keeps the arguments of train, but {name} has {error}, which no "
+                "file of values can hold. Leave it out, or train without checkpoints."
+            ) from error
+    return arguments | {
+        "trainer_kwargs": {k: v for k, v in trainer_kwargs.items() if _is_value(v)}
+    }
+
+
+def _is_value(value: object) -> bool:
+    try:
+        encode(value, {})
+    except TypeError:
+        return False
+    return True
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise ``ValueError`` where a model would be replaced by checkpoints of another training."""
+    if (folder / "model.json").exists():
+        raise ValueError(
+            f"checkpoint_dir must hold no model yet, but {folder} does. Give another folder, or "
+            "go on with the training that it is of by resume_from."
+        )
+
+
+def read_checkpoint(model: SCGMVAE, folder: Path) -> Saved:
+    """A checkpoint that was made of the same model and cells.
+
+    Parameters
+    ----------
+    model
+        Model with data.
+    folder
+        Folder of the checkpoint.
+
+    Raises
+    ------
+    ValueError
+        If there is none, it is damaged, or of another model or other cells.
+    """
+    check_there(folder)
+    saved = read(folder, "", type(model).__name__, {"training.safetensors"})
+    if saved.training is None:
+        raise ValueError(
+            f"resume_from must be a folder of checkpoints, but {folder} holds a model without the "
+            "state of its training. Load it with SCGMVAE.load, and train it further from there."
+        )
+    if saved.format < FORMAT:
+        raise ValueError(
+            f"resume_from must be a checkpoint of format {FORMAT}, but {folder} has one of "
+            f"{saved.format}, which an older scgmvae wrote. Resume it with that version, or load "
+            "it with SCGMVAE.load and train it further from there."
+        )
+    setup = scvi_constants._SETUP_ARGS_KEY
+    pairs = {
+        "settings of the model": (model.init_params_, saved.attributes["init_params_"]),
+        "arguments of setup_anndata": (
+            model.registry_[setup],
+            saved.attributes["registry_"][setup],
+        ),
+        "cells, genes or values": (
+            _fingerprint(model, saved.training["arguments"]),
+            saved.training["data"],
+        ),
+    }
+    other = [what for what, (own, its) in pairs.items() if encode(own, {}) != encode(its, {})]
+    if other:
+        raise ValueError(
+            f"resume_from must be of this model and its data, but that in {folder} has other "
+            f"{' and other '.join(other)}. Make the model as it was made for that training."
+        )
+    return saved
+
+
+def restore_module(model: SCGMVAE, saved: Saved) -> None:
+    """Give the model's module the components and weights of a checkpoint.
+
+    Parameters
+    ----------
+    model
+        A model whose module has its conditions already.
+    saved
+        Of :func:`read_checkpoint`.
+    """
+    module = model.module
+    n_components = saved.attributes["n_components_"]
+    # components made anew would not be frozen as those of a query are
+    if module.has_mixture and n_components not in (None, module.n_components):
+        module.set_components(n_components)
+    saved.put_weights(module)
+    module.mixture_started = saved.attributes["mixture_started_"]
+
+
+def _fingerprint(model: SCGMVAE, arguments: dict[str, object]) -> str:
+    """Hash of names, registered fields and columns that a training reads, and of the sum of x."""
+    adata, manager = model.adata, model.adata_manager
+    digest = hashlib.sha256()
+    columns = [arguments[name] for name in ("guide_key", "balance_key") if arguments[name]]
+    obs = [adata.obs[column] for column in columns]
+    for names in (adata.obs_names, adata.var_names, *obs):
+        digest.update("\0".join(map(str, names)).encode())
+        digest.update(b"\1")
+    for key in manager.data_registry:
+        values = manager.get_from_registry(key)
+        if key != REGISTRY_KEYS.X_KEY:
+            digest.update(np.ascontiguousarray(values).tobytes())
+        elif not is_on_disk(values):  # reading a file would take as long as an epoch
+            digest.update(str(values.sum(dtype=np.float64)).encode())
+    return digest.hexdigest()

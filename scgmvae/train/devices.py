@@ -1,0 +1,92 @@
+"""Training by several processes, each with a device and a share of the minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from numpy.typing import NDArray
+
+from scgmvae.module.cgmvae import CGMVAE
+
+__all__ = ["check_devices", "start_on_all", "strategy_for"]
+
+FORKING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
+
+
+def check_devices(accelerator: str, devices: int | list[int] | str) -> None:
+    """Raise ``ValueError`` where more GPUs are asked for than there are."""
+    if accelerator not in ("gpu", "cuda") or devices in ("auto", -1, "-1"):
+        return
+    if isinstance(devices, str) and "," in devices:
+        devices = [device for device in devices.split(",") if device]
+    asked = list(map(int, devices)) if isinstance(devices, list) else range(int(devices))
+    n_found = torch.cuda.device_count()
+    if asked and max(asked) >= n_found:
+        raise ValueError(
+            f"devices={devices!r} asks for {max(asked) + 1} GPUs, but {n_found} are found. Give "
+            "devices='auto', or accelerator='cpu'."
+        )
+
+
+def strategy_for(
+    strategy: str | Strategy | None, devices: int | list[int] | str
+) -> str | Strategy | None:
+    """Lightning's strategy for what was asked for.
+
+    In pretraining the networks of w and y have no part in the loss, which DDP has to be told.
+
+    Raises
+    ------
+    ValueError
+        For a strategy that trains copies of the model in processes that end with the training.
+    """
+    several = isinstance(devices, int) and devices > 1
+    several |= isinstance(devices, list) and len(devices) > 1
+    if isinstance(strategy, str) and strategy.startswith(FORKING):
+        raise ValueError(
+            f"strategy={strategy!r} trains a copy of the model, whose components would be lost. "
+            "Run a script with strategy='ddp'."
+        )
+    if strategy == "ddp" or (strategy in (None, "auto") and several):
+        return DDPStrategy(find_unused_parameters=True)
+    return strategy
+
+
+def start_on_all(
+    trainer: pl.Trainer, module: CGMVAE, start: Callable[[], NDArray[np.integer]]
+) -> NDArray[np.integer]:
+    """Start the mixture in one process and send it to all.
+
+    Parameters
+    ----------
+    trainer
+        Lightning's.
+    module
+        This process's module.
+    start
+        Starts its mixture and returns the partition.
+
+    Returns
+    -------
+    The partition, the same in all processes.
+    """
+    if trainer.world_size == 1:
+        return start()
+    sent = None
+    if trainer.is_global_zero:
+        partition = start()
+        sent = (partition, module.n_components, module.state_dict())
+    partition, n_components, state = trainer.strategy.broadcast(sent)
+    if not trainer.is_global_zero:
+        module.set_components(n_components)
+        module.load_state_dict(state)
+        module.mixture_started = True
+        module.train()
+    if isinstance(trainer.strategy, DDPStrategy):  # whose gradients are of the old parameters
+        trainer.strategy.model = trainer.lightning_module
+        trainer.strategy.configure_ddp()
+    return partition

@@ -1,0 +1,118 @@
+"""Starting the mixture: components and classifier fitted to a partition of the cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from scgmvae.data.genes import OBSERVED_KEY
+
+if TYPE_CHECKING:
+    from scgmvae.module.cgmvae import CGMVAE
+
+__all__ = ["start_decoder", "start_mixture"]
+
+
+@torch.no_grad()
+def start_decoder(module: CGMVAE, mean: NDArray[np.floating]) -> None:
+    """Let the decoder's bias give every cell the average profile, so that it learns differences.
+
+    Parameters
+    ----------
+    module
+        A module with fresh weights.
+    mean
+        Mean of x over the training cells, ``(G,)``.
+    """
+    mean = torch.as_tensor(np.asarray(mean), dtype=torch.float32)
+    if module.is_count:
+        smallest = mean[mean > 0].min()
+        bias = torch.log(mean.clamp(min=smallest / 10) / mean.sum())
+    elif module.gene_likelihood == "bernoulli":
+        bias = torch.logit(mean.clamp(1e-3, 1 - 1e-3))
+    else:
+        bias = mean
+    module.decoder.start_at(bias)
+
+
+def start_mixture(
+    module: CGMVAE,
+    tensors: dict[str, Tensor],
+    posteriors: dict[str, NDArray[np.float32]],
+    partition: Tensor,
+    n_components: int,
+) -> None:
+    """Fit components and classifier to a partition of the latent.
+
+    Parameters
+    ----------
+    module
+        A pretrained module.
+    tensors
+        The training cells as one minibatch; x can be without columns where the classifier does not
+        see it.
+    posteriors
+        Means ``z_loc`` and variances ``z_var`` of their z, ``(n, L)``.
+    partition
+        Their codes ``(n,)`` in 0 … K − 1, or −1 for cells that belong to no group.
+    n_components
+        K; a component without cells starts at a random place of the cells' spread.
+    """
+    device = module.device
+    z = torch.from_numpy(posteriors["z_loc"]).to(device)
+    z_var = torch.from_numpy(posteriors["z_var"]).to(device)
+    partition = partition.to(device)
+    module.set_components(n_components)
+    with torch.no_grad():
+        _place_components(module, z, z_var, partition)
+    _fit_classifier(module, z, tensors, partition)
+    module.mixture_started = True
+
+
+def _place_components(module: CGMVAE, z: Tensor, z_var: Tensor, partition: Tensor) -> None:
+    """Means, spreads and weights of the clusters into p(z|w,y,c) and π."""
+    n_components = module.n_components
+    variance = z.var(0, unbiased=False) + z_var.mean(0)
+    loc = z.mean(0) + variance.sqrt() * torch.randn(n_components, z.shape[1], device=z.device)
+    scale = variance.sqrt().expand_as(loc).clone()
+    for k in torch.unique(partition[partition >= 0]).tolist():
+        members = partition == k
+        n_members = int(members.sum())
+        # A cluster of a few cells has no spread of its own: shrink towards the overall one.
+        trust = n_members / (n_members + 10)
+        of_cluster = z[members].var(0, unbiased=False) + z_var[members].mean(0)
+        loc[k] = z[members].mean(0)
+        scale[k] = (trust * of_cluster + (1 - trust) * variance).sqrt()
+    module.component_prior.start_at(loc, scale)
+    if module.weight_logits.requires_grad:
+        sizes = torch.bincount(partition[partition >= 0], minlength=n_components)
+        log_sizes = torch.log(sizes + 1.0)
+        module.weight_logits.copy_(log_sizes - log_sizes.mean())
+
+
+def _fit_classifier(
+    module: CGMVAE,
+    z: Tensor,
+    tensors: dict[str, Tensor],
+    partition: Tensor,
+    n_steps: int = 300,
+    batch_size: int = 512,
+) -> None:
+    """Cross-entropy fit of q(y|z,c) to the partition."""
+    grouped = (partition >= 0).nonzero().squeeze(-1).cpu()
+    optimizer = torch.optim.Adam(module.classifier.parameters(), lr=5e-3)
+    for _ in range(n_steps):
+        rows = grouped[torch.randint(len(grouped), (min(batch_size, len(grouped)),))]
+        batch = {
+            name: (values if name == OBSERVED_KEY else values[rows]).to(z.device)
+            for name, values in tensors.items()
+        }
+        logits = module.classify(z[rows], batch)
+        optimizer.zero_grad()
+        cross_entropy(logits, partition[rows]).backward()
+        optimizer.step()
