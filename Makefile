@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-CODE := scgmvae tests benchmarks tutorials docs conftest.py
+CODE := scgmvae tests benchmarks examples tutorials docs conftest.py
 
 # No window opens, with or without a display.
 export MPLBACKEND := Agg
@@ -17,7 +17,7 @@ help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/.installed ## run the demonstration, results in demo_output/
-	$(BIN)/python benchmarks/demo.py demo_output
+	$(BIN)/python examples/demo.py demo_output
 
 # One thread: where other work keeps a core busy, two wait for each other most of the time. Options of
 # the tests are left out, because they belong to plugins that notebooks do without.

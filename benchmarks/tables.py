@@ -253,15 +253,21 @@ def made_of(spec: Table, results: Path = RESULTS) -> str:
     return f"{table(shown.set_index(shown.columns[0]))}\n{provenance(spec.files, results)}\n"
 
 
+def script_of(name: str) -> str:
+    """Path of a script, in ``benchmarks/`` or ``benchmarks/studies/``, from the top folder."""
+    folder = "benchmarks" if (ROOT / "benchmarks" / name).exists() else "benchmarks/studies"
+    return f"{folder}/{name}"
+
+
 def provenance(files: tuple[str, ...], results: Path = RESULTS) -> str:
     """Command, files, versions and machine; a line for each that differs."""
     made: dict[str, list[str]] = {}
     for name in files:
         content = json.loads((results / f"{name}.json").read_text())
-        machine, script = content["machine"], content["script"]
+        machine, script = content["machine"], script_of(content["script"])
         versions = [f"{p} {machine['versions'][p]}" for p in ("scgmvae", "scvi-tools", "torch")]
         line = (
-            f"`python benchmarks/{script}` with {', '.join(versions)}, "
+            f"`python {script}` with {', '.join(versions)}, "
             f"Python {machine['python']}, {machine['system']}, {machine['cpus']} processors, "
             f"threads: {machine['threads']}, {machine['gpu'] or 'no GPU'}. "
             f"{content.get('note', '')}"

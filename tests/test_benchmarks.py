@@ -14,8 +14,8 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
     ("script", "results"),
     [
         pytest.param("quality.py", {"quality-simulated": (2, "ACC")}, id="quality"),
-        pytest.param("start.py", {"start": (12, "ACC")}, id="start"),
-        pytest.param("recipe.py", {"recipe": (2, "ACC")}, id="recipe"),
+        pytest.param("studies/start.py", {"start": (12, "ACC")}, id="start"),
+        pytest.param("studies/recipe.py", {"recipe": (2, "ACC")}, id="recipe"),
         pytest.param(
             "labels.py", {"labels-simulated": (5, "ACC"), "labels-rare": (2, "ACC")}, id="labels"
         ),
@@ -50,7 +50,9 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             },
             id="speed",
         ),
-        pytest.param("merging.py --tasks pbmc3k", {"merging-pbmc3k": (4, "ARI")}, id="merging"),
+        pytest.param(
+            "studies/merging.py --tasks pbmc3k", {"merging-pbmc3k": (4, "ARI")}, id="merging"
+        ),
         pytest.param(
             "likelihood.py --tasks pbmc3k", {"likelihood-pbmc3k": (1, None)}, id="likelihood"
         ),

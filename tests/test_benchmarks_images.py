@@ -21,7 +21,7 @@ import pytest
             id="images",
         ),
         pytest.param(
-            "image_start.py",
+            "studies/image_start.py",
             {
                 "image_start-fashion": (24, "ACC"),
                 "image_start-mnist": (24, "ACC"),
@@ -39,7 +39,7 @@ import pytest
             id="dual",
         ),
         pytest.param(
-            "ambient.py",
+            "studies/ambient.py",
             {"ambient-10pct": (4, "specificity"), "ambient-20pct": (4, "specificity")},
             id="ambient",
         ),

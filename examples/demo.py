@@ -5,7 +5,7 @@ Trains on 700 PBMCs with default settings and leaves in the output folder: ``ann
 ``report.txt``, agreement with the labels beside PCA + Leiden and PCA + k-means, each with the
 number of clusters found and, a second fit, told.
 
-    python benchmarks/demo.py [output folder]
+    python examples/demo.py [output folder]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How many clusters? Starts of different fineness, and merging by different criteria.
 
-    SCGMVAE_DATA_DIR=... python benchmarks/merging.py [--tasks pbmc4k ...] [--seeds 0 1]
+    SCGMVAE_DATA_DIR=... python benchmarks/studies/merging.py [--tasks pbmc4k ...] [--seeds 0 1]
 
 Every model starts from Leiden groups at the given resolution, 0.5 being the default, and is
 trained with default settings. Then its components are merged from the same posteriors by each
@@ -13,16 +13,20 @@ the criteria are what counts.
 
 from __future__ import annotations
 
+import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from anndata import AnnData
-from common import load_counts, run_tasks
 from sklearn.metrics import adjusted_rand_score
 
 import scgmvae
 from scgmvae.clustering import partition
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import load_counts, run_tasks
 
 SETS = ("pbmc3k", "pbmc4k", "mouse_bladder", "sc_mixology", "paul15", "simulated")
 RESOLUTIONS = (0.5, 1.0, 2.0)

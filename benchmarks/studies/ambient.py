@@ -1,6 +1,6 @@
 """The idea of the dual VAE on counts: ambient RNA as background. An experiment, not a method.
 
-    SCGMVAE_DATA_DIR=... python benchmarks/ambient.py [--tasks 10pct 20pct] [--seeds 0 1 2]
+    SCGMVAE_DATA_DIR=... python benchmarks/studies/ambient.py [--tasks 10pct 20pct] [--seeds 0 1 2]
 
 Cells of pbmc4k are put into two batches at random, one of which lacks most of one type, and a
 share of each cell's counts is replaced by as many drawn from the pool, the mean profile of its
@@ -21,12 +21,13 @@ none, and the pool taken off with the true mean share of all cells (*mean share 
 
 from __future__ import annotations
 
+import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
-from common import load_counts, run_tasks
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.cluster import KMeans
@@ -35,6 +36,9 @@ from torch.distributions import Normal, Poisson
 
 from scgmvae.distributions.divergences import normal_kl
 from scgmvae.nn.networks import Conditions, ConditionSizes, Decoder, Encoder, Trunk
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import load_counts, run_tasks
 
 N_GROUPS, N_MARKERS = 50, 10
 CONCENTRATION = 20.0

@@ -1,7 +1,7 @@
 """What each part of the training recipe does: the default, and one change at a time.
 
-    SCGMVAE_DATA_DIR=... python benchmarks/recipe.py
-    SCGMVAE_DATA_DIR=... python benchmarks/recipe.py --found --sets pbmc4k
+    SCGMVAE_DATA_DIR=... python benchmarks/studies/recipe.py
+    SCGMVAE_DATA_DIR=... python benchmarks/studies/recipe.py --found --sets pbmc4k
 
 ARI and ACC at the start and after training, with K given or, by ``--found``, not, and the bound.
 These are the remedies that were tried where a figure of ``quality.py`` lies below its floor.
@@ -10,15 +10,18 @@ These are the remedies that were tried where a figure of ``quality.py`` lies bel
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import pandas as pd
-from common import set_threads, summarise, write
-from quality import load
 
 import scgmvae
 from scgmvae.clustering import partition
 from scgmvae.metrics import clustering_scores
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import set_threads, summarise, write
+from quality import load
 
 SETS = ("pbmc4k", "mouse_bladder", "pbmc3k")
 NEEDS_K = "k-means start"
@@ -76,7 +79,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--found", action="store_true", help="do not tell K")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
     parser.add_argument("--short", action="store_true", help="two epochs of simulated data")
     args = parser.parse_args()
     set_threads(args.threads)

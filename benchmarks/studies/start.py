@@ -1,6 +1,6 @@
 """Which partition should the mixture start from? No model is trained here.
 
-    SCGMVAE_DATA_DIR=... python benchmarks/start.py
+    SCGMVAE_DATA_DIR=... python benchmarks/studies/start.py
 
 On principal components of log-normalised counts: k-means, a diagonal Gaussian mixture and Leiden
 at a resolution searched to give K groups, beside Leiden at one resolution whose groups are merged
@@ -12,16 +12,19 @@ a group of rows with care; what carries over is the distance between the groups.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import summarise, write
-from quality import load
 from scipy import sparse
 
 from scgmvae.clustering import partition
 from scgmvae.metrics import clustering_scores
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import summarise, write
+from quality import load
 
 SETS = ("pbmc3k", "pbmc4k", "mouse_bladder", "paul15")
 FOR_K = (0.5, 0.7, 1.0)
@@ -69,7 +72,7 @@ def partitions(name: str, seed: int) -> list[dict[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
     parser.add_argument("--short", action="store_true", help="one seed of simulated data")
     args = parser.parse_args()
     sets, seeds = (["simulated"], [0]) if args.short else (SETS, args.seeds)

@@ -1,6 +1,6 @@
 """Which partition should a mixture of images start from? No mixture is trained here.
 
-    SCGMVAE_DATA_DIR=... python benchmarks/image_start.py [--tasks fashion] [--seeds 0 1 2]
+    SCGMVAE_DATA_DIR=... python benchmarks/studies/image_start.py [--tasks fashion] [--seeds 0 1 2]
 
 Leiden groups of a VAE's latent, after two iterations or when they are stable, merged to K = 10 at
 three resolutions, from four runs each: how well they agree with the classes of the training images
@@ -14,14 +14,14 @@ an order that the seed draws.
 
 from __future__ import annotations
 
+import sys
 import time
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 import igraph as ig
 import numpy as np
-from common import run_tasks
-from images import FAST, LABEL, load
 from scipy import stats
 
 import scgmvae
@@ -29,6 +29,10 @@ from scgmvae.clustering import partition
 from scgmvae.metrics import clustering_scores
 from scgmvae.model.training import IMAGES
 from scgmvae.module.cgmvae import INPUT_DROPOUT_RATE
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import run_tasks
+from images import FAST, LABEL, load
 
 RESOLUTIONS = (0.4, 0.7, 1.0)
 N_RUNS = 4
