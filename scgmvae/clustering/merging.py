@@ -2,7 +2,7 @@ r"""Trees of components: which pair to merge next, by three criteria.
 
 A tree is a linkage matrix as of :func:`scipy.cluster.hierarchy.linkage`, ``(K − 1, 4)``: a row per
 merge, with the two clusters, a height that never falls, and the number of components in their
-union. ``benchmarks/merging.py`` compares the criteria.
+union. ``benchmarks/studies/merging.py`` compares the criteria.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ merged on the same graph until there are K. k-means told K cuts the large types 
 pieces of equal size, and so does Leiden at a resolution searched to give K groups; splitting
 where a group falls apart most easily, and merging where it does least harm, leaves them whole.
 Then each cell goes to the nearest group mean, once.
-``benchmarks/start.py`` has the comparison.
+``benchmarks/studies/start.py`` has the comparison.
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ def leiden(
     until_stable
         Go on until an iteration changes nothing, rather than for two, as scanpy advises. The
         modularity gets a little higher, in two to four times the seconds
-        (``benchmarks/image_start.py``).
+        (``benchmarks/studies/image_start.py``).
 
     Returns
     -------

@@ -281,7 +281,7 @@ class ComponentsMixin:
             ``"entropy"``: the pair between which the cells' posteriors are least decided.
             ``"elbo"``: the pair that costs least of the ELBO when one Gaussian takes the place of
             two, on held-out cells if there are any; the best where ``n`` is given
-            (``benchmarks/merging.py``).
+            (``benchmarks/studies/merging.py``).
 
         Returns
         -------

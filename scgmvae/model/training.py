@@ -668,7 +668,8 @@ class Recipe(NamedTuple):
 
 
 COUNTS = Recipe(Length(320, 5, 60), Length(1500, 20, 100), {}, {}, straight=True)
-"""Longer pretraining ends at the same agreement with the labels (``benchmarks/recipe.py``)."""
+"""Longer pretraining ends at the same agreement with the labels, as
+``benchmarks/studies/recipe.py`` shows."""
 
 IMAGES = Recipe(
     Length(9400, 10, 60),
