@@ -36,7 +36,8 @@ from torch.distributions import Normal
 import scgmvae
 from scgmvae.distributions.divergences import normal_kl
 from scgmvae.distributions.likelihoods import LOG_DISPERSION_BOUND, Gaussian, log_likelihood
-from scgmvae.nn.networks import Conditions, bounded_exp
+from scgmvae.nn.bounds import bounded_exp
+from scgmvae.nn.layers import Conditions
 
 WIDE = 31
 WINDOWS = (7, 13, 19, 25)

@@ -24,11 +24,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import anndata as ad
+import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
 from scipy import sparse
+from torch.utils.data import DataLoader
 
 from scgmvae import SCGMVAE, DualVAE, datasets
 
@@ -219,6 +221,54 @@ def on_disk() -> SCGMVAE:
     return model
 
 
+class Minibatches(pl.LightningDataModule):
+    """A data module of one AnnData with batches and labels, described as scvi-tools does it."""
+
+    def __init__(self, adata: AnnData):
+        super().__init__()
+        self.adata = adata
+        batches, labels = (adata.obs[key].astype("category").cat for key in ("batch", "component"))
+        self.codes = np.stack([batches.codes, labels.codes], axis=1).astype(np.int64)
+        fields = {
+            "X": {"n_obs": adata.n_obs, "n_vars": adata.n_vars, "column_names": adata.var_names},
+            "batch": {
+                "categorical_mapping": np.array(batches.categories[::-1]),
+                "original_key": "batch",
+            },
+            "labels": {
+                "categorical_mapping": np.array(labels.categories),
+                "original_key": "component",
+                "unlabeled_category": labels.categories[0],
+            },
+        }
+        self.registry = {
+            "setup_method_name": "setup_datamodule",
+            "setup_args": {},
+            "field_registries": {
+                key: {"state_registry": state, "data_registry": {}, "summary_stats": {}}
+                for key, state in fields.items()
+            },
+        }
+
+    def train_dataloader(self) -> DataLoader:
+        """Minibatches of 60 cells in order."""
+        x = torch.from_numpy(self.adata.X.toarray())
+        codes = torch.from_numpy(self.codes)
+        batch = {"X": x, "batch": codes[:, :1], "labels": codes[:, 1:]}
+        rows = range(0, self.adata.n_obs, 60)
+        return DataLoader([{k: v[i : i + 60] for k, v in batch.items()} for i in rows], None)
+
+
+def of_data_module() -> SCGMVAE:
+    """Minibatches that a data module makes."""
+    module = Minibatches(counts())
+    model = SCGMVAE(registry=module.registry, **NETWORK)
+    model.train(datamodule=module, max_epochs=3, pretrain_epochs=2, **MACHINE)
+    proba = model.predict(dataloader=module.train_dataloader(), soft=True)
+    model.adata.obsm["proba of a dataloader"] = proba.set_index(model.adata.obs_names)
+    return model
+
+
 def images(**settings: object) -> SCGMVAE:
     """Scanned digits, with labels for some."""
     adata = datasets.digits()[:300].copy()
@@ -257,6 +307,7 @@ TRAININGS: dict[str, Callable[[], SCGMVAE | DualVAE]] = {
     "resumed": resumed,
     "query": query,
     "on disk": on_disk,
+    "data module": of_data_module,
     "images": images,
     "images, convolutions": lambda: images(encoder="conv", n_components=12),
     "format 1": lambda: saved("format_1"),

@@ -6,7 +6,15 @@ from scgmvae.dual.model import DualVAE
 from scgmvae.dual.module import DualModule
 from scgmvae.model.scgmvae import SCGMVAE
 from scgmvae.module.cgmvae import CGMVAE
+from scgmvae.versions import __version__
 
-__all__ = ["CGMVAE", "SCGMVAE", "DualModule", "DualVAE", "datasets", "metrics", "pl"]
-
-__version__ = "0.1.0"
+__all__ = [
+    "CGMVAE",
+    "SCGMVAE",
+    "DualModule",
+    "DualVAE",
+    "__version__",
+    "datasets",
+    "metrics",
+    "pl",
+]

@@ -22,7 +22,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from scgmvae.checks import default_layer
+from scgmvae.data.validation import default_layer
 from scgmvae.distributions.likelihoods import LIKELIHOODS
 from scgmvae.io.whole_files import check_target, whole_file
 from scgmvae.model.scgmvae import SCGMVAE

@@ -35,7 +35,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal, Poisson
 
 from scgmvae.distributions.divergences import normal_kl
-from scgmvae.nn.networks import Conditions, ConditionSizes, Decoder, Encoder, Trunk
+from scgmvae.nn.layers import Conditions, ConditionSizes, Trunk
+from scgmvae.nn.networks import Decoder, Encoder
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import load_counts, run_tasks

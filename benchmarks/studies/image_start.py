@@ -27,8 +27,8 @@ from scipy import stats
 import scgmvae
 from scgmvae.clustering import partition
 from scgmvae.metrics import clustering_scores
-from scgmvae.model.training import IMAGES
 from scgmvae.module.cgmvae import INPUT_DROPOUT_RATE
+from scgmvae.train.recipe import IMAGES
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import run_tasks

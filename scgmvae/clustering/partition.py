@@ -39,8 +39,8 @@ __all__ = [
     "log_normalized_pcs",
     "merge_groups",
     "nearest_mean",
-    "partition_by_labels",
     "neighbor_graph",
+    "partition_by_labels",
     "split_groups",
 ]
 

@@ -7,10 +7,10 @@ the joint stage every minibatch is guided by the model as it was when the mixtur
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -22,21 +22,22 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import _constants as scvi_constants
+from scvi.module.base import BaseModuleClass
 from torch import Tensor
 
-from scgmvae.data.minibatches import CELLS_IN_MEMORY, CELLS_KEY, in_layout
-from scgmvae.module.cgmvae import CGMVAE, GUIDE_KEY
+from scgmvae.data.keys import CELLS_KEY, GUIDE_KEY
+from scgmvae.data.minibatches import CELLS_IN_MEMORY, in_layout
+from scgmvae.data.registry import Setup
 from scgmvae.nn.sparse import is_sparse
-
-if TYPE_CHECKING:
-    from scgmvae.model.scgmvae import SCGMVAE
 
 __all__ = [
     "ForeignMinibatches",
+    "Layout",
+    "cells_of_categories",
     "check_data_module",
     "is_of_data_module",
+    "label_codes_of",
     "n_obs_of",
-    "registry_of",
     "tensors_of",
 ]
 
@@ -55,62 +56,97 @@ def n_obs_of(registry: Mapping[str, object]) -> int:
     return x[scvi_constants._STATE_REGISTRY_KEY]["n_obs"]
 
 
-def registry_of(
-    model_class: type[SCGMVAE], registry: Mapping[str, object]
-) -> tuple[dict[str, object], tuple[int, ...]]:
-    """What ``setup_anndata`` registers for data as a data module has them.
+@dataclass(frozen=True)
+class Layout:
+    """Genes, labels and conditions in the order in which a model reads them."""
+
+    setup: Setup
+    """What the model was set up with."""
+    label_codes: tuple[int, ...]
+    """Component of each label of the data module, or the number of labels where it means none."""
+    is_sparse: bool = False
+    """Whether the model takes x as CSR tensors."""
+
+    @property
+    def gene_names(self) -> list[str]:
+        """Names of the genes, (G,)."""
+        return list(self.setup.gene_names)
+
+    @property
+    def n_categories(self) -> tuple[int, ...]:
+        """Categories of the batch, 1 without batches, and of each further condition."""
+        batch_key = self.setup.arguments["batch_key"]
+        sizes = {column: len(names) for column, names in self.setup.categories.items()}
+        return (sizes.pop(batch_key, 1), *sizes.values())
+
+    @property
+    def description(self) -> tuple[object, ...]:
+        """All that two data modules for one model have in common."""
+        categories = [(column, list(names)) for column, names in self.setup.categories.items()]
+        labels = (self.setup.label_names, self.label_codes)
+        return self.gene_names, categories, self.setup.continuous, *labels
+
+
+def cells_of_categories(registry: Mapping[str, Any]) -> tuple[AnnData, dict[str, Any]]:
+    """An AnnData of as few cells as have all categories of a data module, without any counts.
+
+    What ``setup_anndata`` registers for these cells is what it would register for those of the
+    data module, if they were in an AnnData.
 
     Parameters
     ----------
-    model_class
-        Class of the model.
     registry
-        The data module's.
+        Registry of the data module.
 
     Returns
     -------
-    The registry, and for each of the data module's labels the number of its component, or of the
-    unlabelled category, which is the last here; empty without labels.
+    The cells, and the arguments of ``setup_anndata`` for them.
     """
-
-    def state(key: str) -> Mapping[str, object]:
-        of_key = registry[scvi_constants._FIELD_REGISTRIES_KEY].get(key, {})
-        return of_key.get(scvi_constants._STATE_REGISTRY_KEY, {})
-
-    batches, labels = state(REGISTRY_KEYS.BATCH_KEY), state(REGISTRY_KEYS.LABELS_KEY)
-    setup: dict[str, object] = {}
+    found = Setup(registry)
+    batches, labels = found.state(REGISTRY_KEYS.BATCH_KEY), found.state(REGISTRY_KEYS.LABELS_KEY)
+    arguments: dict[str, Any] = {}
     columns: dict[str, Sequence[object]] = {}
     if batches.get("categorical_mapping") is not None:
-        setup["batch_key"] = batches["original_key"]
-        columns[setup["batch_key"]] = _in_order(batches["categorical_mapping"])
-    if covariates := state(REGISTRY_KEYS.CAT_COVS_KEY).get("mapping"):
-        setup["categorical_covariate_keys"] = list(covariates)
+        arguments["batch_key"] = batches["original_key"]
+        columns[arguments["batch_key"]] = _in_order(batches["categorical_mapping"])
+    if covariates := found.state(REGISTRY_KEYS.CAT_COVS_KEY).get("mapping"):
+        arguments["categorical_covariate_keys"] = list(covariates)
         columns |= {key: _in_order(names) for key, names in covariates.items()}
     if labels.get("categorical_mapping") is not None:
-        setup["labels_key"] = labels["original_key"]
-        setup["unlabeled_category"] = str(labels["unlabeled_category"])
-        columns[setup["labels_key"]] = [str(name) for name in labels["categorical_mapping"]]
-    if len(continuous := state(REGISTRY_KEYS.CONT_COVS_KEY).get("columns", ())):
-        setup["continuous_covariate_keys"] = list(continuous)
-
-    # as few cells as have all the categories
+        arguments["labels_key"] = labels["original_key"]
+        arguments["unlabeled_category"] = str(labels["unlabeled_category"])
+        columns[arguments["labels_key"]] = _label_names(registry)
+    if len(continuous := found.state(REGISTRY_KEYS.CONT_COVS_KEY).get("columns", ())):
+        arguments["continuous_covariate_keys"] = list(continuous)
     n = max([1, *map(len, columns.values())])
     obs = pd.DataFrame(index=map(str, range(n)))
     for key, names in columns.items():
         obs[key] = pd.Categorical(np.resize(np.array(names, dtype=object), n), categories=names)
-    obs = obs.assign(**dict.fromkeys(setup.get("continuous_covariate_keys", ()), 0.0))
-    var = pd.DataFrame(index=[str(name) for name in state(REGISTRY_KEYS.X_KEY)["column_names"]])
+    obs = obs.assign(**dict.fromkeys(arguments.get("continuous_covariate_keys", ()), 0.0))
+    var = pd.DataFrame(index=[str(name) for name in found.gene_names])
     cells = AnnData(sparse.csr_matrix((n, len(var)), dtype=np.float32), obs=obs, var=var)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Category .* has fewer than 3 cells")
-        model_class.setup_anndata(cells, **setup)
-    managers = model_class._setup_adata_manager_store
-    made = managers.pop(cells.uns[scvi_constants._SCVI_UUID_KEY]).registry
-    if "labels_key" not in setup:
-        return made, ()
-    known = pd.Index(model_class._labels_of(made))
-    codes = known.get_indexer(columns[setup["labels_key"]])
-    return made, tuple(np.where(codes < 0, len(known), codes).tolist())
+    return cells, arguments
+
+
+def label_codes_of(registry: Mapping[str, Any], label_names: Sequence[str]) -> tuple[int, ...]:
+    """Component of each label of a data module, or the number of labels where it means none.
+
+    Parameters
+    ----------
+    registry
+        Registry of the data module.
+    label_names
+        Names of the labels in the order of their components.
+    """
+    known = pd.Index(label_names)
+    codes = known.get_indexer(_label_names(registry))
+    return tuple(np.where(codes < 0, len(known), codes).tolist())
+
+
+def _label_names(registry: Mapping[str, Any]) -> list[str]:
+    """Names of a data module's labels by their codes; none without labels."""
+    names = Setup(registry).state(REGISTRY_KEYS.LABELS_KEY).get("categorical_mapping")
+    return [] if names is None else [str(name) for name in names]
 
 
 def _in_order(names: Mapping[object, int] | Sequence[object]) -> list[object]:
@@ -118,56 +154,42 @@ def _in_order(names: Mapping[object, int] | Sequence[object]) -> list[object]:
     return sorted(names, key=names.get) if isinstance(names, Mapping) else list(names)
 
 
-def check_data_module(model: SCGMVAE, datamodule: object) -> None:
-    """Raise where a model was not made for a data module.
+def check_data_module(datamodule: object, is_made_for_one: bool) -> None:
+    """Raise unless a data module is one that this model can train on.
+
+    Parameters
+    ----------
+    datamodule
+        What a user has passed.
+    is_made_for_one
+        Whether the model was made of the registry of a data module.
 
     Raises
     ------
     TypeError
         If it is none of Lightning's, or without a registry.
     ValueError
-        If the model was made of an AnnData, or of other genes, labels or conditions.
+        If the model was made of an AnnData.
     """
     if not (isinstance(datamodule, pl.LightningDataModule) and hasattr(datamodule, "registry")):
         raise TypeError(
             "datamodule must be a LightningDataModule with a registry, as those of scvi-tools "
             f"are, but it is a {type(datamodule).__name__}."
         )
-    if model.label_codes_ is None:
+    if not is_made_for_one:
         raise ValueError(
             "The model was made of an AnnData and trains on that. For a data module make a model "
             "of its registry: SCGMVAE(registry=datamodule.registry)."
         )
-    registry, codes = registry_of(type(model), datamodule.registry)
-
-    def description(registry: dict[str, object]) -> tuple[object, ...]:
-        fields = registry[scvi_constants._FIELD_REGISTRIES_KEY]
-        x = fields[REGISTRY_KEYS.X_KEY]
-        continuous = registry[scvi_constants._SETUP_ARGS_KEY]["continuous_covariate_keys"]
-        categories = model._categories_of(registry).items()
-        return (
-            list(x[scvi_constants._STATE_REGISTRY_KEY]["column_names"]),
-            [(column, list(names)) for column, names in categories],
-            list(continuous or ()),
-            model._labels_of(registry),
-        )
-
-    same = description(registry) == description(model.registry_)
-    if not (same and codes == tuple(model.label_codes_)):
-        raise ValueError(
-            "The data module must have the genes, labels and conditions that the model was made "
-            "for, in the same order, but it has others. Make a model of its registry: "
-            "SCGMVAE(registry=datamodule.registry)."
-        )
 
 
-def tensors_of(model: SCGMVAE, minibatch: Minibatch) -> dict[str, Tensor]:
+def tensors_of(layout: Layout, minibatch: Minibatch) -> dict[str, Tensor]:
     """A data module's minibatch as the module reads it.
 
     Parameters
     ----------
-    model
-        A model that was made for the data module.
+    layout
+        How the model reads it.
     minibatch
         The minibatch, with the codes of the data module.
 
@@ -176,54 +198,65 @@ def tensors_of(model: SCGMVAE, minibatch: Minibatch) -> dict[str, Tensor]:
     ValueError
         If genes or conditions are not those of the model, or a code is none of the data module's.
     """
-    module = model.module
+    n_genes, n_labels = len(layout.setup.gene_names), len(layout.setup.label_names)
     x = torch.as_tensor(minibatch[REGISTRY_KEYS.X_KEY]).float()
-    if x.shape[1:] != (module.n_input,):
+    if x.shape[1:] != (n_genes,):
         raise ValueError(
-            f"Minibatches must have the {module.n_input} genes that the model was made for, but "
+            f"Minibatches must have the {n_genes} genes that the model was made for, but "
             f"the shape of {REGISTRY_KEYS.X_KEY!r} is {tuple(x.shape)}. Bring one column for each "
             "gene of the data module's registry, in its order."
         )
-    n, n_labels = len(x), module.n_labels
-    n_batch, *n_categories = module.n_categories
+    n_batch, *n_categories = layout.n_categories
 
     def field(key: str, n_columns: int, is_needed: bool = True) -> Tensor | None:
-        values = minibatch.get(key)
-        is_there = values is not None and np.ndim(values) > 0
-        values = torch.as_tensor(values, device=x.device) if is_there else torch.empty(0)
-        if not n_columns or not (is_needed or values.numel()):
-            return None
-        if values.numel() != n * n_columns:
-            what = f"its shape is {tuple(values.shape)}" if values.numel() else "it is missing"
-            raise ValueError(
-                f"Minibatches must have the conditions that the model was made for, {key!r} as a "
-                f"tensor ({n}, {n_columns}), but {what}. Bring it as the registry describes it."
-            )
-        return values.reshape(n, n_columns)
+        return _field(minibatch.get(key), key, (len(x), n_columns), x.device, is_needed)
 
     batch = field(REGISTRY_KEYS.BATCH_KEY, 1, n_batch > 1)
     label = field(REGISTRY_KEYS.LABELS_KEY, int(n_labels > 0), False)
     categories = field(REGISTRY_KEYS.CAT_COVS_KEY, len(n_categories))
-    continuous = field(REGISTRY_KEYS.CONT_COVS_KEY, module.sizes.n_cont)
-    codes = torch.full((n, 1), n_labels, device=x.device)
+    continuous = field(REGISTRY_KEYS.CONT_COVS_KEY, len(layout.setup.continuous))
+    codes = torch.full((len(x), 1), n_labels, device=x.device)
     if label is not None:
-        of_label = torch.tensor(model.label_codes_, device=x.device)
+        component = torch.tensor(layout.label_codes, device=x.device)
         # some data modules mark unlabelled cells by −1
-        known = _codes(REGISTRY_KEYS.LABELS_KEY, label.clamp(min=0), [len(of_label)])
-        codes = torch.where(label < 0, codes, of_label[known])
+        known = _codes(REGISTRY_KEYS.LABELS_KEY, label.clamp(min=0), [len(component)])
+        codes = torch.where(label < 0, codes, component[known])
     if batch is None:
         batch = torch.zeros_like(codes)
     if categories is not None:
         categories = _codes(REGISTRY_KEYS.CAT_COVS_KEY, categories, n_categories)
     tensors = {
-        REGISTRY_KEYS.X_KEY: in_layout(x, module.takes_sparse),
+        REGISTRY_KEYS.X_KEY: in_layout(x, layout.is_sparse),
         REGISTRY_KEYS.BATCH_KEY: _codes(REGISTRY_KEYS.BATCH_KEY, batch, [n_batch]),
         REGISTRY_KEYS.LABELS_KEY: codes,
         REGISTRY_KEYS.CAT_COVS_KEY: categories,
         REGISTRY_KEYS.CONT_COVS_KEY: None if continuous is None else continuous.float(),
-        CELLS_KEY: torch.arange(n),
+        CELLS_KEY: torch.arange(len(x)),
     }
     return {key: values for key, values in tensors.items() if values is not None}
+
+
+def _field(
+    values: object, key: str, shape: tuple[int, int], device: torch.device, is_needed: bool
+) -> Tensor | None:
+    """A field of a minibatch as a tensor of a shape; ``None`` where there is none and need not be.
+
+    Raises
+    ------
+    ValueError
+        If it is missing, or of another shape.
+    """
+    is_there = values is not None and np.ndim(values) > 0
+    found = torch.as_tensor(values, device=device) if is_there else torch.empty(0)
+    if not shape[1] or not (is_needed or found.numel()):
+        return None
+    if found.numel() != shape[0] * shape[1]:
+        what = f"its shape is {tuple(found.shape)}" if found.numel() else "it is missing"
+        raise ValueError(
+            f"Minibatches must have the conditions that the model was made for, {key!r} as a "
+            f"tensor {shape}, but {what}. Bring it as the registry describes it."
+        )
+    return found.reshape(shape)
 
 
 def _codes(key: str, values: Tensor, n_categories: Sequence[int]) -> Tensor:
@@ -243,10 +276,10 @@ class ForeignMinibatches(pl.LightningDataModule):
 
     Parameters
     ----------
-    model
-        A model that was made for the data module.
     datamodule
         The data module.
+    layout
+        How the model reads minibatches.
     validates
         Whether the training reads something off validation cells.
 
@@ -259,12 +292,12 @@ class ForeignMinibatches(pl.LightningDataModule):
     # its cells have no numbers
     train_idx = val_idx = test_idx = None
 
-    def __init__(self, model: SCGMVAE, datamodule: pl.LightningDataModule, validates: bool):
+    def __init__(self, datamodule: pl.LightningDataModule, layout: Layout, validates: bool):
         super().__init__()
         datamodule.prepare_data()
         datamodule.setup("fit")
-        self.model, self.datamodule = model, datamodule
-        self.guide: CGMVAE | None = None
+        self.datamodule, self.layout = datamodule, layout
+        self.guide: BaseModuleClass | None = None
         self.n_obs = n_obs_of(datamodule.registry)
         has_validation = is_overridden("val_dataloader", datamodule, pl.LightningDataModule)
         self.validation = datamodule.val_dataloader() if has_validation else None
@@ -306,7 +339,7 @@ class ForeignMinibatches(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: object, dataloader_idx: int) -> dict[str, Tensor]:
         """Make a minibatch of the model of it, and add the guide to those of the joint stage."""
         batch = self.datamodule.on_after_batch_transfer(batch, dataloader_idx)
-        tensors = tensors_of(self.model, batch)
+        tensors = tensors_of(self.layout, batch)
         if self.trainer is None or not self.trainer.training:
             return tensors
         if len(tensors[CELLS_KEY]) < 2:
@@ -325,7 +358,7 @@ class ForeignMinibatches(pl.LightningDataModule):
         inputs = self.guide._get_inference_input(tensors)
         return self.guide.component_of(self.guide.inference(**inputs, sample=False)["z"], tensors)
 
-    def guide_by(self, module: CGMVAE, partition: NDArray[np.integer]) -> None:
+    def guide_by(self, module: BaseModuleClass, partition: NDArray[np.integer]) -> None:
         """Guide minibatches from now on by a module whose mixture has started."""
         self.guide = deepcopy(module).eval()
 
@@ -342,36 +375,32 @@ class ForeignMinibatches(pl.LightningDataModule):
             x = sparse.vstack([_scipy(part) for part in x], format="csr")
         else:
             x = torch.cat(x).numpy()
-        var = pd.DataFrame(index=self.model.get_var_names())
+        var = pd.DataFrame(index=self.layout.gene_names)
         return AnnData(x, obs=self._obs(parts), var=var)
 
     def _obs(self, parts: Sequence[Mapping[str, Tensor]]) -> pd.DataFrame:
         """The registered columns of minibatches, with the names that codes stand for."""
-        setup, state_of = (
-            self.model.registry_[scvi_constants._SETUP_ARGS_KEY],
-            self.model._state_of,
-        )
-        cats, conts = REGISTRY_KEYS.CAT_COVS_KEY, REGISTRY_KEYS.CONT_COVS_KEY
+        setup = self.layout.setup
         fields = {
             key: torch.cat([tensors[key] for tensors in parts]).cpu().numpy().T
             for key in parts[0]
             if key != REGISTRY_KEYS.X_KEY
         }
         columns = {}
-        for key, argument in (
-            (REGISTRY_KEYS.BATCH_KEY, "batch_key"),
-            (REGISTRY_KEYS.LABELS_KEY, "labels_key"),
+        for key, column in (
+            (REGISTRY_KEYS.BATCH_KEY, setup.arguments["batch_key"]),
+            (REGISTRY_KEYS.LABELS_KEY, setup.labels_key),
         ):
-            if setup[argument] is not None:
-                names = np.asarray(state_of(key)["categorical_mapping"])
-                columns[setup[argument]] = names[fields[key][0].astype(int)]
+            if column is not None:
+                names = np.asarray(setup.state(key)["categorical_mapping"])
+                columns[column] = names[fields[key][0].astype(int)]
         for column, codes in zip(
-            setup["categorical_covariate_keys"] or (), fields.get(cats, ()), strict=True
+            setup.arguments["categorical_covariate_keys"] or (),
+            fields.get(REGISTRY_KEYS.CAT_COVS_KEY, ()),
+            strict=True,
         ):
-            columns[column] = np.asarray(state_of(cats)["mappings"][column])[codes.astype(int)]
-        columns |= zip(
-            setup["continuous_covariate_keys"] or (), fields.get(conts, ()), strict=True
-        )
+            columns[column] = np.asarray(setup.categories[column])[codes.astype(int)]
+        columns |= zip(setup.continuous, fields.get(REGISTRY_KEYS.CONT_COVS_KEY, ()), strict=True)
         return pd.DataFrame(columns, index=pd.RangeIndex(len(fields[CELLS_KEY])).astype(str))
 
     def _minibatches(self) -> Iterator[dict[str, Tensor]]:

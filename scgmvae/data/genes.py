@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scgmvae.checks import listed
+from scgmvae.data.keys import OBSERVED_KEY
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["OBSERVED_KEY", "match_genes", "observed_genes"]
+__all__ = ["match_genes", "observed_genes"]
 
-OBSERVED_KEY = "_scgmvae_observed"
-"""var column, and key of a minibatch: whether a gene was measured, (G,)."""
 
 SMALLEST_SHARE = 0.8
 """Share of a model's genes that data must have to be mapped."""

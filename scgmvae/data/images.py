@@ -17,21 +17,10 @@ from scvi.data import AnnDataManager
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-__all__ = [
-    "IMAGE_SHAPE_KEY",
-    "SEEN_KEY",
-    "check_same_shape",
-    "distorted",
-    "image_shape_of",
-    "pixel_scale",
-    "shape_of",
-]
+from scgmvae.data.keys import IMAGE_SHAPE_KEY
 
-IMAGE_SHAPE_KEY = "image_shape"
-"""Key in ``uns``."""
+__all__ = ["check_same_shape", "distorted", "image_shape_of", "pixel_scale", "shape_of"]
 
-SEEN_KEY = "seen"
-"""Key of a minibatch's images as the encoder sees them, where that is not as they are."""
 
 LARGEST_DISTORTION = (0.15, 0.2, 0.1, 1 / 28, 1 / 28)
 """Angle, shear, change of size, shift to the right and down in sides of the image."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from inspect import signature
 
 import numpy as np
@@ -20,22 +20,21 @@ from scvi.data import AnnDataManager
 from scvi.data._utils import registry_key_to_default_dtype
 from scvi.dataloaders import AnnDataLoader, DataSplitter
 from scvi.dataloaders._data_splitting import validate_data_split
+from scvi.module.base import BaseModuleClass
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from scgmvae.checks import check_rate, check_seed, check_whole, is_number, listed
-from scgmvae.data.genes import OBSERVED_KEY, observed_genes
+from scgmvae.data.genes import observed_genes
 from scgmvae.data.images import pixel_scale
+from scgmvae.data.keys import CELLS_KEY, GUIDE_KEY, OBSERVED_KEY
 from scgmvae.data.matrices import RowsOnDisk, rows_in
-from scgmvae.module.cgmvae import CGMVAE, GUIDE_KEY
 from scgmvae.nn.sparse import is_sparse, pinned
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["CELLS_KEY", "MinibatchLoader", "SeededDataSplitter", "in_layout"]
+__all__ = ["MinibatchLoader", "SeededDataSplitter", "in_layout", "stacked"]
 
-CELLS_KEY = "cells"
-"""Key of the rows of the AnnData that a minibatch is made of, (n,)."""
 
 CELLS_IN_MEMORY = 16_384
 """Cells that are read at once from data on disk."""
@@ -241,6 +240,42 @@ class MinibatchLoader:
         return np.concatenate([blocks[i] for i in torch.randperm(len(blocks)).tolist()])
 
 
+def stacked(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, NDArray]:
+    """Results of minibatches, those of one name below each other.
+
+    A list of parts would leave holes in memory where a minibatch was worked on, so arrays grow.
+
+    Parameters
+    ----------
+    parts
+        Name → tensor ``(n_i, ...)`` of each minibatch.
+
+    Returns
+    -------
+    Name → array ``(n, ...)``; empty where there is no minibatch.
+
+    Examples
+    --------
+    >>> stacked([{"z": torch.ones(2, 1)}, {"z": torch.zeros(1, 1)}])["z"].ravel().tolist()
+    [1.0, 1.0, 0.0]
+    """
+    gathered: dict[str, NDArray] = {}
+    n = end = 0
+    for part in parts:
+        for name, value in part.items():
+            array = value.cpu().numpy()
+            end = n + len(array)
+            rows = gathered.setdefault(name, np.empty_like(array))
+            if end > len(rows):
+                longer = end + min(end, CELLS_IN_MEMORY)
+                rows.resize((longer, *rows.shape[1:]), refcheck=False)
+            rows[n:end] = array
+        n = end
+    for rows in gathered.values():
+        rows.resize((n, *rows.shape[1:]), refcheck=False)
+    return gathered
+
+
 def in_layout(x: Tensor, sparse: bool) -> Tensor:
     """The matrix x as a CSR tensor, or with its zeros."""
     if not sparse:
@@ -338,7 +373,7 @@ class SeededDataSplitter(DataSplitter):
             loader.share_out(self.trainer.global_rank, self.trainer.world_size, seed)
         return loader
 
-    def guide_by(self, module: CGMVAE, partition: NDArray[np.integer]) -> None:
+    def guide_by(self, module: BaseModuleClass, partition: NDArray[np.integer]) -> None:
         """Guide the training cells by a partition from now on.
 
         Parameters

@@ -9,7 +9,7 @@ from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from scgmvae.checks import check_layer
+from scgmvae.data.validation import check_layer
 
 __all__ = ["log_normalized", "mean_expression", "r_squared"]
 

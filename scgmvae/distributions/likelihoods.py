@@ -23,7 +23,7 @@ from scgmvae.distributions.counts import (
     softmax_nb_log_prob,
     zinb_log_prob,
 )
-from scgmvae.nn.networks import bounded_exp
+from scgmvae.nn.bounds import bounded_exp
 from scgmvae.nn.sparse import dense
 
 __all__ = [

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.metadata import version
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from anndata import AnnData
 from numpy.typing import NDArray
-from scvi import REGISTRY_KEYS, settings
+from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.data import _constants as scvi_constants
 from scvi.data.fields import LayerField
-from scvi.model.base import BaseModelClass
 
-import scgmvae
 from scgmvae import checks
+from scgmvae.data import validation
 from scgmvae.data.genes import observed_genes
 from scgmvae.data.images import image_shape_of
-from scgmvae.data.minibatches import MinibatchLoader, SeededDataSplitter
+from scgmvae.data.minibatches import SeededDataSplitter
+from scgmvae.distributions.likelihoods import Likelihood
 from scgmvae.dual.module import DualLikelihood, DualModule
 from scgmvae.dual.plan import DecliningPlan
-from scgmvae.model.fields import FieldsMixin
-from scgmvae.model.saving import SavingMixin
-from scgmvae.model.seeded import ReadingMixin
-from scgmvae.model.showing import ShowingMixin
-from scgmvae.model.terms import TermsMixin
+from scgmvae.model.base import Model
 from scgmvae.train.finite_watch import FiniteWatch
-from scgmvae.train.plan import KeepingTrainRunner, unchanged_without_training
+from scgmvae.train.runner import KeepingTrainRunner
 
 __all__ = ["DualVAE"]
 
@@ -44,7 +37,7 @@ N_START = 1024
 """Training images that the networks are scaled to at the start."""
 
 
-class DualVAE(ShowingMixin, FieldsMixin, TermsMixin, SavingMixin, BaseModelClass):
+class DualVAE(Model):
     r"""Foreground and background of images, by two VAEs whose light adds up.
 
     .. math::
@@ -90,22 +83,19 @@ class DualVAE(ShowingMixin, FieldsMixin, TermsMixin, SavingMixin, BaseModelClass
     """
 
     _module_cls = DualModule
-    _data_loader_cls = MinibatchLoader
-
-    # those of scvi-tools' methods that ask for no latent by name
-    get_elbo = ReadingMixin.get_elbo
+    module: DualModule
 
     def __init__(
         self,
         adata: AnnData | None = None,
-        registry: dict | None = None,
+        registry: Mapping[str, Any] | None = None,
         *,
         image_shape: Sequence[int] | None = None,
         likelihood: DualLikelihood = "gaussian",
-        **module_kwargs: object,
+        **module_kwargs: Any,
     ):
         if adata is not None:
-            checks.check_anndata(adata)
+            validation.check_anndata(adata)
             image_shape = image_shape_of(adata)
             if image_shape is None:
                 raise ValueError(
@@ -117,23 +107,19 @@ class DualVAE(ShowingMixin, FieldsMixin, TermsMixin, SavingMixin, BaseModelClass
             "likelihood": likelihood,
             **module_kwargs,
         }
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(0)
-            module = self._make_module()
-        if adata is not None:
-            with checks.unchanged_on_error(adata):
+        module = self._first_module()
+        with self._unchanged_on_error(adata):
+            if adata is not None:
                 self._set_up_if_needed(adata)
-                super().__init__(adata, registry)
-                self._check_data(self.adata_manager, likelihood, image_shape)
-        else:
             super().__init__(adata, registry)
+            if adata is not None:
+                self._check_data(self.adata_manager, likelihood, image_shape)
         self.module = module
-        self.seed_ = 0
         self._model_summary_string = self._summary()
         self.init_params_ = self._get_init_params(locals())
 
     @classmethod
-    def setup_anndata(cls, adata: AnnData, layer: str | None = None, **kwargs: object) -> None:
+    def setup_anndata(cls, adata: AnnData, layer: str | None = None, **kwargs: Any) -> None:
         """Register the matrix of an AnnData that the model reads.
 
         Parameters
@@ -153,19 +139,19 @@ class DualVAE(ShowingMixin, FieldsMixin, TermsMixin, SavingMixin, BaseModelClass
             If there are no values, ``adata`` is a view, or two images have the same name.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        checks.check_not_view(adata)
-        checks.check_obs_names(adata)
-        checks.check_var_names(adata)
-        checks.check_layer(adata, layer)
+        validation.check_not_view(adata)
+        validation.check_obs_names(adata)
+        validation.check_var_names(adata)
+        validation.check_layer(adata, layer)
         fields = [LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)]
         cls._register(adata, AnnDataManager(fields, setup_method_args), **kwargs)
 
-    @staticmethod
+    @classmethod
     def _check_data(
-        manager: AnnDataManager, likelihood: DualLikelihood, image_shape: tuple[int, ...]
+        cls, manager: AnnDataManager, likelihood: Likelihood, image_shape: Sequence[int] | None
     ) -> None:
         """Raise unless the registered matrix suits the likelihood, with a value at every pixel."""
-        FieldsMixin._check_data(manager, likelihood, image_shape)
+        super()._check_data(manager, likelihood, image_shape)
         if observed_genes(manager.adata) is not None:
             raise ValueError(
                 "The model needs every pixel that it was made with, but some are missing from the "
@@ -202,8 +188,8 @@ class DualVAE(ShowingMixin, FieldsMixin, TermsMixin, SavingMixin, BaseModelClass
         train_size: float = 1.0,
         validation_size: float | None = None,
         batch_size: int = 64,
-        plan_kwargs: dict | None = None,
-        **trainer_kwargs: object,
+        plan_kwargs: dict[str, Any] | None = None,
+        **trainer_kwargs: Any,
     ) -> None:
         """Train the model and write its results into its AnnData (:meth:`annotate`).
 
@@ -237,7 +223,7 @@ class DualVAE(ShowingMixin, FieldsMixin, TermsMixin, SavingMixin, BaseModelClass
         """
         if self.adata is None:
             raise RuntimeError("The model has no data to train on: load it with adata=...")
-        seed = settings.seed or 0 if seed is None else seed
+        seed = self._seed_of(seed)
         checks.check_whole(1, max_epochs=max_epochs, batch_size=batch_size)
         checks.check_seed(seed)
         self._check_layer_is_free()
@@ -250,18 +236,9 @@ class DualVAE(ShowingMixin, FieldsMixin, TermsMixin, SavingMixin, BaseModelClass
         )
         rows = splitter.external_indexing[0]
         n_steps = max_epochs * -(-len(rows) // batch_size)
-        with (
-            unchanged_without_training(self),
-            torch.random.fork_rng(range(torch.cuda.device_count())),
-        ):
-            torch.manual_seed(seed)
-            self.seed_ = seed
+        with self._in_training(seed):
             if not self.is_trained_:
-                self.module = self._make_module()
-                (tensors,) = self._make_data_loader(
-                    self.adata, indices=rows[:N_START], batch_size=N_START
-                )
-                self.module.start_at(tensors[REGISTRY_KEYS.X_KEY])
+                self._start_module(rows)
             plan = DecliningPlan(self.module, n_steps=n_steps, **(plan_kwargs or {}))
             watch = FiniteWatch(self.adata.obs_names)
             runner = KeepingTrainRunner(
@@ -277,9 +254,14 @@ class DualVAE(ShowingMixin, FieldsMixin, TermsMixin, SavingMixin, BaseModelClass
             runner()
         self.annotate()
 
+    def _start_module(self, rows: NDArray[np.integer]) -> None:
+        """Make new weights, and scale them to the first of some images."""
+        self.module = self._make_module()
+        (tensors,) = self._make_data_loader(self.adata, indices=rows[:N_START], batch_size=N_START)
+        self.module.start_at(tensors[REGISTRY_KEYS.X_KEY])
+
     # ---------------------------------------------------------------------- results, writing
 
-    @torch.inference_mode()
     def _read(
         self,
         names: Sequence[str],
@@ -288,14 +270,10 @@ class DualVAE(ShowingMixin, FieldsMixin, TermsMixin, SavingMixin, BaseModelClass
         batch_size: int | None = None,
     ) -> list[NDArray[np.float32]]:
         """Named outputs of the module at the posterior means, each ``(n, ·)``, in one pass."""
-        self._check_if_trained(warn=False)
-        adata = self._validate_anndata(adata)
-        rows = checks.rows_of(adata, indices)
-        parts = []
-        for tensors in self._make_data_loader(adata, indices=rows, batch_size=batch_size):
-            q, p = self.module(tensors, inference_kwargs={"sample": False}, compute_loss=False)
-            parts.append([(q | p)[name].cpu() for name in names])
-        return [torch.cat(values).numpy() for values in zip(*parts, strict=True)]
+        found = self._at_means(
+            lambda q, p: {name: (q | p)[name] for name in names}, adata, indices, batch_size
+        )
+        return [found[name] for name in names]
 
     def get_foreground(
         self,
@@ -403,7 +381,7 @@ class DualVAE(ShowingMixin, FieldsMixin, TermsMixin, SavingMixin, BaseModelClass
         """
         self._check_if_trained(warn=False)
         target = self.adata if adata is None else adata
-        checks.check_not_view(target)
+        validation.check_not_view(target)
         self._check_layer_is_free()
         if not np.array_equal(target.var_names.astype(str), self.get_var_names()):
             raise ValueError(
@@ -415,19 +393,11 @@ class DualVAE(ShowingMixin, FieldsMixin, TermsMixin, SavingMixin, BaseModelClass
         *images, z1, z2 = self._read(names, adata)
         target.layers.update(zip(OBSM, images, strict=True))
         target.obsm.update(zip(OBSM.values(), (z1, z2), strict=True))
-        target.uns["dualvae"] = {
-            "params": {
-                name: list(value) if isinstance(value, tuple) else value
-                for name, value in self._module_kwargs.items()
-            },
-            "seed": self.seed_,
-            "versions": {"scgmvae": scgmvae.__version__}
-            | {name: version(name) for name in ("scvi-tools", "torch", "anndata")},
-        }
+        target.uns["dualvae"] = self._settings()
 
     def _check_layer_is_free(self) -> None:
         """Raise ``ValueError`` where writing back would overwrite what the model reads."""
-        layer = self.registry_[scvi_constants._SETUP_ARGS_KEY]["layer"]
+        layer = self._setup.layer
         if layer in OBSM:
             raise ValueError(
                 f"The model reads the layer {layer!r}, which its results would overwrite. Copy it "

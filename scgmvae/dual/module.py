@@ -37,16 +37,11 @@ from scgmvae.data.images import shape_of
 from scgmvae.distributions.divergences import normal_kl
 from scgmvae.distributions.likelihoods import LOG_DISPERSION_BOUND, Gaussian, log_likelihood
 from scgmvae.dual.resolution import LowResolution
+from scgmvae.module.base import importance_sampled
+from scgmvae.nn.bounds import bounded_exp, inverse_bounded_exp
 from scgmvae.nn.convolutions import ConvolutionalTrunk, check_image_shape
-from scgmvae.nn.networks import (
-    Conditions,
-    ConditionSizes,
-    Decoder,
-    Encoder,
-    Trunk,
-    bounded_exp,
-    inverse_bounded_exp,
-)
+from scgmvae.nn.layers import Conditions, ConditionSizes, Trunk
+from scgmvae.nn.networks import Decoder, Encoder
 
 __all__ = ["DualLikelihood", "DualModule", "Interaction"]
 
@@ -330,17 +325,17 @@ class DualModule(BaseModuleClass):
         """
         x = tensors[REGISTRY_KEYS.X_KEY]
         prior = Normal(torch.zeros_like(self.unit), torch.ones_like(self.unit))
-        log_ratios = []
-        for first in range(0, n_mc_samples, n_mc_samples_per_pass):
-            n_samples = min(n_mc_samples_per_pass, n_mc_samples - first)
+
+        def log_ratio(n_samples: int) -> Tensor:
             q, p = self.forward(
                 tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False
             )
-            log_ratio = log_likelihood(p["px"], x)
+            ratio = log_likelihood(p["px"], x)
             for name in ("z1", "z2"):
-                log_ratio = log_ratio - normal_kl(q[f"q_{name}"], prior, q[name])
-            log_ratios.append(log_ratio.reshape(n_samples, -1))
-        value = torch.logsumexp(torch.cat(log_ratios), dim=0) - math.log(n_mc_samples)
+                ratio = ratio - normal_kl(q[f"q_{name}"], prior, q[name])
+            return ratio
+
+        value = importance_sampled(log_ratio, n_mc_samples, n_mc_samples_per_pass)
         return value.mean().item() if return_mean else value.cpu()
 
 

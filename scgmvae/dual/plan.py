@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from scvi.train import TrainingPlan
+from typing import Any
+
 from torch.optim.lr_scheduler import LambdaLR
 
-from scgmvae.checks import check_plan
 from scgmvae.dual.module import DualModule
-from scgmvae.train.plan import declined
+from scgmvae.train.plan import CheckedPlan, declined
 
 __all__ = ["DecliningPlan"]
 
@@ -18,7 +18,7 @@ DECLINE = 0.5
 """Share of the steps, the last ones, over which the step length falls to 0."""
 
 
-class DecliningPlan(TrainingPlan):
+class DecliningPlan(CheckedPlan):
     """scvi-tools' training plan with both schedules told in steps.
 
     Parameters
@@ -46,17 +46,11 @@ class DecliningPlan(TrainingPlan):
         lr: float = 8e-4,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        **kwargs: object,
+        **kwargs: Any,
     ):
         warmup = {"n_epochs_kl_warmup": None, "n_steps_kl_warmup": round(KL_WARMUP * n_steps)}
         super().__init__(module, lr=lr, eps=eps, weight_decay=weight_decay, **(warmup | kwargs))
-        check_plan(self)
         self.n_steps = n_steps
-
-    def _optimizer_creator_fn(self, optimizer_cls):
-        return lambda params: optimizer_cls(
-            params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
-        )
 
     def configure_optimizers(self) -> dict[str, object]:
         """Adam, with a step length that falls in a line over the last half of the steps."""

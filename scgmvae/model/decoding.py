@@ -12,6 +12,9 @@ from scvi import REGISTRY_KEYS
 from torch import Tensor
 
 from scgmvae import checks
+from scgmvae.data import validation
+from scgmvae.data.conditions import resolved
+from scgmvae.model.merging import MergingMixin
 
 __all__ = ["DecodingMixin"]
 
@@ -19,10 +22,9 @@ BATCH_SIZE = 1024
 """Points decoded at a time."""
 
 
-class DecodingMixin:
+class DecodingMixin(MergingMixin):
     """Expectations of p(x|z,c)."""
 
-    @torch.inference_mode()
     def get_reconstruction(
         self,
         adata: AnnData | None = None,
@@ -54,17 +56,8 @@ class DecodingMixin:
         >>> model.get_reconstruction().shape
         (300, 50)
         """
-        self._check_if_trained(warn=False)
-        adata = self._validate_anndata(adata)
-        rows = checks.rows_of(adata, indices)
-        self.module.eval()
-        parts = []
-        for tensors in self._make_data_loader(adata, indices=rows, batch_size=batch_size):
-            _, outputs = self.module.forward(
-                tensors, inference_kwargs={"sample": False}, compute_loss=False
-            )
-            parts.append(outputs["px"].mean.cpu())
-        return torch.cat(parts).numpy()
+        read = self._at_means(lambda _, p: {"mean": p["px"].mean}, adata, indices, batch_size)
+        return read["mean"]
 
     @torch.inference_mode()
     def decode(
@@ -105,13 +98,13 @@ class DecodingMixin:
         self._check_if_trained(warn=False)
         checks.check_positive(library_size=library_size)
         z = np.asarray(z)
-        checks.check_numeric(z, "z")
+        validation.check_numeric(z, "z")
         if z.ndim != 2 or z.shape[1] != self.module.n_latent:
             raise ValueError(
                 f"z must have shape (n, {self.module.n_latent}), one column per dimension of the "
                 f"latent, but it has shape {z.shape}."
             )
-        checks.check_finite(z, "z")
+        validation.check_finite(z, "z")
         z = z.astype(np.float32)
         self.module.eval()
         parts = []
@@ -184,8 +177,8 @@ class DecodingMixin:
 
     def _tensors_of(self, n: int, conditions: Mapping[str, object]) -> dict[str, Tensor]:
         """A minibatch of n cells under given conditions, without data."""
-        resolved = self._resolve(conditions)
-        missing = [name for name in self._condition_names() if name not in conditions]
+        given = resolved(conditions, self._setup)
+        missing = [name for name in self._setup.condition_names if name not in conditions]
         if missing:
             raise ValueError(
                 "conditions must give a value to every registered condition, but "
@@ -200,6 +193,6 @@ class DecodingMixin:
             tensors[REGISTRY_KEYS.CAT_COVS_KEY] = torch.zeros(n, n_covariates)
         if self.module.sizes.n_cont:
             tensors[REGISTRY_KEYS.CONT_COVS_KEY] = torch.zeros(n, self.module.sizes.n_cont)
-        for condition in resolved:
+        for condition in given:
             tensors[condition.key][:, condition.position] = condition.code
         return {key: values.to(self.device) for key, values in tensors.items()}

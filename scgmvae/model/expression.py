@@ -12,16 +12,19 @@ from numpy.typing import NDArray
 from scvi.model.base import RNASeqMixin
 from torch import Tensor
 
-from scgmvae import checks
-from scgmvae.model.seeded import reading
+from scgmvae.data import validation
+from scgmvae.model.base import Model
+from scgmvae.model.seeded import seeded
 
 __all__ = ["ExpressionMixin"]
 
 
-class ExpressionMixin(RNASeqMixin):
+class ExpressionMixin(Model, RNASeqMixin):
     """Normalised expression, predictive samples, parameters of p(x|z,c), correlated genes."""
 
-    @partial(reading, original=RNASeqMixin.get_normalized_expression)
+    differential_expression = seeded(RNASeqMixin.differential_expression)
+
+    @partial(seeded, original=RNASeqMixin.get_normalized_expression)
     def get_normalized_expression(
         self,
         adata: AnnData | None = None,
@@ -59,8 +62,10 @@ class ExpressionMixin(RNASeqMixin):
             kwargs["return_numpy"] = True
         if dataloader is None:
             adata = self._validate_anndata(adata)
-            indices = checks.rows_of(adata, indices)
-        return super().get_normalized_expression(
+            indices = validation.rows_of(adata, indices)
+        # BaseModelClass has a method of this name as well, which comes first
+        return RNASeqMixin.get_normalized_expression(
+            self,
             adata,
             indices,
             transform_batch,
@@ -72,7 +77,7 @@ class ExpressionMixin(RNASeqMixin):
             **kwargs,
         )
 
-    @partial(reading, original=RNASeqMixin.posterior_predictive_sample)
+    @partial(seeded, original=RNASeqMixin.posterior_predictive_sample)
     def posterior_predictive_sample(
         self,
         adata: AnnData | None = None,
@@ -150,7 +155,7 @@ class ExpressionMixin(RNASeqMixin):
             "weights='uniform'."
         )
 
-    @partial(reading, original=RNASeqMixin.get_likelihood_parameters)
+    @partial(seeded, original=RNASeqMixin.get_likelihood_parameters)
     def get_likelihood_parameters(self, *args: object, **kwargs: object) -> dict[str, NDArray]:
         """As in scvi-tools, for the likelihoods ``nb`` and ``zinb``.
 
@@ -167,7 +172,7 @@ class ExpressionMixin(RNASeqMixin):
         self._check_dispersion()
         return super().get_likelihood_parameters(*args, **kwargs)
 
-    @partial(reading, original=RNASeqMixin.get_feature_correlation_matrix)
+    @partial(seeded, original=RNASeqMixin.get_feature_correlation_matrix)
     def get_feature_correlation_matrix(self, *args: object, **kwargs: object) -> pd.DataFrame:
         """As in scvi-tools, for the likelihoods ``nb`` and ``zinb``.
 
@@ -196,7 +201,7 @@ class ExpressionMixin(RNASeqMixin):
                 f"which {likelihood!r} does not have."
             )
 
-    @partial(reading, original=RNASeqMixin.get_latent_library_size)
+    @partial(seeded, original=RNASeqMixin.get_latent_library_size)
     def get_latent_library_size(self, *args: object, **kwargs: object) -> NDArray[np.float32]:
         """As in scvi-tools: the observed library size, with ``give_mean=False``, of counts.
 

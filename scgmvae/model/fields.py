@@ -1,4 +1,4 @@
-"""Fields of an AnnData: registering them, and checking data that a model has not seen."""
+"""Registered fields: registering data with a class of models, and new data with a model."""
 
 from __future__ import annotations
 
@@ -6,155 +6,75 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data import _constants as scvi_constants
 from scvi.data._utils import _assign_adata_uuid, _check_if_view
-from scvi.data.fields import (
-    CategoricalJointObsField,
-    CategoricalObsField,
-    LayerField,
-    NumericalJointObsField,
-    NumericalObsField,
-)
 from scvi.model.base import BaseModelClass
 from torch import Tensor
 
-from scgmvae import checks
-from scgmvae.data.datamodules import Minibatch, tensors_of
+from scgmvae.data import validation
 from scgmvae.data.genes import match_genes
 from scgmvae.data.images import check_same_shape, pixel_scale
-from scgmvae.data.label_field import LabelsField
 from scgmvae.data.minibatches import MinibatchLoader
+from scgmvae.data.registry import CONDITION_ARGUMENTS, Setup
 from scgmvae.distributions.likelihoods import COUNT_LIKELIHOODS, Likelihood
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["FieldsMixin"]
-
-CONDITION_ARGS = (
-    "batch_key",
-    "size_factor_key",
-    "categorical_covariate_keys",
-    "continuous_covariate_keys",
-)
-"""Arguments of ``setup_anndata`` whose obs columns new data must have as well."""
+__all__ = ["Fields"]
 
 
-class FieldsMixin:
-    """``setup_anndata`` and the checks of new data."""
+class Fields(BaseModelClass):
+    """What a model reads of an AnnData: registered once, and checked in data that are new."""
 
-    label_codes_: Sequence[int] | None = None
-    """Component of each label of the data module that the model was made for, if it was."""
-
+    _data_loader_cls = MinibatchLoader
+    _module_kwargs: dict[str, Any]
+    """Settings of the module, ``likelihood`` and ``image_shape`` among them."""
     _matched: AnnData | None = None
+    """The last copy that was made to bring new data to the model's genes."""
 
-    @classmethod
-    def setup_anndata(
-        cls,
-        adata: AnnData,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        labels_key: str | None = None,
-        unlabeled_category: str = "unknown",
-        size_factor_key: str | None = None,
-        categorical_covariate_keys: list[str] | None = None,
-        continuous_covariate_keys: list[str] | None = None,
-        **kwargs: object,
-    ) -> None:
-        """Register the fields of an AnnData that the model reads.
-
-        Parameters
-        ----------
-        adata
-            Cells × genes.
-        layer
-            Layer that holds the data; ``None`` is ``X``.
-        batch_key
-            obs column of batches, a condition.
-        labels_key
-            obs column of labels; the first components stand for them.
-        unlabeled_category
-            Value in that column of cells without a label. Names are compared as strings.
-        size_factor_key
-            obs column of positive size factors, used in place of the observed library size. Their
-            unit does not matter.
-        categorical_covariate_keys, continuous_covariate_keys
-            obs columns of further conditions.
-        **kwargs
-            Passed to :meth:`scvi.data.AnnDataManager.register_fields`.
-
-        Raises
-        ------
-        KeyError
-            If a column or layer is missing.
-        ValueError
-            If a column has missing or unsuitable values, or names of cells or genes occur twice.
-            ``adata`` is then as it was before.
-
-        Examples
-        --------
-        >>> scgmvae.SCGMVAE.setup_anndata(adata, batch_key="batch", labels_key="component")
-        >>> scgmvae.SCGMVAE(adata).component_names.tolist()
-        ['component_0', 'component_1', 'component_2']
-        """
-        setup_method_args = cls._get_setup_method_args(**locals())
-        checks.check_anndata(adata)
-        source = kwargs.get("source_registry")  # given where a saved model is loaded
-        checks.check_not_view(adata)
-        checks.check_obs_names(adata)
-        checks.check_var_names(adata)
-        checks.check_layer(adata, layer)
-        checks.check_columns(
-            adata,
-            batch_key=batch_key,
-            labels_key=labels_key if source is None else None,
-            size_factor_key=size_factor_key,
-            categorical_covariate_keys=categorical_covariate_keys,
-            continuous_covariate_keys=continuous_covariate_keys,
-        )
-        checks.check_size_factors(adata, size_factor_key)
-        checks.check_continuous(adata, continuous_covariate_keys)
-        if source is not None and not kwargs.get("extend_categories"):
-            for column, known in cls._categories_of(source).items():
-                checks.check_categories(adata, column, known)
-        if labels_key is None:
-            labels = CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, None)
-        else:
-            if source is None:
-                checks.check_labels(adata, labels_key, unlabeled_category)
-            labels = LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category)
-        fields = [
-            # What suits as data depends on the likelihood, which the constructor knows.
-            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
-            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
-            labels,
-            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
-            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
-            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
-        ]
-        cls._register(adata, AnnDataManager(fields, setup_method_args), **kwargs)
+    @property
+    def _setup(self) -> Setup:
+        """What the model was set up with."""
+        return Setup(self.registry_)
 
     @classmethod
     def _anndata_of(
-        cls, data: object, attributes: Mapping[str, object], to_write: bool = False
+        cls, data: object, attributes: Mapping[str, Any], to_write: bool = False
     ) -> AnnData:
-        """The AnnData that a user has passed, for a model with these attributes.
+        """The AnnData that a user has passed.
+
+        Parameters
+        ----------
+        data
+            What a user has passed.
+        attributes
+            Attributes of the model that is to read it, where there is one: ``registry_``, and
+            what else its class asks for.
+        to_write
+            Refuse a view, which nothing can be written to.
 
         Raises
         ------
         ValueError
             For anything else, and for a view that is to be written to.
         """
-        (checks.check_not_view if to_write else checks.check_anndata)(data)
+        if to_write:
+            validation.check_not_view(data)
+        else:
+            validation.check_anndata(data)
         return data
 
+    # ------------------------------------------------------------- registering with a class
+
     @classmethod
-    def _register(cls, adata: AnnData, manager: AnnDataManager, **kwargs: object) -> None:
+    def _register(cls, adata: AnnData, manager: AnnDataManager, **kwargs: Any) -> None:
         """Register the fields of a manager, or leave the data as they were."""
-        with checks.unchanged_on_error(adata):
+        with validation.unchanged_on_error(adata):
             if cls._original_of(adata) is not None:
                 _assign_adata_uuid(adata, overwrite=True)
             manager.register_fields(adata, **kwargs)
@@ -167,61 +87,39 @@ class FieldsMixin:
         manager = cls._setup_adata_manager_store.get(uuid)
         return None if manager is None or manager.adata is adata else manager
 
-    @staticmethod
-    def _labels_of(registry: dict) -> list[str]:
-        """Names of the labels in the order of their components; none without labels."""
-        fields = registry[scvi_constants._FIELD_REGISTRIES_KEY]
-        if REGISTRY_KEYS.LABELS_KEY not in fields:
-            return []
-        state = fields[REGISTRY_KEYS.LABELS_KEY][scvi_constants._STATE_REGISTRY_KEY]
-        if LabelsField.UNLABELED_CATEGORY not in state:
-            return []
-        return [str(name) for name in state["categorical_mapping"][:-1]]
+    @classmethod
+    def _set_up_if_needed(cls, adata: AnnData) -> None:
+        """Register data that was not set up: a copy as its original was, else with defaults."""
+        validation.check_not_view(adata)
+        if adata.uns.get(scvi_constants._SCVI_UUID_KEY) not in cls._setup_adata_manager_store:
+            cls.setup_anndata(adata, layer=validation.default_layer(adata))
+            return
+        original = cls._original_of(adata)
+        if original is not None:
+            logger.info("The AnnData is a copy of one that was set up; it is set up alike.")
+            cls.setup_anndata(adata, **Setup(original.registry).arguments)
 
-    def _make_data_loader(
-        self, adata: AnnData, indices: Sequence[int] | None = None, *args: object, **kwargs: object
-    ) -> MinibatchLoader:
-        """As in scvi-tools, for rows that are there."""
-        rows = checks.rows_of(adata, indices)
-        return super()._make_data_loader(adata, rows, *args, **kwargs)
-
-    def _minibatches(self, dataloader: Iterable[Minibatch]) -> Iterable[dict[str, Tensor]]:
-        """Minibatches of others as the module reads them."""
-        if self.label_codes_ is None:
-            return dataloader
-        return (tensors_of(self, minibatch) for minibatch in dataloader)
-
-    @staticmethod
+    @classmethod
     def _check_data(
-        manager: AnnDataManager, likelihood: Likelihood, image_shape: tuple[int, ...] | None
+        cls, manager: AnnDataManager, likelihood: Likelihood, image_shape: Sequence[int] | None
     ) -> None:
         """Raise unless the registered matrix suits the likelihood and the shape of the images."""
         check_same_shape(manager, image_shape)
         x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         where = manager.data_registry[REGISTRY_KEYS.X_KEY]
         name = "adata.X" if where.attr_name == "X" else f"adata.layers[{where.attr_key!r}]"
-        checks.check_numeric(x, name)
+        validation.check_numeric(x, name)
         if pixel_scale(manager) != 1:  # bytes, which are finite and stand for values in [0, 1]
             if likelihood in COUNT_LIKELIHOODS:
-                checks.refuse_counts(name, likelihood)
+                validation.refuse_counts(name, likelihood)
             return
-        checks.check_finite(x, name)
+        validation.check_finite(x, name)
         if likelihood in COUNT_LIKELIHOODS:
-            checks.check_counts(x, name, manager.adata.obs_names, likelihood)
+            validation.check_counts(x, name, manager.adata.obs_names, likelihood)
         elif likelihood == "bernoulli":
-            checks.check_unit_interval(x, name)
+            validation.check_unit_interval(x, name)
 
-    def _field(self, key: str) -> dict:
-        """What the registry says of a field."""
-        return self.registry_[scvi_constants._FIELD_REGISTRIES_KEY][key]
-
-    def _state_of(self, key: str) -> dict:
-        return self._field(key)[scvi_constants._STATE_REGISTRY_KEY]
-
-    @property
-    def _label_names(self) -> list[str]:
-        """Names of the labels in the order of their components; none without labels."""
-        return self._labels_of(self.registry_)
+    # ------------------------------------------------------------------- new data of a model
 
     @property
     def adata(self) -> AnnData | None:
@@ -233,6 +131,17 @@ class FieldsMixin:
         # the copy with the model's genes, where they are others or in another order
         validated = self._validate_anndata(self._anndata_of(adata, vars(self)))
         BaseModelClass.adata.fset(self, validated)
+
+    def _make_data_loader(
+        self, adata: AnnData, indices: Sequence[int] | None = None, *args: Any, **kwargs: Any
+    ) -> MinibatchLoader:
+        """As in scvi-tools, for rows that are there."""
+        rows = validation.rows_of(adata, indices)
+        return super()._make_data_loader(adata, rows, *args, **kwargs)
+
+    def _minibatches(self, dataloader: Iterable[Any]) -> Iterable[dict[str, Tensor]]:
+        """Minibatches that a user has passed, as the module reads them."""
+        return dataloader
 
     def minify_adata(self, *args: object, **kwargs: object) -> None:
         """Not available: posteriors of z do not stand for a cell's counts here.
@@ -247,7 +156,7 @@ class FieldsMixin:
         NotImplementedError
             Always.
         """
-        checks.refuse_minified()
+        validation.refuse_minified()
 
     def view_registry(self, hide_state_registries: bool = False) -> None:
         """Print what was registered; of a model without data, what it was set up with.
@@ -275,19 +184,10 @@ class FieldsMixin:
         given = adata
         adata = match_genes(given, self.get_var_names())
         _check_if_view(adata, copy_if_view=copy_if_view)
-        checks.check_obs_names(adata)
-        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
-        checks.check_layer(adata, setup["layer"])
-        # all but the layer are there where the model has them
-        columns = {name: value for name, value in setup.items() if name in CONDITION_ARGS}
-        checks.check_columns(adata, **columns)
-        checks.check_size_factors(adata, columns.get("size_factor_key"))
-        checks.check_continuous(adata, columns.get("continuous_covariate_keys"))
-        for column, known in self._known_categories().items():
-            checks.check_categories(adata, column, known)
+        self._check_columns(adata)
         with (
             self._registers_unchanged_on_error(),
-            checks.unchanged_on_error(adata),
+            validation.unchanged_on_error(adata),
             warnings.catch_warnings(),
         ):
             # the data are read, not trained on
@@ -298,15 +198,28 @@ class FieldsMixin:
                 manager = self.adata_manager.transfer_fields(adata)
                 self._register_manager_for_instance(manager)
             adata = super()._validate_anndata(adata, copy_if_view)
-            manager = self.get_anndata_manager(adata, required=True)
-            likelihood, image_shape = (
-                self._module_kwargs[name] for name in ("likelihood", "image_shape")
+            self._check_data(
+                self.get_anndata_manager(adata, required=True),
+                self._module_kwargs["likelihood"],
+                self._module_kwargs["image_shape"],
             )
-            self._check_data(manager, likelihood, image_shape)
         if adata is not given:
             self._forget_matched()
             self._matched = adata
         return adata
+
+    def _check_columns(self, adata: AnnData) -> None:
+        """Raise where new data lack the layer or a column of the set-up, or suit it not."""
+        setup = self._setup
+        validation.check_obs_names(adata)
+        validation.check_layer(adata, setup.layer)
+        # all but the layer are there where the model has them
+        columns = {k: v for k, v in setup.arguments.items() if k in CONDITION_ARGUMENTS}
+        validation.check_columns(adata, **columns)
+        validation.check_size_factors(adata, columns.get("size_factor_key"))
+        validation.check_continuous(adata, columns.get("continuous_covariate_keys"))
+        for column, known in setup.categories.items():
+            validation.check_categories(adata, column, known)
 
     @contextmanager
     def _registers_unchanged_on_error(self) -> Iterator[None]:
@@ -345,32 +258,3 @@ class FieldsMixin:
         """Whether this very object was registered with this model before."""
         managers = self._per_instance_manager_store.get(self.id, {})
         return any(manager.adata is adata for manager in managers.values())
-
-    @staticmethod
-    def _categories_of(registry: dict) -> dict[str, Sequence[object]]:
-        """The categories of each registered categorical condition, by obs column."""
-        setup = registry[scvi_constants._SETUP_ARGS_KEY]
-        fields = registry[scvi_constants._FIELD_REGISTRIES_KEY]
-        known = {}
-        if setup.get("batch_key") is not None:
-            state = fields[REGISTRY_KEYS.BATCH_KEY][scvi_constants._STATE_REGISTRY_KEY]
-            known[setup["batch_key"]] = state["categorical_mapping"]
-        if setup.get("categorical_covariate_keys"):
-            state = fields[REGISTRY_KEYS.CAT_COVS_KEY][scvi_constants._STATE_REGISTRY_KEY]
-            known |= state["mappings"]
-        return known
-
-    def _known_categories(self) -> dict[str, Sequence[object]]:
-        return self._categories_of(self.registry_)
-
-    @classmethod
-    def _set_up_if_needed(cls, adata: AnnData) -> None:
-        """Register data that was not set up: a copy as its original was, else with defaults."""
-        checks.check_not_view(adata)
-        if adata.uns.get(scvi_constants._SCVI_UUID_KEY) not in cls._setup_adata_manager_store:
-            cls.setup_anndata(adata, layer=checks.default_layer(adata))
-            return
-        original = cls._original_of(adata)
-        if original is not None:
-            logger.info("The AnnData is a copy of one that was set up; it is set up alike.")
-            cls.setup_anndata(adata, **original.registry[scvi_constants._SETUP_ARGS_KEY])

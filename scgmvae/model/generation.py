@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,47 +12,29 @@ import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
-from scvi import REGISTRY_KEYS
-from scvi.data import _constants as scvi_constants
 from torch import Tensor
 
 from scgmvae import checks
-from scgmvae.data.genes import OBSERVED_KEY
-from scgmvae.data.images import IMAGE_SHAPE_KEY
+from scgmvae.data import validation
+from scgmvae.data.conditions import (
+    Condition,
+    columns_of,
+    registered_conditions,
+    resolved,
+)
+from scgmvae.data.keys import COMPONENT_KEY, IMAGE_SHAPE_KEY, OBSERVED_KEY
 from scgmvae.data.minibatches import MinibatchLoader
+from scgmvae.data.registry import label_codes
+from scgmvae.model.decoding import DecodingMixin
 from scgmvae.module.cgmvae import of_component
 
 __all__ = ["GenerationMixin"]
 
-COMPONENT_KEY = "component"
-"""Key of a minibatch's given components, (n,)."""
-
-Place = Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, object]]
+Place = Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, Any]]
 """Inference outputs whose z is to be decoded, of a minibatch as it is and under new conditions."""
 
 
-class Condition(NamedTuple):
-    """A registered condition and the value that it is set to."""
-
-    column: str
-    key: str
-    """Key of the field in a minibatch."""
-    position: int
-    """Column of the field."""
-    code: float
-    """What stands for the value in the field: the code of a category, or the value itself."""
-    categories: Sequence[object] | None
-    """All categories; ``None`` for a continuous condition."""
-
-    def values(self, index: pd.Index) -> pd.Series:
-        """Column for obs."""
-        if self.categories is None:
-            return pd.Series(self.code, index=index)
-        codes = np.full(len(index), self.code)
-        return pd.Series(pd.Categorical.from_codes(codes, self.categories), index=index)
-
-
-class GenerationMixin:
+class GenerationMixin(DecodingMixin):
     """Counterfactuals and samples."""
 
     def predict_counterfactual(
@@ -129,14 +111,14 @@ class GenerationMixin:
         if not conditions:
             raise ValueError(
                 "conditions must name a registered condition and its new value, for example "
-                f"{{'condition': 'stimulated'}}. {self._registered_conditions()}"
+                f"{{'condition': 'stimulated'}}. {registered_conditions(self._setup)}"
             )
-        resolved = self._resolve(conditions)
+        new_conditions = resolved(conditions, self._setup)
         adata = self._validate_anndata(adata)
-        rows = checks.rows_of(adata, indices)
+        rows = validation.rows_of(adata, indices)
         loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)
 
-        def place(tensors: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, object]:
+        def place(tensors: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Any]:
             outputs = self.module.inference(**self.module._get_inference_input(tensors))
             if via == "w":
                 component = self.module.component_of(outputs["qz"].loc, tensors)
@@ -144,11 +126,11 @@ class GenerationMixin:
                 outputs["z"] = of_component(p_z.loc, component)
             return outputs
 
-        generated = self._generate(loader, resolved, place, n_samples, seed, adata.var)
+        generated = self._generate(loader, new_conditions, place, n_samples, seed, adata.var)
         obs = adata.obs.iloc[rows]
         obs = obs.loc[:, ~obs.columns.str.startswith("_scvi")]
         former = {f"{column}_from": obs[column] for column in conditions}
-        generated.obs = obs.assign(**_columns(resolved, obs.index), **former)
+        generated.obs = obs.assign(**columns_of(new_conditions, obs.index), **former)
         return generated
 
     def sample(
@@ -216,40 +198,90 @@ class GenerationMixin:
             raise RuntimeError(
                 "The model has no data to draw library sizes from: load it with some."
             )
-        resolved = self._resolve(conditions or {})
-        components = np.zeros(self.adata.n_obs, dtype=np.int64)
-        wanted = np.ones(self.adata.n_obs, dtype=bool)
-        if component is not None:
-            self._check_mixture()
-        if self.module.mixture_started:
-            components = self._components_of_cells()
-        if component is not None:
-            wanted = np.isin(components, self._components_meant(component, components))
-        for condition in resolved:
-            if condition.categories is not None:
-                has_value = self.adata.obs[condition.column].astype(str).to_numpy()
-                has_value = has_value == str(condition.categories[int(condition.code)])
-                if (wanted & has_value).any():
-                    wanted &= has_value
-        rows = np.random.default_rng(seed).choice(np.flatnonzero(wanted), size=n)
+        given = resolved(conditions or {}, self._setup)
+        components = self._components_to_draw(component)
+        rows = self._rows_to_draw(n, component, components, given, seed)
         loader = self._make_data_loader(self.adata, indices=rows, batch_size=batch_size)
         loader.extra[COMPONENT_KEY] = torch.from_numpy(components)
 
-        def place(tensors: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, object]:
+        def place(tensors: dict[str, Tensor], new: dict[str, Tensor]) -> dict[str, Any]:
             outputs = self.module.inference(**self.module._get_inference_input(tensors))
             outputs["z"] = self.module.sample_prior(tensors[COMPONENT_KEY], new)
             return outputs
 
-        generated = self._generate(loader, resolved, place, 1, seed, self.adata.var)
+        generated = self._generate(loader, given, place, 1, seed, self.adata.var)
         index = pd.Index([f"generated_{i}" for i in range(n)])
         obs = {}
         if self.module.mixture_started:
             names = list(self.component_names)
             obs["component"] = pd.Categorical.from_codes(components[rows], names)
-        for column in self._condition_names():
+        for column in self._setup.condition_names:
             obs[column] = self.adata.obs[column].iloc[rows].set_axis(index)
-        generated.obs = pd.DataFrame(obs | _columns(resolved, index), index=index)
+        generated.obs = pd.DataFrame(obs | columns_of(given, index), index=index)
         return generated
+
+    # ----------------------------------------------------------- which cells to start from
+
+    def _components_to_draw(self, component: str | int | None) -> NDArray[np.int64]:
+        """Component of each cell of the data: its label's, or else the most probable, (n,)."""
+        if component is not None:
+            self._check_mixture()
+        if not self.module.mixture_started:
+            return np.zeros(self.adata.n_obs, dtype=np.int64)
+        components = self._posteriors()["log_proba"].argmax(1)
+        labels = label_codes(self.adata_manager)
+        return np.where(labels >= 0, labels, components)
+
+    def _rows_to_draw(
+        self,
+        n: int,
+        component: str | int | None,
+        components: NDArray[np.int64],
+        conditions: Sequence[Condition],
+        seed: int,
+    ) -> NDArray[np.int64]:
+        """Rows of n cells of a component, drawn with replacement, under conditions if there are.
+
+        What a generated cell has of a real one is its library size and its other conditions.
+        """
+        wanted = np.ones(self.adata.n_obs, dtype=bool)
+        if component is not None:
+            wanted = np.isin(components, self._components_meant(component, components))
+        for condition in conditions:
+            if condition.categories is not None:
+                has_value = self.adata.obs[condition.column].astype(str).to_numpy()
+                has_value = has_value == str(condition.categories[int(condition.code)])
+                if (wanted & has_value).any():
+                    wanted &= has_value
+        return np.random.default_rng(seed).choice(np.flatnonzero(wanted), size=n)
+
+    def _components_meant(
+        self, component: str | int, components: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Numbers of the components that have a name, a number, or the name of their cluster."""
+        names, cluster_names = self.component_names, self.cluster_names
+        used = names[np.unique(components)]
+        is_number = isinstance(component, int | np.integer) and not isinstance(component, bool)
+        if is_number and 0 <= component < len(names):
+            numbers = np.array([component])
+        elif isinstance(component, str) and component in names:
+            numbers = np.flatnonzero(names == component)
+        elif isinstance(component, str) and component in cluster_names:
+            cluster = np.flatnonzero(cluster_names == component)
+            numbers = np.flatnonzero(self.component_clusters_ == cluster)
+        else:
+            merged = [str(name) for name in cluster_names if name not in names]
+            raise ValueError(
+                f"component must be a number below {len(names)} or one of the names "
+                f"{checks.listed([*merged, *names])}, but it is {component!r}."
+            )
+        if not np.isin(components, numbers).any():
+            raise ValueError(
+                "component must have cells in the training data, but "
+                f"{_asked_for(component, names)!r} is empty. Those with cells are: "
+                f"{checks.listed(used)}."
+            )
+        return numbers
 
     # ------------------------------------------------------------------------- z, c → cells
 
@@ -295,99 +327,7 @@ class GenerationMixin:
             uns={} if image_shape is None else {IMAGE_SHAPE_KEY: np.array(image_shape)},
         )
 
-    # --------------------------------------------------------------------------- conditions
-
-    def _condition_names(self) -> list[str]:
-        """Columns of obs that hold registered conditions."""
-        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
-        return [
-            *self._known_categories(),
-            *(setup["continuous_covariate_keys"] or ()),
-        ]
-
-    def _registered_conditions(self) -> str:
-        names = self._condition_names()
-        return f"Registered are: {checks.listed(names)}." if names else "None is registered."
-
-    def _resolve(self, conditions: Mapping[str, object]) -> list[Condition]:
-        """Where each condition stands in a minibatch, and what stands for its value there.
-
-        Raises
-        ------
-        ValueError
-            If a column is no registered condition, or a value is none that the model knows.
-        """
-        if not isinstance(conditions, Mapping):
-            raise ValueError(
-                "conditions must map columns to values, as {'condition': 'stimulated'} does, but "
-                f"it is {conditions!r}."
-            )
-        setup = self.registry_[scvi_constants._SETUP_ARGS_KEY]
-        known, resolved = self._known_categories(), []
-        fields = {
-            REGISTRY_KEYS.BATCH_KEY: [setup["batch_key"]],
-            REGISTRY_KEYS.CAT_COVS_KEY: setup["categorical_covariate_keys"] or [],
-            REGISTRY_KEYS.CONT_COVS_KEY: setup["continuous_covariate_keys"] or [],
-        }
-        for column, value in conditions.items():
-            if column not in self._condition_names():
-                raise ValueError(
-                    f"{column!r} is no condition that the model was set up with. "
-                    f"{self._registered_conditions()}"
-                )
-            for key, columns in fields.items():
-                if column not in columns:
-                    continue
-                categories = None if key == REGISTRY_KEYS.CONT_COVS_KEY else known[column]
-                if categories is None:
-                    code = checks.finite_number(column, value)
-                else:
-                    code = checks.code_of(column, value, categories)
-                resolved.append(Condition(column, key, columns.index(column), code, categories))
-        return resolved
-
-    # --------------------------------------------------------------------------- components
-
-    def _components_of_cells(self) -> NDArray[np.int64]:
-        """Component of each cell of the model's data: its label's, or else the most probable."""
-        components = self._posteriors()["log_proba"].argmax(1)
-        labels = self._label_codes()
-        return np.where(labels >= 0, labels, components)
-
-    def _components_meant(
-        self, component: str | int, components: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """Numbers of the components that have a name, a number, or the name of their cluster."""
-        names, cluster_names = self.component_names, self.cluster_names
-        used = names[np.unique(components)]
-        is_number = isinstance(component, int | np.integer) and not isinstance(component, bool)
-        if is_number and 0 <= component < len(names):
-            numbers = np.array([component])
-        elif isinstance(component, str) and component in names:
-            numbers = np.flatnonzero(names == component)
-        elif isinstance(component, str) and component in cluster_names:
-            cluster = np.flatnonzero(cluster_names == component)
-            numbers = np.flatnonzero(self.component_clusters_ == cluster)
-        else:
-            merged = [str(name) for name in cluster_names if name not in names]
-            raise ValueError(
-                f"component must be a number below {len(names)} or one of the names "
-                f"{checks.listed([*merged, *names])}, but it is {component!r}."
-            )
-        if not np.isin(components, numbers).any():
-            raise ValueError(
-                "component must have cells in the training data, but "
-                f"{_asked_for(component, names)!r} is empty. Those with cells are: "
-                f"{checks.listed(used)}."
-            )
-        return numbers
-
 
 def _asked_for(component: str | int, names: NDArray[np.str_]) -> str:
     """The name of what was asked for by name or number."""
     return component if isinstance(component, str) else str(names[component])
-
-
-def _columns(conditions: Sequence[Condition], index: pd.Index) -> dict[str, pd.Series]:
-    """Columns for obs that hold the conditions."""
-    return {condition.column: condition.values(index) for condition in conditions}

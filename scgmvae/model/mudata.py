@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 from anndata import AnnData
 from mudata import MuData
-from scvi.data import _constants as scvi_constants
+from scvi.data import AnnDataManager
 from scvi.data._utils import _check_if_view
 
 from scgmvae import checks
+from scgmvae.data import validation
+from scgmvae.data.keys import MODALITY_KEY
+from scgmvae.data.registry import Setup
+from scgmvae.model.setup import SetupMixin
 
-if TYPE_CHECKING:
-    from scvi.data import AnnDataManager
-
-__all__ = ["MODALITY_KEY", "MuDataMixin", "columns_of"]
-
-MODALITY_KEY = "_scgmvae_modality"
-"""Key of ``mdata.uns``: the modality that was set up."""
+__all__ = ["MuDataMixin", "named_columns"]
 
 
-class MuDataMixin:
+class MuDataMixin(SetupMixin):
     """``setup_mudata``, and MuData wherever an AnnData is taken."""
+
+    modality_: str | None
+    """Name of the modality that is read, where the model was made of a MuData."""
 
     @classmethod
     def setup_mudata(
@@ -87,7 +88,7 @@ class MuDataMixin:
             )
         modality = cls._modality_of(mdata, modality)
         adata = mdata[modality]
-        checks.check_not_view(adata)
+        validation.check_not_view(adata)
         setup = {
             "batch_key": batch_key,
             "labels_key": labels_key,
@@ -96,9 +97,9 @@ class MuDataMixin:
             "continuous_covariate_keys": continuous_covariate_keys,
         }
         prefix = f"{modality}:"
-        of_mdata = [name for name in columns_of(setup) if not name.startswith(prefix)]
+        of_mdata = [name for name in named_columns(setup) if not name.startswith(prefix)]
         _check_same(mdata, adata, of_mdata, prefix)
-        with checks.unchanged_on_error(adata):
+        with validation.unchanged_on_error(adata):
             _copy_missing(mdata, adata, of_mdata)
             cls.setup_anndata(
                 adata,
@@ -124,7 +125,7 @@ class MuDataMixin:
 
     @classmethod
     def _anndata_of(
-        cls, data: object, attributes: Mapping[str, object], to_write: bool = False
+        cls, data: object, attributes: Mapping[str, Any], to_write: bool = False
     ) -> AnnData:
         """As of every model, and of a MuData its modality, with the columns that the model reads.
 
@@ -142,7 +143,7 @@ class MuDataMixin:
             return super()._anndata_of(data, attributes, to_write)
         adata = super()._anndata_of(data[modality], attributes, to_write)
         if "registry_" in attributes:
-            columns = columns_of(attributes["registry_"][scvi_constants._SETUP_ARGS_KEY])
+            columns = named_columns(Setup(attributes["registry_"]).arguments)
             for name in columns:
                 if _is_twice(data, adata, name):
                     warnings.warn(
@@ -154,6 +155,10 @@ class MuDataMixin:
                     )
             _copy_missing(data, adata, columns)
         return adata
+
+    def _places_shown(self) -> list[str]:
+        of_modality = [] if self.modality_ is None else [f"modality {self.modality_}"]
+        return super()._places_shown() + of_modality
 
     def get_anndata_manager(
         self, adata: AnnData | MuData, required: bool = False
@@ -172,7 +177,7 @@ class MuDataMixin:
         return super().get_anndata_manager(adata, required)
 
 
-def columns_of(setup: Mapping[str, object]) -> list[str]:
+def named_columns(setup: Mapping[str, object]) -> list[str]:
     """The obs columns that arguments of ``setup_anndata`` name."""
     found = []
     for argument, value in setup.items():
@@ -213,6 +218,6 @@ def _copy_missing(mdata: MuData, adata: AnnData, columns: Iterable[str]) -> None
     """Copy columns of the MuData that the modality lacks to it, cell by cell."""
     for name in columns:
         if name in mdata.obs and name not in adata.obs:
-            checks.check_obs_names(mdata)
+            validation.check_obs_names(mdata)
             _check_if_view(adata, copy_if_view=True)  # writing to a view would warn
             adata.obs[name] = mdata.obs[name].reindex(adata.obs_names)

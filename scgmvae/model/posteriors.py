@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.special import softmax
+from scvi.model.base import VAEMixin
 from torch import Tensor
 from torch.distributions import (
     Categorical,
@@ -24,10 +25,13 @@ from torch.distributions import (
 from torch.quasirandom import SobolEngine
 
 from scgmvae import checks
-from scgmvae.data.minibatches import CELLS_IN_MEMORY
-from scgmvae.model.terms import TermsMixin
+from scgmvae.clustering.names import Clustering
+from scgmvae.data import validation
+from scgmvae.data.minibatches import stacked
+from scgmvae.model.mudata import MuDataMixin
+from scgmvae.model.seeded import seeded
 
-__all__ = ["ResultsMixin"]
+__all__ = ["PosteriorsMixin"]
 
 READ_BATCH_SIZE = 1024
 """Cells per minibatch where posteriors are read out: no gradients, so larger than in training."""
@@ -35,15 +39,43 @@ READ_BATCH_SIZE = 1024
 N_POINTS = 16
 """Points of q(z|x,c) that probabilities of components are averaged over."""
 
-N_QUANTILES = 1001
-"""Quantiles of the training cells' distances that a model keeps."""
 
-OUTERMOST = 0.01
-"""Share of the training cells, those furthest out, whose confidence is lowered."""
+class PosteriorsMixin(MuDataMixin, VAEMixin):
+    """What a trained model says of cells: embedding, clusters or labels."""
 
+    n_components_: int | None
+    """K, or ``None`` as long as it is not known."""
+    component_clusters_: NDArray[np.int64] | None
+    """Cluster of each component, (K,), −1 where it is dropped; ``None`` before any merging."""
 
-class ResultsMixin(TermsMixin):
-    """What a trained model says of cells."""
+    get_reconstruction_error = seeded(VAEMixin.get_reconstruction_error)
+
+    @property
+    def _clustering(self) -> Clustering:
+        """Components, labels and clusters by name."""
+        labels = self._setup.label_names
+        return Clustering(self.n_components_ or 0, labels, self.component_clusters_)
+
+    @property
+    def component_names(self) -> NDArray[np.str_]:
+        """Names of the K components: label names where they carry labels, else numbers.
+
+        Components that were merged have their cluster's name and a number in it: cluster ``"3"``
+        has ``"3.0"`` and ``"3.1"``. Those that were dropped are ``"dropped.0"`` and so on.
+        Numbers that are themselves labels, or that a label starts with as a part's name would,
+        are left out.
+        """
+        return self._clustering.component_names
+
+    @property
+    def cluster_names(self) -> NDArray[np.str_]:
+        """Names of the clusters: labels first, then numbers, the largest cluster first.
+
+        Without any merging clusters are the components.
+        """
+        return self._clustering.cluster_names
+
+    # ------------------------------------------------------------------- cells → posteriors
 
     @torch.inference_mode()
     def _posteriors(
@@ -61,58 +93,56 @@ class ResultsMixin(TermsMixin):
         ``log_proba`` (n, K) of q(y|z,c) averaged over q(z|x,c), and ``distances`` (n, K) of the
         mean of z to the components, in their standard deviations.
         """
-        if dataloader is not None and not (adata is None and indices is None):
-            raise ValueError(
-                "A dataloader brings its cells with it. Give either that, or adata and indices."
-            )
-        if dataloader is None:
-            adata = self._validate_anndata(adata)
-            rows = checks.rows_of(adata, indices)
-            dataloader = self._make_data_loader(
-                adata,
-                indices=rows,
-                batch_size=READ_BATCH_SIZE if batch_size is None else batch_size,
-            )
-        else:
-            dataloader = self._minibatches(dataloader)
+        minibatches = self._minibatches_to_read(adata, indices, batch_size, dataloader)
         self.module.eval()
         noise = self._noise()
-        gathered: dict[str, NDArray[np.float32]] = {}
-        n = 0
-        for tensors in dataloader:
-            outputs = self.module.inference(
-                **self.module._get_inference_input(tensors), sample=False
-            )
-            z, w = outputs["z"], outputs["w"]
-            values = {"z_loc": z, "z_var": outputs["qz"].variance}
-            if self.module.mixture_started:
-                p_z = self.module.component_density(w, tensors)
-                distances = ((z.unsqueeze(-2) - p_z.loc) / p_z.scale).norm(dim=-1)
-                log_proba = self.module.classify(z + outputs["qz"].scale * noise, tensors)
-                log_proba = torch.logsumexp(log_proba.log_softmax(-1), 0) - math.log(len(noise))
-                values |= {
-                    "w_loc": w,
-                    "w_var": outputs["qw"].variance,
-                    "log_proba": log_proba,
-                    "distances": distances,
-                }
-            end = n + len(z)
-            for name, value in values.items():
-                part = value.cpu().numpy()
-                rows = gathered.setdefault(name, np.empty_like(part))
-                # lists of parts would leave holes in memory where a minibatch was worked on
-                if end > len(rows):
-                    rows.resize((end + CELLS_IN_MEMORY, rows.shape[1]), refcheck=False)
-                rows[n:end] = part
-            n = end
-        if not gathered:
+        posteriors = stacked(self._posteriors_of(tensors, noise) for tensors in minibatches)
+        if not posteriors:
             raise ValueError(
                 "A dataloader must bring cells, but the dataloader brought no minibatch. Give it "
                 "anew: an iterator can be read only once."
             )
-        for rows in gathered.values():
-            rows.resize((n, rows.shape[1]), refcheck=False)
-        return gathered
+        return posteriors
+
+    def _minibatches_to_read(
+        self,
+        adata: AnnData | None,
+        indices: Sequence[int] | None,
+        batch_size: int | None,
+        dataloader: Iterator[dict[str, Tensor]] | None,
+    ) -> Iterable[dict[str, Tensor]]:
+        """Minibatches of rows of data, or of a dataloader."""
+        if dataloader is not None:
+            if not (adata is None and indices is None):
+                raise ValueError(
+                    "A dataloader brings its cells with it. Give either that, or adata and "
+                    "indices."
+                )
+            return self._minibatches(dataloader)
+        adata = self._validate_anndata(adata)
+        return self._make_data_loader(
+            adata,
+            indices=validation.rows_of(adata, indices),
+            batch_size=READ_BATCH_SIZE if batch_size is None else batch_size,
+        )
+
+    def _posteriors_of(self, tensors: dict[str, Tensor], noise: Tensor) -> dict[str, Tensor]:
+        """The same of one minibatch."""
+        inputs = self.module._get_inference_input(tensors)
+        outputs = self.module.inference(**inputs, sample=False)
+        z, w = outputs["z"], outputs["w"]
+        of_z = {"z_loc": z, "z_var": outputs["qz"].variance}
+        if not self.module.mixture_started:
+            return of_z
+        p_z = self.module.component_density(w, tensors)
+        log_proba = self.module.classify(z + outputs["qz"].scale * noise, tensors)
+        log_proba = torch.logsumexp(log_proba.log_softmax(-1), 0) - math.log(len(noise))
+        return of_z | {
+            "w_loc": w,
+            "w_var": outputs["qw"].variance,
+            "log_proba": log_proba,
+            "distances": ((z.unsqueeze(-2) - p_z.loc) / p_z.scale).norm(dim=-1),
+        }
 
     def _noise(self) -> Tensor:
         """Points that stand for N(0, I) of z, (S, 1, L), the same for every cell."""
@@ -263,95 +293,18 @@ class ResultsMixin(TermsMixin):
         self._check_mixture()
         if dataloader is None:
             adata = self._validate_anndata(adata)
-            indices = checks.rows_of(adata, indices)
+            indices = validation.rows_of(adata, indices)
         logits = self._posteriors(adata, indices, batch_size, dataloader)["log_proba"]
         names = self.component_names
         if not components:
-            logits, names = self._of_clusters(logits), self.cluster_names
-            names = names[: len(self._label_names) or None]  # labels are the first clusters
+            logits, names = self._clustering.log_proba(logits), self.cluster_names
+            # labels are the first clusters
+            names = names[: len(self._setup.label_names) or None]
         logits = logits[:, : len(names)]
         if not soft:
             return names[logits.argmax(1)]
         index = adata.obs_names[indices] if dataloader is None else None
         return pd.DataFrame(softmax(logits, axis=1), index=index, columns=names)
-
-    def get_novelty(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        batch_size: int | None = None,
-        dataloader: Iterator[dict[str, Tensor]] | None = None,
-    ) -> NDArray[np.float64]:
-        r"""How far out each cell lies of what the model was trained on.
-
-        .. math::
-            \delta = \min_k \lVert (z - \mu_k(w,c)) / \sigma_k(w,c) \rVert
-
-        at the posterior means of z and w, over the components that training cells are in: the
-        density of the nearest component is
-        :math:`e^{-\delta^2/2}` of its peak. The novelty is the share of the training cells that
-        have a smaller distance, so among these themselves it is uniform. Near 1 a cell fits no
-        component.
-
-        Parameters
-        ----------
-        adata
-            Data with the genes of the model; ``None`` is the model's own.
-        indices
-            Rows to use.
-        batch_size
-            Cells at a time.
-        dataloader
-            Minibatches to use in place of ``adata``.
-
-        Returns
-        -------
-        Array ``(n,)`` of values in [0, 1].
-
-        Raises
-        ------
-        RuntimeError
-            If the model has no trained components.
-        ValueError
-            If ``adata`` or ``indices`` are given as well as ``dataloader``.
-
-        Notes
-        -----
-        Cells like those trained on, but not seen in training, lie nearer to the components than
-        the training cells do, because the encoder knows less of them; half of them may have a
-        novelty below 0.25. So compare the novelty of groups of new cells with one another too.
-
-        Examples
-        --------
-        >>> novelty = model.get_novelty()
-        >>> float(novelty.min()), float(novelty.max())
-        (0.0, 1.0)
-        """
-        self._check_mixture()
-        return self._novelty(self._posteriors(adata, indices, batch_size, dataloader))
-
-    def _novelty(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
-        if self.distance_quantiles_ is None:
-            raise RuntimeError(
-                "Novelty is measured by the training cells when training ends, but this model was "
-                "saved before. Load it with its data and train it for one more epoch."
-            )
-        shares = np.linspace(0, 1, N_QUANTILES)
-        return np.interp(self._distance(posteriors), self.distance_quantiles_, shares)
-
-    def _distance(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
-        """Distance to the nearest of the components that training cells are in, (n,)."""
-        return posteriors["distances"][:, self.used_components_].min(1).astype(float)
-
-    def _remember_training_cells(self, posteriors: dict[str, NDArray]) -> None:
-        """Keep what the novelty of other cells is measured by."""
-        self.used_components_ = np.unique(posteriors["log_proba"].argmax(1))
-        shares = np.linspace(0, 1, N_QUANTILES)
-        self.distance_quantiles_ = np.quantile(self._distance(posteriors), shares)
-
-    def _confidence(self, proba: NDArray, novelty: NDArray) -> NDArray[np.float32]:
-        """Probability of the chosen component, towards 0 for the outermost cells, (n,)."""
-        return (proba.max(1) * ((1 - novelty) / OUTERMOST).clip(max=1)).astype(np.float32)
 
     def differential_abundance(
         self, adata: AnnData | None = None, sample_key: str | None = None, **kwargs: object
@@ -377,8 +330,8 @@ class ResultsMixin(TermsMixin):
         if sample_key is None:
             raise ValueError("sample_key must name the obs column of the samples to compare.")
         adata = self._validate_anndata(adata)
-        checks.check_columns(adata, sample_key=sample_key)
-        super().differential_abundance(adata, sample_key, **kwargs)
+        validation.check_columns(adata, sample_key=sample_key)
+        seeded(VAEMixin.differential_abundance)(self, adata, sample_key, **kwargs)
 
     @torch.inference_mode()
     def get_aggregated_posterior(

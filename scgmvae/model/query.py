@@ -4,48 +4,35 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Self
 
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
-from scvi.data import _constants as scvi_constants
 
-from scgmvae import checks
+from scgmvae.data import validation
 from scgmvae.data.genes import match_genes
+from scgmvae.model.fitted import Fitted
+from scgmvae.model.merging import MergingMixin
 from scgmvae.model.scvi_settings import OF_QUERY, check_offered
-
-if TYPE_CHECKING:
-    from scgmvae.model.scgmvae import SCGMVAE
 
 __all__ = ["QueryMixin"]
 
-KEPT = (
-    "modality_",
-    "n_components_",
-    "mixture_started_",
-    "component_clusters_",
-    "distance_quantiles_",
-    "used_components_",
-    "seed_",
-)
-"""What a model of a query has from its reference, beside the module."""
 
-
-class QueryMixin:
+class QueryMixin(MergingMixin):
     """``load_query_data`` and ``prepare_query_anndata``, in the way of scArches."""
 
     @classmethod
     def load_query_data(
         cls,
         adata: AnnData | MuData,
-        reference_model: SCGMVAE | str | Path,
+        reference_model: MergingMixin | str | Path,
         *,
         inplace_subset_query_vars: bool = False,
         accelerator: str = "auto",
         device: int | str = "auto",
-        **of_scvi: object,
-    ) -> SCGMVAE:
+        **of_scvi: Any,
+    ) -> Self:
         """Model of new data on top of a trained reference.
 
         Batches, or other categories of registered conditions, that the reference does not know
@@ -104,6 +91,36 @@ class QueryMixin:
             raise TypeError(
                 f"load_query_data got arguments that it does not have: {', '.join(unknown)}."
             )
+        reference = cls._reference(adata, reference_model, accelerator, device)
+        if inplace_subset_query_vars:
+            validation.check_not_view(adata)
+            cls.prepare_query_anndata(adata, reference)
+        adata = cls._anndata_of(adata, vars(reference), to_write=True)
+        adata = match_genes(adata, reference.get_var_names())
+        with validation.unchanged_on_error(adata):
+            cls.setup_anndata(
+                adata,
+                source_registry=reference.registry_,
+                extend_categories=True,
+                **reference._setup.arguments,
+            )
+            params = reference.init_params_
+            settings = params["non_kwargs"] | {"adata": adata, "n_components": None}
+            for of_kwargs in params["kwargs"].values():
+                settings |= of_kwargs
+            model = cls(**settings)
+        model._take_from(reference)
+        return model
+
+    @classmethod
+    def _reference(
+        cls,
+        adata: object,
+        reference_model: MergingMixin | str | Path,
+        accelerator: str,
+        device: int | str,
+    ) -> MergingMixin:
+        """The trained reference, read from its folder if need be."""
         reference = reference_model
         if isinstance(reference, str | Path):
             reference = cls.load(reference, False, accelerator, device)
@@ -120,38 +137,27 @@ class QueryMixin:
         reference._check_if_trained(warn=False)
         if reference.module.has_mixture:
             reference._check_mixture()
-        setup = reference.registry_[scvi_constants._SETUP_ARGS_KEY]
-        if inplace_subset_query_vars:
-            checks.check_not_view(adata)
-            cls.prepare_query_anndata(adata, reference)
-        adata = cls._anndata_of(adata, vars(reference), to_write=True)
-        adata = match_genes(adata, reference.get_var_names())
-        with checks.unchanged_on_error(adata):
-            cls.setup_anndata(
-                adata, source_registry=reference.registry_, extend_categories=True, **setup
-            )
-            params = reference.init_params_
-            settings = params["non_kwargs"] | {"adata": adata, "n_components": None}
-            for of_kwargs in params["kwargs"].values():
-                settings |= of_kwargs
-            model = cls(**settings)
-        for name in KEPT:
-            setattr(model, name, getattr(reference, name))
-        n_categories = model.module.n_categories
-        model.reference_categories_ = reference.module.n_categories
-        model.reference_has_condition_prior_ = reference.module.condition_prior is not None
-        model.module = copy.deepcopy(reference.module)
-        model.module.extend_categories(n_categories)
-        model.module.eval()
-        model.is_trained_ = True
-        model._model_summary_string = model._summary()
-        return model
+        return reference
+
+    def _take_from(self, reference: MergingMixin) -> None:
+        """Take over all that a reference has learned, with weights for new categories."""
+        n_categories = self.module.n_categories
+        Fitted.of(reference).give_to(self)
+        self.modality_ = reference.modality_
+        self.seed_ = reference.seed_
+        self.reference_categories_ = reference.module.n_categories
+        self.reference_has_condition_prior_ = reference.module.condition_prior is not None
+        self.module = copy.deepcopy(reference.module)
+        self.module.extend_categories(n_categories)
+        self.module.eval()
+        self.is_trained_ = True
+        self._model_summary_string = self._summary()
 
     @classmethod
     def prepare_query_anndata(
         cls,
         adata: AnnData,
-        reference_model: SCGMVAE | str | Path,
+        reference_model: MergingMixin | str | Path,
         return_reference_var_names: bool = False,
         inplace: bool = True,
     ) -> AnnData | pd.Index | None:
@@ -186,7 +192,7 @@ class QueryMixin:
             names = reference_model.get_var_names()
         if return_reference_var_names:
             return pd.Index(names)
-        checks.check_anndata(adata)
+        validation.check_anndata(adata)
         matched = match_genes(adata, names)
         if not inplace:
             return adata.copy() if matched is adata else matched

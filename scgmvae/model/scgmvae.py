@@ -1,66 +1,33 @@
-"""SCGMVAE: fields of an AnnData in, results out and written back."""
+"""SCGMVAE, the model that users meet: how it is made, and what it says of itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pandas as pd
-import torch
 from anndata import AnnData
 from mudata import MuData
-from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
-from scvi.data import _constants as scvi_constants
-from scvi.model.base import BaseModelClass, VAEMixin
 
-import scgmvae
-from scgmvae import checks
-from scgmvae.data.datamodules import is_of_data_module, n_obs_of, registry_of
+from scgmvae.checks import listed
+from scgmvae.data import validation
 from scgmvae.data.images import image_shape_of, shape_of
 from scgmvae.data.minibatches import MinibatchLoader
 from scgmvae.distributions.likelihoods import Likelihood
-from scgmvae.model.clusters import ComponentsMixin
-from scgmvae.model.decoding import DecodingMixin
 from scgmvae.model.expression import ExpressionMixin
-from scgmvae.model.fields import FieldsMixin
+from scgmvae.model.fitted import Fitted
 from scgmvae.model.generation import GenerationMixin
-from scgmvae.model.mudata import MuDataMixin
-from scgmvae.model.posteriors import ResultsMixin
 from scgmvae.model.query import QueryMixin
-from scgmvae.model.saving import SavingMixin
 from scgmvae.model.scvi_settings import from_scvi
-from scgmvae.model.seeded import ReadingMixin
-from scgmvae.model.showing import ShowingMixin
-from scgmvae.model.training import StagedTrainingMixin
+from scgmvae.model.training import TrainingMixin
 from scgmvae.module.cgmvae import CGMVAE, Prior, Widths
-from scgmvae.report.page import ReportMixin
+from scgmvae.train.recipe import COUNTS, recipe_for
 
 __all__ = ["SCGMVAE"]
 
-IMAGE_WIDTHS = (512, 256, 128)
-"""Hidden layers for images; one layer of the width for genes blurs them."""
 
-
-class SCGMVAE(
-    ShowingMixin,
-    MuDataMixin,
-    FieldsMixin,
-    StagedTrainingMixin,
-    ResultsMixin,
-    ComponentsMixin,
-    GenerationMixin,
-    DecodingMixin,
-    QueryMixin,
-    ReportMixin,
-    SavingMixin,
-    ReadingMixin,
-    ExpressionMixin,
-    VAEMixin,
-    BaseModelClass,
-):
+class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
     r"""c*GMVAE for single-cell data: embedding, clusters and expression of one generative model.
 
     .. math::
@@ -125,12 +92,12 @@ class SCGMVAE(
     """
 
     _module_cls = CGMVAE
-    _data_loader_cls = MinibatchLoader
+    module: CGMVAE
 
     def __init__(
         self,
         adata: AnnData | MuData | None = None,
-        registry: dict | None = None,
+        registry: Mapping[str, Any] | None = None,
         *,
         n_components: int | None = None,
         n_latent: int = 10,
@@ -141,27 +108,22 @@ class SCGMVAE(
         likelihood: Likelihood | None = None,
         prior: Prior = "dirichlet",
         image_shape: Sequence[int] | None = None,
-        **module_kwargs: object,
+        **module_kwargs: Any,
     ):
         likelihood, module_kwargs = from_scvi(likelihood, module_kwargs)
         self.modality_ = self._modality_of(adata)
-        if is_of_data_module(registry):
-            n_obs = n_obs_of(registry)
-            registry, self.label_codes_ = registry_of(type(self), registry)
-            checks.check_n_components(n_components, n_obs, len(self._labels_of(registry)))
+        registry = self._register_data_module(registry, n_components)
         if adata is not None:
             adata = self._anndata_of(adata, {"modality_": self.modality_})
             if image_shape is None:
                 image_shape = image_shape_of(adata)
         if image_shape is not None:
             image_shape = shape_of(image_shape)
-        if likelihood is None:
-            likelihood = "nb" if image_shape is None else "bernoulli"
+        recipe = recipe_for(image_shape)
+        likelihood = recipe.likelihood if likelihood is None else likelihood
+        dropout_rate = recipe.dropout_rate if dropout_rate is None else dropout_rate
         if n_hidden is None:
-            wide = image_shape is not None and n_layers == 1
-            n_hidden = IMAGE_WIDTHS if wide else 128
-        if dropout_rate is None:
-            dropout_rate = 0.1 if image_shape is None else 0.0
+            n_hidden = recipe.n_hidden if n_layers == 1 else COUNTS.n_hidden
         self._module_kwargs = {
             "n_latent": n_latent,
             "n_latent_w": n_latent_w,
@@ -173,23 +135,18 @@ class SCGMVAE(
             "image_shape": image_shape,
             **module_kwargs,
         }
-        with checks.unchanged_on_error(adata) if adata is not None else nullcontext():
+        with self._unchanged_on_error(adata):
             if adata is not None:
                 self._set_up_if_needed(adata)
             super().__init__(adata, registry)
-            self.n_components_ = n_components
-            self.mixture_started_ = False
-            self.component_clusters_ = None
-            self.distance_quantiles_: NDArray[np.float64] | None = None
-            self.used_components_: NDArray[np.int64] | None = None
-            self.reference_categories_: tuple[int, ...] | None = None
+            self.n_components_asked = n_components
+            self.reference_categories_ = None
             self.reference_has_condition_prior_ = True
-            self.seed_ = 0
+            Fitted(n_components).give_to(self)
             if adata is not None:
-                checks.check_n_components(n_components, adata.n_obs, len(self._label_names))
-            with torch.random.fork_rng(devices=()):
-                torch.manual_seed(0)
-                self.module = self._make_module()
+                n_labels = len(self._setup.label_names)
+                validation.check_n_components(n_components, adata.n_obs, n_labels)
+            self.module = self._first_module()
             if adata is not None:
                 self._check_data(self.adata_manager, likelihood, image_shape)
         self._model_summary_string = self._summary()
@@ -197,18 +154,19 @@ class SCGMVAE(
 
     def _make_module(self) -> CGMVAE:
         """The module with fresh weights, which come from torch's random state."""
+        setup = self._setup
         return self._module_cls(
             self.summary_stats.n_vars,
             n_batch=self.summary_stats.n_batch,
-            n_cats_per_cov=self._state_of(REGISTRY_KEYS.CAT_COVS_KEY).get("n_cats_per_key", ()),
+            n_cats_per_cov=setup.state(REGISTRY_KEYS.CAT_COVS_KEY).get("n_cats_per_key", ()),
             n_continuous_cov=self.summary_stats.get("n_extra_continuous_covs", 0),
-            n_labels=len(self._label_names),
+            n_labels=len(setup.label_names),
             n_components=self.n_components_ or 1,
-            use_size_factor=bool(self._field(REGISTRY_KEYS.SIZE_FACTOR_KEY)["data_registry"]),
+            use_size_factor=setup.has_size_factors,
             **self._module_kwargs,
         )
 
-    def _make_data_loader(self, *args: object, **kwargs: object) -> MinibatchLoader:
+    def _make_data_loader(self, *args: Any, **kwargs: Any) -> MinibatchLoader:
         """As in scvi-tools, with x in the layout that the module reads faster."""
         kwargs = {"sparse": self.module.takes_sparse} | kwargs
         return super()._make_data_loader(*args, **kwargs)
@@ -221,17 +179,16 @@ class SCGMVAE(
         return f"SCGMVAE with the following parameters: n_components: {n_components}, {settings}"
 
     def _rows_shown(self) -> dict[str, str]:
-        rows = {}
-        known = self._known_categories()
+        setup, rows = self._setup, {}
+        known = setup.categories
         conditions = [
             f"{name} ({len(known[name])})" if name in known else name
-            for name in self._condition_names()
+            for name in setup.condition_names
         ]
         if conditions:
             rows["conditions"] = ", ".join(conditions)
-        if self._label_names:
-            key = self.get_setup_arg("labels_key")
-            rows["labels"] = f"{key}: {checks.listed(self._label_names)}"
+        if setup.label_names:
+            rows["labels"] = f"{setup.labels_key}: {listed(setup.label_names)}"
         if not self.module.has_mixture:
             rows["components"] = f"none, as prior={self.module.prior!r}"
         elif self.n_components_ is None:
@@ -241,6 +198,20 @@ class SCGMVAE(
         if self.component_clusters_ is not None:
             rows["clusters"] = str(len(self.cluster_names))
         return rows | {"training": self._training_shown()}
+
+    def _epochs_shown(self) -> str:
+        if not self.module.has_mixture:
+            return super()._epochs_shown()
+        n_epochs = len(self.history["elbo_train"])
+        n_joint = len(self.history.get("kl_y_train", ()))
+        return f"{n_epochs - n_joint} of pretraining, {n_joint} joint"
+
+    def _data_shown(self) -> str:
+        if self.label_codes_ is None:
+            return super()._data_shown()
+        return (
+            f"{'' if self.adata is None else 'a sample, '}{self._matrix_shown()}, of a data module"
+        )
 
     def _calls_shown(self) -> list[str]:
         is_of_data_module = self.label_codes_ is not None
@@ -256,92 +227,50 @@ class SCGMVAE(
         calls = ["model.get_latent_representation()", 'model.report("report.html")']
         return [*(of_clusters if self.module.has_mixture else ()), *calls, "model.save(folder)"]
 
-    # ------------------------------------------------------------------------ writing back
+    # ----------------------------------------------------------------------------- report
 
-    def annotate(self, adata: AnnData | MuData | None = None, key_added: str = "scgmvae") -> None:
-        """Write embedding and clusters into an AnnData.
+    def report(
+        self,
+        path: str | Path,
+        labels_key: str | None = None,
+        *,
+        overwrite: bool = False,
+        seed: int = 0,
+    ) -> None:
+        """Write what a fit is judged by into one HTML file that needs nothing else.
 
-        ``obsm["X_<key>"]`` mean of z, ``obsm["X_<key>_w"]`` mean of w, ``obsm["<key>_proba"]``
-        probabilities of the clusters, ``obs["<key>"]`` the most probable one (categorical),
-        ``obs["<key>_fine"]`` the most probable component, once components were merged to clusters
-        (without merging clusters are components),
-        ``obs["<key>_novelty"]`` how far out the cell lies (:meth:`get_novelty`),
-        ``obs["<key>_confidence"]`` the probability of its cluster, which falls to 0 from novelty
-        0.99 to 1 because such cells fit none, ``uns["<key>"]`` settings, versions and seed. A
-        model without components writes the embedding and the settings alone.
+        Data, settings and versions; training curves; scatters of z by cluster, label and
+        condition; the components with their marker genes; agreement with labels; how components
+        merge; and what to look at, in plain words (:mod:`scgmvae.report.diagnosis`).
 
         Parameters
         ----------
-        adata
-            Data with the genes of the model; ``None`` is the model's own. Of a MuData the modality
-            is written into.
-        key_added
-            Name of what is written.
+        path
+            File to write.
+        labels_key
+            obs column of labels to compare with; ``None`` takes the one that the model was set up
+            with, if any.
+        overwrite
+            Replace a file that exists.
+        seed
+            Of the cells that are drawn where there are more than 5,000, and of the UMAP.
 
         Raises
         ------
+        FileNotFoundError
+            If the folder does not exist.
+        KeyError
+            If there is no such obs column.
         RuntimeError
-            If the model is untrained.
+            If the model is untrained, or has no data.
         ValueError
-            If ``key_added`` is a column that the model was set up with, or ``adata`` a view.
+            If the file exists and ``overwrite`` is False.
 
-        Examples
-        --------
-        >>> model.annotate(adata, key_added="mine")
-        >>> adata.obsm["X_mine"].shape
-        (300, 10)
+        Notes
+        -----
+        The data are left as they are.
         """
-        self._check_if_trained(warn=False)
-        given = self.adata if adata is None else adata
-        target = self._anndata_of(given, vars(self), to_write=True)
-        checks.check_key_added(self.registry_[scvi_constants._SETUP_ARGS_KEY], key_added)
-        self._write(target, self._posteriors(target), key_added)
+        # the report reads models, so it is the one thing imported from further down
+        from scgmvae.report.page import write_report
 
-    def _write(
-        self, target: AnnData, posteriors: dict[str, NDArray], key_added: str = "scgmvae"
-    ) -> None:
-        target.obsm[f"X_{key_added}"] = posteriors["z_loc"]
-        if self.module.mixture_started:
-            proba = np.exp(self._of_clusters(posteriors["log_proba"]))
-            novelty = self._novelty(posteriors)
-            target.obsm[f"X_{key_added}_w"] = posteriors["w_loc"]
-            target.obsm[f"{key_added}_proba"] = proba
-            clusters = pd.Categorical.from_codes(proba.argmax(1), list(self.cluster_names))
-            target.obs[key_added] = clusters.remove_unused_categories()
-            if self.component_clusters_ is not None:
-                component = posteriors["log_proba"].argmax(1)
-                fine = pd.Categorical.from_codes(component, list(self.component_names))
-                target.obs[f"{key_added}_fine"] = fine.remove_unused_categories()
-            target.obs[f"{key_added}_confidence"] = self._confidence(proba, novelty)
-            target.obs[f"{key_added}_novelty"] = novelty
-        # what an earlier model wrote does not belong to this embedding
-        stale = []
-        if not self.module.mixture_started:
-            for name in (f"X_{key_added}_w", f"{key_added}_proba"):
-                target.obsm.pop(name, None)
-            stale += [key_added, f"{key_added}_confidence", f"{key_added}_novelty"]
-        if self.component_clusters_ is None:
-            stale.append(f"{key_added}_fine")
-        target.obs = target.obs.drop(columns=stale, errors="ignore")
-        # scanpy keeps colours by position: those of an earlier partition would mislead
-        for name in (key_added, f"{key_added}_fine"):
-            target.uns.pop(f"{name}_colors", None)
-        target.uns[key_added] = self._settings()
-
-    def _settings(self) -> dict[str, object]:
-        """What made the annotation, in types that h5ad keeps."""
-        settings = {
-            "params": {
-                name: list(value) if isinstance(value, tuple) else value
-                for name, value in self._module_kwargs.items()
-                if value is not None
-            },
-            "seed": self.seed_,
-            "versions": {"scgmvae": scgmvae.__version__}
-            | {name: version(name) for name in ("scvi-tools", "torch", "anndata")},
-        }
-        if self.module.mixture_started:
-            settings["n_components"] = self.n_components_
-            settings["components"] = self.component_names.astype(object)
-            settings["clusters"] = self.cluster_names.astype(object)
-        return settings
+        write_report(self, path, labels_key, overwrite=overwrite, seed=seed)

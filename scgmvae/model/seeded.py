@@ -6,20 +6,26 @@ change, and all of them draw from the random states that the rest of the program
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from inspect import BoundArguments, Parameter, signature
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
-from scvi.model.base import RNASeqMixin, VAEMixin
+from anndata import AnnData
+from scvi.model.base import VAEMixin
+from torch import Tensor
 
 from scgmvae import checks
+from scgmvae.data import validation
+from scgmvae.data.minibatches import stacked
+from scgmvae.model.fields import Fields
 
-__all__ = ["ReadingMixin", "drawing_from", "reading"]
+__all__ = ["Seeded", "drawing_from", "seeded"]
 
 T = TypeVar("T")
 
@@ -50,9 +56,7 @@ def drawing_from(seed: int) -> Iterator[None]:
         is_drawing.reset(token)
 
 
-def reading(
-    method: Callable[..., T], original: Callable[..., T] | None = None
-) -> Callable[..., T]:
+def seeded(method: Callable[..., T], original: Callable[..., T] | None = None) -> Callable[..., T]:
     """A method of scvi-tools with the keyword ``seed`` of its draws, and its arguments checked.
 
     Parameters
@@ -67,7 +71,7 @@ def reading(
     positions = own if names_all else known
 
     @wraps(method)
-    def read(self, *args: object, seed: int = 0, **kwargs: object) -> T:
+    def read(self: Fields, *args: Any, seed: int = 0, **kwargs: Any) -> T:
         self._check_if_trained(warn=False)
         checks.check_seed(seed)
         given = _by_name(positions.bind(self, *args, **kwargs))
@@ -97,7 +101,7 @@ def _kind(parameter: Parameter) -> int:
     return parameter.kind
 
 
-def _check_arguments(model: VAEMixin, given: Mapping[str, object]) -> None:
+def _check_arguments(model: Fields, given: Mapping[str, Any]) -> None:
     """Raise where an argument would be ignored, or fail where nobody understands it."""
     numbers = {name: given[name] for name in NUMBERS if given.get(name) is not None}
     checks.check_whole(1, **numbers)
@@ -107,36 +111,112 @@ def _check_arguments(model: VAEMixin, given: Mapping[str, object]) -> None:
         checks.check_choices(weights=(given["weights"], (None, "uniform", "importance")))
         if given["weights"] == "importance":
             model.get_importance_weights()  # which says why there are none
-    genes = given.get("gene_list")
-    if genes is not None:
-        if isinstance(genes, str) or not len(genes):
-            raise ValueError(f"gene_list must be a list of genes, but it is {genes!r}.")
-        unknown = set(genes) - set(model.get_var_names())
-        if unknown:
-            unknown = checks.listed(sorted(unknown, key=str))
-            raise KeyError(f"gene_list has genes that the model lacks: {unknown}.")
+    if given.get("gene_list") is not None:
+        _check_genes(given["gene_list"], model.get_var_names())
     keys = {name: given[name] for name in ("groupby", "sample_key") if name in given}
     if keys:
         adata = model._validate_anndata(given.get("adata"))
-        checks.check_columns(adata, **keys)
+        validation.check_columns(adata, **keys)
         for name in ("group1", "group2"):
-            groups = given.get(name)
-            if groups is None:
-                continue
-            groups = [groups] if isinstance(groups, str) else list(groups)
-            known = adata.obs[keys["groupby"]].astype(str) if len(groups) else ()
-            unknown = {str(group) for group in groups} - set(known)
-            if unknown:
-                raise ValueError(
-                    f"{name} must name groups in the obs column {keys['groupby']!r}, but "
-                    f"{checks.listed(sorted(unknown))} has no cells."
-                )
+            if given.get(name) is not None:
+                _check_groups(adata, keys["groupby"], name, given[name])
 
 
-class ReadingMixin:
-    """Methods of scvi-tools, each with one keyword more, the ``seed`` of its draws (0)."""
+def _check_genes(genes: Sequence[str], known: Sequence[str]) -> None:
+    """Raise unless all genes of a list are the model's."""
+    if isinstance(genes, str) or not len(genes):
+        raise ValueError(f"gene_list must be a list of genes, but it is {genes!r}.")
+    unknown = sorted(set(genes) - set(known), key=str)
+    if unknown:
+        raise KeyError(f"gene_list has genes that the model lacks: {checks.listed(unknown)}.")
 
-    get_elbo = reading(VAEMixin.get_elbo)
-    get_reconstruction_error = reading(VAEMixin.get_reconstruction_error)
-    differential_abundance = reading(VAEMixin.differential_abundance)
-    differential_expression = reading(RNASeqMixin.differential_expression)
+
+def _check_groups(adata: AnnData, groupby: str, name: str, groups: str | Sequence[str]) -> None:
+    """Raise ``ValueError`` unless all groups have cells."""
+    groups = [groups] if isinstance(groups, str) else list(groups)
+    known = adata.obs[groupby].astype(str) if len(groups) else ()
+    unknown = {str(group) for group in groups} - set(known)
+    if unknown:
+        raise ValueError(
+            f"{name} must name groups in the obs column {groupby!r}, but "
+            f"{checks.listed(sorted(unknown))} has no cells."
+        )
+
+
+class Seeded(Fields):
+    """Methods that every model has, each with one keyword more, the ``seed`` of its draws (0)."""
+
+    get_elbo = seeded(VAEMixin.get_elbo)
+
+    @partial(seeded, original=VAEMixin.get_marginal_ll)
+    def get_marginal_ll(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_mc_samples: int = 1_000,
+        batch_size: int | None = None,
+        return_mean: bool = True,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
+        **kwargs: object,
+    ) -> Tensor:
+        """Importance-sampled log likelihood of the cells, in nats.
+
+        Parameters
+        ----------
+        adata, indices, n_mc_samples, batch_size, dataloader, **kwargs
+            As in :meth:`scvi.model.base.VAEMixin.get_marginal_ll`.
+        return_mean
+            The mean over the cells, or one value for each. scvi-tools takes the mean over the
+            minibatches, whatever their sizes.
+
+        Returns
+        -------
+        Tensor ``()`` or ``(n,)``.
+        """
+        of_cells = VAEMixin.get_marginal_ll(
+            self, adata, indices, n_mc_samples, batch_size, False, dataloader, **kwargs
+        )
+        return of_cells.mean() if return_mean else of_cells
+
+    @torch.inference_mode()
+    def get_elbo_terms(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        *,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Terms of the negative ELBO of each cell.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        indices
+            Rows to use.
+        batch_size
+            Cells at a time.
+        seed
+            Of the samples.
+
+        Returns
+        -------
+        DataFrame, cells × terms, in nats; the ELBO of a cell is minus the sum of its row. The
+        terms are estimated with one sample of the latents.
+
+        Examples
+        --------
+        >>> model.get_elbo_terms().columns.tolist()
+        ['reconstruction_loss', 'kl_z', 'kl_w', 'kl_y', 'kl_d']
+        """
+        self._check_if_trained(warn=False)
+        checks.check_seed(seed)
+        adata = self._validate_anndata(adata)
+        rows = validation.rows_of(adata, indices)
+        self.module.eval()
+        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)
+        with drawing_from(seed):
+            outputs = (self.module(tensors)[2] for tensors in loader)
+            terms = stacked(output.reconstruction_loss | output.kl_local for output in outputs)
+        return pd.DataFrame(terms, index=adata.obs_names[rows])

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from scvi.data import _constants as scvi_constants
+from scgmvae.model.fields import Fields
 
-__all__ = ["ShowingMixin", "epochs_of", "table_of"]
+__all__ = ["Showing", "table_of"]
 
 CELL = "text-align: left; vertical-align: top; padding: 0.2em 1em 0.2em 0.2em"
-"""Of the cells, which Jupyter sets to the right, and a plain page without gaps."""
+"""Style of the cells: Jupyter would set them to the right, and a plain page without gaps."""
 
 
-class ShowingMixin:
+class Showing(Fields):
     """``repr`` and the table that notebooks show."""
 
     def __repr__(self) -> str:
@@ -29,45 +29,44 @@ class ShowingMixin:
         )
         return table_of(type(self).__name__, rows, self._calls_shown())
 
+    # ------------------------------------------------------------ what each model fills in
+
     def _rows_shown(self) -> dict[str, str]:
         """Name → text of the rows between data and settings."""
         raise NotImplementedError
 
     def _calls_shown(self) -> Sequence[str]:
-        """What can be called next."""
+        """Code that can be called next."""
         raise NotImplementedError
 
-    def _data_shown(self) -> str:
-        layer = self.registry_[scvi_constants._SETUP_ARGS_KEY]["layer"]
-        parts = ["X" if layer is None else f"layer {layer}"]
-        if getattr(self, "modality_", None) is not None:
-            parts.append(f"modality {self.modality_}")
+    def _places_shown(self) -> list[str]:
+        """Where in the data the values stand."""
+        layer = self._setup.layer
+        return ["X" if layer is None else f"layer {layer}"]
+
+    def _epochs_shown(self) -> str:
+        """How long the model was trained; it must have a history."""
+        return str(len(self.history["elbo_train"]))
+
+    # --------------------------------------------------------------------------- the parts
+
+    def _matrix_shown(self) -> str:
+        """Size of the data, as far as it is known."""
         shape = self._module_kwargs["image_shape"]
-        of_each = f"{len(self.get_var_names()):,} genes"
-        if shape is not None:
-            of_each = " × ".join(map(str, shape))
         n = "" if self.adata is None else f"{self.adata.n_obs:,} "
-        what = f"{n}cells × {of_each}" if shape is None else f"{n}images of {of_each}"
-        if getattr(self, "label_codes_", None) is not None:
-            return f"{'' if self.adata is None else 'a sample, '}{what}, of a data module"
-        if self.adata is None:
-            return f"not loaded; {what}, {', '.join(parts)}"
-        return f"{what}, {', '.join(parts)}"
+        if shape is None:
+            return f"{n}cells × {len(self.get_var_names()):,} genes"
+        return f"{n}images of {' × '.join(map(str, shape))}"
+
+    def _data_shown(self) -> str:
+        shown = ", ".join([self._matrix_shown(), *self._places_shown()])
+        return f"not loaded; {shown}" if self.adata is None else shown
 
     def _training_shown(self) -> str:
         if not self.is_trained_:
             return "not trained"
-        epochs = f"epochs: {epochs_of(self)}; " if self.history else ""
+        epochs = f"epochs: {self._epochs_shown()}; " if self.history else ""
         return f"trained; {epochs}seed {self.seed_}"
-
-
-def epochs_of(model: ShowingMixin) -> str:
-    """How long a model was trained, by stages where it has some; it must have a history."""
-    n_epochs = len(model.history["elbo_train"])
-    if not getattr(model.module, "has_mixture", False):
-        return str(n_epochs)
-    n_joint = len(model.history.get("kl_y_train", ()))
-    return f"{n_epochs - n_joint} of pretraining, {n_joint} joint"
 
 
 def table_of(title: str, rows: Mapping[str, str], calls: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
 """Training in three stages under one trainer: pretrain, start the mixture, joint.
 
 1. *pretrain*: the module is the plain VAE; the weight of its KL rises over the first part.
-2. *start*: the latent (or whatever representation is given) is partitioned, and components and
-   classifier are fitted to the partition.
+2. *start*: the latent, or principal components, are partitioned, and components and classifier
+   are fitted to the partition.
 3. *joint*: the full bound. The partition stays as a guide, a cross-entropy whose weight falls to
    zero, so that the first joint steps, in which the components are still rough, cannot undo a
    good start.
@@ -10,60 +10,61 @@
 
 from __future__ import annotations
 
-import inspect
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import pandas as pd
-import torch
 from numpy.typing import NDArray
-from scvi import REGISTRY_KEYS, settings
-from scvi.data import _constants as scvi_constants
 from scvi.train._config import KwargsLike, merge_kwargs
-from torch import Tensor
 
 from scgmvae import checks
-from scgmvae.clustering.partition import (
-    Start,
-    by_size,
-    check_start,
-    initial_partition,
-    log_normalized_pcs,
-    partition_by_labels,
-)
-from scgmvae.data.datamodules import ForeignMinibatches, check_data_module
-from scgmvae.data.images import pixel_scale
-from scgmvae.data.matrices import column_means, is_on_disk, read_rows
-from scgmvae.data.minibatches import BLOCK, CELLS_IN_MEMORY, SeededDataSplitter
-from scgmvae.model.saving import Saved
+from scgmvae.clustering.partition import Start, check_start
+from scgmvae.data import validation
+from scgmvae.data.datamodules import ForeignMinibatches
+from scgmvae.data.minibatches import SeededDataSplitter
+from scgmvae.data.registry import label_codes
+from scgmvae.model.start import StartMixin
+from scgmvae.train.cells import copies_of_cells
 from scgmvae.train.checkpoints import (
     Checkpoints,
-    Training,
     check_new_folder,
-    kept_arguments,
+    check_same,
+    fingerprint,
     read_checkpoint,
     restore_module,
 )
-from scgmvae.train.devices import check_devices, strategy_for
+from scgmvae.train.devices import check_devices
 from scgmvae.train.finite_watch import FiniteWatch
-from scgmvae.train.plan import (
-    MixtureStart,
-    StagedTrainingPlan,
-    StagedTrainRunner,
-    check_checkpoints,
-    needs_validation,
-    unchanged_without_training,
+from scgmvae.train.plan import StagedTrainingPlan
+from scgmvae.train.request import (
+    Folders,
+    Request,
+    Training,
+    check_only_minibatches,
+    check_only_resumed,
+    trainer_arguments,
 )
-from scgmvae.train.start import start_decoder, start_mixture
+from scgmvae.train.runner import StagedTrainRunner
+from scgmvae.train.start import (
+    MixtureStart,
+)
 
-__all__ = ["StagedTrainingMixin"]
+__all__ = ["TrainingMixin"]
+
+Splitter = SeededDataSplitter | ForeignMinibatches
+"""What brings the minibatches of a training."""
 
 
-class StagedTrainingMixin:
+class TrainingMixin(StartMixin):
     """``train`` in three stages."""
+
+    n_components_asked: int | None
+    """K as it was asked for; ``None`` where it is to be found."""
+    reference_categories_: tuple[int, ...] | None
+    """Categories of the conditions that a query's reference has; ``None`` without a reference."""
 
     def train(
         self,
@@ -207,8 +208,51 @@ class StagedTrainingMixin:
         weight 1 in the joint stage. The step length falls to 0 over the joint stage;
         ``plan_kwargs={"lr_decline": 0.0}`` keeps it.
         """
+        self._check_has_cells(datamodule)
+        trainer_kwargs = trainer_arguments(trainer_config, trainer_kwargs)
+        request = Request(
+            max_epochs=max_epochs,
+            pretrain_epochs=pretrain_epochs,
+            start=start,
+            guide_key=guide_key,
+            guide_weight=guide_weight,
+            balance_key=balance_key,
+            seed=seed,
+            train_size=train_size,
+            validation_size=validation_size,
+            shuffle_set_split=shuffle_set_split,
+            batch_size=batch_size,
+            early_stopping=trainer_kwargs.pop("early_stopping", False) or early_stopping,
+            datasplitter_kwargs=datasplitter_kwargs,
+            plan_kwargs=merge_kwargs(plan_config, plan_kwargs, name="plan") or None,
+        )
+        folders = Folders(checkpoint_dir, checkpoint_every, resume_from)
         if datamodule is not None:
-            check_data_module(self, datamodule)
+            check_only_minibatches(request, folders)
+        check_devices(accelerator, devices)
+        if resume_from is None:
+            training = self._begun(request, trainer_kwargs)
+        else:
+            check_only_resumed(request)
+            training = self._resumed(Path(resume_from), trainer_kwargs)
+        self._check_training(training.request, training.goes_on)
+        checkpoints = self._checkpoints(training, folders)
+        splitter = self._splitter(training, datamodule)
+        with self._in_training(training.request.seed):
+            rows = self._take_cells(splitter)
+            self._make_ready(training, rows)
+            plan = self._plan(training, splitter.n_obs)
+            callbacks = self._callbacks(training, checkpoints, rows, splitter)
+            machine = {"accelerator": accelerator, "devices": devices}
+            self._run(training, plan, splitter, checkpoints, callbacks, machine)
+        self._finish(training, rows)
+
+    # ------------------------------------------------------------------- what is asked for
+
+    def _check_has_cells(self, datamodule: object) -> None:
+        """Raise where there is nothing to train on, or nothing to train."""
+        if datamodule is not None:
+            self._check_data_module(datamodule)
         elif self.label_codes_ is not None:
             raise ValueError(
                 "The model was made for a data module, and its AnnData is a sample of the cells. "
@@ -221,241 +265,204 @@ class StagedTrainingMixin:
                 "A query trains the weights of its new batches or other new categories, but this "
                 "one has none that the reference does not know. Read its results without training."
             )
-        trainer_kwargs = merge_kwargs(trainer_config, trainer_kwargs, name="trainer")
-        for name in ("max_epochs", "accelerator", "devices"):  # are arguments of their own
-            trainer_kwargs.pop(name, None)
-        check_checkpoints(trainer_kwargs.get("callbacks") or ())
-        arguments = {
-            "max_epochs": max_epochs,
-            "pretrain_epochs": pretrain_epochs,
-            "start": start,
-            "guide_key": guide_key,
-            "guide_weight": guide_weight,
-            "balance_key": balance_key,
-            "seed": seed,
-            "train_size": train_size,
-            "validation_size": validation_size,
-            "shuffle_set_split": shuffle_set_split,
-            "batch_size": batch_size,
-            "early_stopping": trainer_kwargs.pop("early_stopping", False) or early_stopping,
-            "datasplitter_kwargs": datasplitter_kwargs,
-            "plan_kwargs": merge_kwargs(plan_config, plan_kwargs, name="plan") or None,
-        }
-        if datamodule is not None:
-            of_folders = {"checkpoint_dir": checkpoint_dir, "resume_from": resume_from}
-            _check_not_given(
-                {name: arguments[name] for name in OF_ANNDATA} | of_folders,
-                "A data module makes the minibatches, and its cells have neither numbers nor "
-                "columns other than those of its registry",
-                "datamodule",
-            )
-        if checkpoint_every is not None:
-            checks.check_whole(1, checkpoint_every=checkpoint_every)
-        check_devices(accelerator, devices)
-        if resume_from is not None:
-            _check_not_given(
-                arguments,
-                "A training that is resumed has the arguments that it was begun with",
-                "resume_from",
-            )
-            saved = read_checkpoint(self, Path(resume_from))
-            training = Training(*(saved.training[name] for name in Training._fields))
-            arguments = dict(training.arguments)
-            trainer_kwargs = arguments.pop("trainer_kwargs") | trainer_kwargs
-            checkpoint_every = checkpoint_every or saved.training["every"]
-        else:
-            saved = None
-            arguments["seed"] = settings.seed or 0 if seed is None else seed
-            if batch_size is None:
-                arguments["batch_size"] = settings.batch_size
-            if train_size is None:
-                validates = needs_validation(arguments, trainer_kwargs)
-                arguments["train_size"] = 0.9 if validates else 1.0
-            training = Training(
-                arguments,
-                is_first=not self.is_trained_,
-                goes_on=self.is_trained_ and self.module.mixture_started,
-            )
-        self._check_training(training.goes_on, **arguments)
-        checkpoints = None
-        if checkpoint_dir is not None or resume_from is not None:
-            folder = Path(checkpoint_dir or resume_from)
-            if resume_from is None or folder.resolve() != Path(resume_from).resolve():
-                check_new_folder(folder)
-            kept = training._replace(arguments=kept_arguments(arguments, trainer_kwargs))
-            checkpoints = Checkpoints(
-                folder, checkpoint_every or 10, self, kept, saved and saved.training
-            )
-        self._train(
-            training._replace(arguments=arguments),
-            saved,
-            checkpoints,
-            datamodule,
-            accelerator=accelerator,
-            devices=devices,
-            **trainer_kwargs,
+
+    def _begun(self, request: Request, trainer_kwargs: dict[str, Any]) -> Training:
+        """A training that begins now."""
+        return Training(
+            request.resolved(self._seed_of(request.seed), trainer_kwargs),
+            trainer_kwargs,
+            is_first=not self.is_trained_,
+            goes_on=self.is_trained_ and self.module.mixture_started,
         )
 
-    def _check_training(
-        self,
-        goes_on: bool,
-        *,
-        max_epochs: int | None,
-        pretrain_epochs: int | None,
-        start: Start,
-        guide_key: str | None,
-        guide_weight: float | None,
-        balance_key: str | None,
-        batch_size: int,
-        **others: object,
-    ) -> None:
+    def _resumed(self, folder: Path, trainer_kwargs: dict[str, Any]) -> Training:
+        """A training that goes on from a checkpoint of this model and its data."""
+        saved = read_checkpoint(folder, type(self).__name__)
+        training = Training.resumed(saved, trainer_kwargs)
+        data = self._fingerprint(training.request)
+        check_same(folder, saved, self.init_params_, self.registry_, data)
+        return training
+
+    def _fingerprint(self, request: Request) -> str:
+        """Hash of the data that a training reads."""
+        columns = [key for key in (request.guide_key, request.balance_key) if key]
+        return fingerprint(self.adata_manager, columns)
+
+    def _check_training(self, request: Request, goes_on: bool) -> None:
         """Raise where an argument of :meth:`train` does not suit the model and its data."""
-        checks.check_key_added(self.registry_[scvi_constants._SETUP_ARGS_KEY])
-        checks.check_columns(self.adata, guide_key=guide_key, balance_key=balance_key)
-        if max_epochs is not None:
-            checks.check_whole(1, max_epochs=max_epochs)
-        if pretrain_epochs is not None:
-            checks.check_whole(0, pretrain_epochs=pretrain_epochs)
-        checks.check_whole(1, batch_size=batch_size)
-        checks.check_at_least(0, guide_weight=guide_weight)
+        guide_key, prior = request.guide_key, self.module.prior
+        validation.check_key_added(self._setup.arguments)
+        validation.check_columns(self.adata, guide_key=guide_key, balance_key=request.balance_key)
+        if request.max_epochs is not None:
+            checks.check_whole(1, max_epochs=request.max_epochs)
+        if request.pretrain_epochs is not None:
+            checks.check_whole(0, pretrain_epochs=request.pretrain_epochs)
+        checks.check_whole(1, batch_size=request.batch_size)
+        checks.check_at_least(0, guide_weight=request.guide_weight)
         # what an interrupted start has found does not bind the next
-        n_components = (
-            self.n_components_ if goes_on else self.init_params_["non_kwargs"]["n_components"]
-        )
+        n_components = self.n_components_ if goes_on else self.n_components_asked
         if guide_key is None and not goes_on and self.module.has_mixture:
-            check_start(start, n_components)
+            check_start(request.start, n_components)
         if guide_key is not None and not self.module.has_mixture:
             raise ValueError(
-                f"guide_key gives components their start, but prior={self.module.prior!r} has "
-                "none. Leave it out."
+                f"guide_key gives components their start, but prior={prior!r} has none. Leave it "
+                "out."
             )
         if goes_on and guide_key is not None:
             raise ValueError(
                 "guide_key gives a model its first components, but this one has been trained. "
                 "Leave it out to go on, or make a new model."
             )
-        checks.check_guide(self.adata, guide_key, n_components)
+        validation.check_guide(self.adata, guide_key, n_components)
 
-    def _go_on_from(self, saved: Saved) -> None:
-        """Make the model what it was when a checkpoint was written, except for its weights."""
-        for name, value in saved.attributes.items():
-            if name not in ("registry_", "init_params_"):
-                setattr(self, name, value)
+    def _checkpoints(self, training: Training, folders: Folders) -> Checkpoints | None:
+        """What writes checkpoints, where a folder is given for them."""
+        if folders.target is None:
+            return None
+        if folders.is_new:
+            check_new_folder(folders.target)
+        state = training.saved and training.saved.training
 
-    def _train(
-        self,
-        training: Training,
-        saved: Saved | None,
-        checkpoints: Checkpoints | None,
-        datamodule: pl.LightningDataModule | None,
-        accelerator: str,
-        devices: int | list[int] | str,
-        **trainer_kwargs: object,
-    ) -> None:
-        """Train from the start, or from a checkpoint, and write the results."""
-        given, goes_on, seed = training.arguments, training.goes_on, training.arguments["seed"]
-        recipe = self._recipe
+        def save(folder: Path, attributes: dict[str, Any], state: dict[str, Any]) -> None:
+            self._write_files(folder, "", attributes, training=state)
+
+        return Checkpoints(
+            folders.target,
+            folders.every() if state is None else folders.every(state["every"]),
+            save=save,
+            attributes=self._attributes,
+            training=training.kept(),
+            data=self._fingerprint(training.request),
+            state=state,
+        )
+
+    # ------------------------------------------------------------------------- what is run
+
+    def _splitter(self, training: Training, datamodule: pl.LightningDataModule | None) -> Splitter:
+        """What brings the minibatches."""
+        request = training.request
         if datamodule is not None:
-            validates = needs_validation(given, trainer_kwargs)
-            splitter = ForeignMinibatches(self, datamodule, validates)
-        else:
-            splitter = SeededDataSplitter(
-                self.adata_manager,
-                seed=seed,
-                train_size=given["train_size"],
-                validation_size=given["validation_size"],
-                shuffle_set_split=given["shuffle_set_split"],
-                batch_size=given["batch_size"],
-                copies=self._copies(given["balance_key"]),
-                sparse=self.module.takes_sparse,
-                **(given["datasplitter_kwargs"] or {}),
-            )
-        max_epochs, pretrain_epochs = given["max_epochs"], given["pretrain_epochs"]
-        if max_epochs is None:
-            max_epochs = recipe.joint.epochs(splitter.n_obs)
-        if goes_on or not (training.is_first or self.module.has_mixture):
+            validates = request.needs_validation(training.trainer_kwargs)
+            return ForeignMinibatches(datamodule, self._layout(), validates)
+        return SeededDataSplitter(
+            self.adata_manager,
+            seed=request.seed,
+            train_size=request.train_size,
+            validation_size=request.validation_size,
+            shuffle_set_split=request.shuffle_set_split,
+            batch_size=request.batch_size,
+            copies=self._copies(request.balance_key),
+            sparse=self.module.takes_sparse,
+            **(request.datasplitter_kwargs or {}),
+        )
+
+    def _copies(self, balance_key: str | None) -> NDArray[np.floating] | None:
+        """How often each cell comes up in an epoch, (n,); ``None`` is once each."""
+        groups = None
+        if balance_key is not None:
+            groups = self.adata.obs[balance_key].astype("category").cat.codes.to_numpy()
+        return copies_of_cells(
+            label_codes(self.adata_manager),
+            groups,
+            groups_are_labels=balance_key == self._setup.labels_key,
+            has_mixture=self.module.has_mixture,
+        )
+
+    def _take_cells(self, splitter: Splitter) -> NDArray[np.integer]:
+        """Rows of the training cells; of a data module a sample becomes the model's data."""
+        if isinstance(splitter, ForeignMinibatches):
+            self.adata = splitter.sample()
+            return np.arange(self.adata.n_obs)
+        return np.sort(splitter.external_indexing[0])
+
+    def _make_ready(self, training: Training, rows: NDArray[np.integer]) -> None:
+        """Give the model what the training begins with: new weights, its own, or saved ones."""
+        saved = training.saved
+        if saved is not None:
+            for name, value in saved.attributes.items():
+                if name not in ("registry_", "init_params_"):
+                    setattr(self, name, value)
+        elif not training.goes_on:
+            self.n_components_ = self.n_components_asked
+            self.component_clusters_ = None
+        if training.is_first:
+            self.module = self._make_module()
+        elif saved is not None:
+            self.module = deepcopy(self.module)  # which an error leaves as it was
+        if saved is not None:
+            restore_module(self.module, saved)
+        elif training.is_first:
+            self._start_module(rows)
+
+    def _plan(self, training: Training, n_obs: int) -> StagedTrainingPlan:
+        """The training plan, with the lengths of the stages and the weights of the terms."""
+        request, recipe, has_mixture = training.request, self._recipe, self.module.has_mixture
+        joint_epochs, pretrain_epochs = request.max_epochs, request.pretrain_epochs
+        if joint_epochs is None:
+            joint_epochs = recipe.joint.epochs(n_obs)
+        if training.goes_on or not (training.is_first or has_mixture):
             pretrain_epochs = 0
         elif pretrain_epochs is None:
-            default = recipe.pretraining.epochs(splitter.n_obs)
-            pretrain_epochs = default if self.module.has_mixture else 0
-        with (
-            unchanged_without_training(self),
-            torch.random.fork_rng(range(torch.cuda.device_count())),
-        ):
-            torch.manual_seed(seed)
-            self.seed_ = seed
-            if datamodule is not None:
-                self.adata = splitter.sample()
-                rows = np.arange(self.adata.n_obs)
-            else:
-                rows = np.sort(splitter.external_indexing[0])
-            if saved is not None:
-                self._go_on_from(saved)
-            elif not goes_on:
-                self.n_components_ = self.init_params_["non_kwargs"]["n_components"]
-                self.component_clusters_ = None
-            if training.is_first:
-                self.module = self._make_module()
-            elif saved is not None:
-                self.module = deepcopy(self.module)  # which an error leaves as it was
-            if saved is not None:
-                restore_module(self, saved)
-            elif training.is_first:
-                self._start_module(rows)
-            guide_weight = 0.0 if goes_on else given["guide_weight"]
-            settings_of_plan = {
-                **(recipe.weights(self.module.n_input) if self.module.has_mixture else {}),
-                **({} if guide_weight is None else {"guide_weight": guide_weight}),
-                **(given["plan_kwargs"] or {}),
-            }
-            if self.reference_categories_ is not None:
-                settings_of_plan["weight_decay"] = 0.0  # it would move what is frozen
-            plan = StagedTrainingPlan(
-                self.module,
-                pretrain_epochs=pretrain_epochs,
-                joint_epochs=max_epochs,
-                **settings_of_plan,
-            )
-
-            def start_from_data() -> NDArray[np.integer]:
-                return self._start_mixture(rows, given["start"], given["guide_key"], seed)
-
-            callbacks = [
-                *([] if checkpoints is None else [checkpoints]),
-                *(trainer_kwargs.pop("callbacks", None) or ()),
-                MixtureStart(start_from_data, checkpoints),
-                FiniteWatch(self.adata.obs_names if datamodule is None else None),
-            ]
-            first_epoch = 0 if saved is None else saved.training["epoch"]
-            every = trainer_kwargs.get("check_val_every_n_epoch") or 1
-            if plan.reduce_lr_on_plateau:
-                # scvi-tools sees to it, but not where there is a LearningRateMonitor already
-                trainer_kwargs["check_val_every_n_epoch"] = every
-            # scvi-tools counts validations from the start of the trainer
-            warmup = pretrain_epochs + trainer_kwargs.pop("early_stopping_warmup_epochs", 0)
-            strategy = strategy_for(trainer_kwargs.pop("strategy", "auto"), devices)
-            runner = StagedTrainRunner(
-                self,
-                training_plan=plan,
-                data_splitter=splitter,
-                max_epochs=int(pretrain_epochs + max_epochs),
-                accelerator=accelerator,
-                devices=devices,
-                early_stopping=given["early_stopping"],
-                early_stopping_warmup_epochs=max(0, warmup // every - first_epoch // every),
-                callbacks=callbacks,
-                strategy=strategy,
-                **trainer_kwargs,
-            )
-            runner.first_epoch = first_epoch
-            if checkpoints is not None:
-                checkpoints.runner = runner
-            runner()
-        posteriors = self._posteriors()
-        finds_k = (
-            self.init_params_["non_kwargs"]["n_components"] is None and given["guide_key"] is None
+            pretrain_epochs = recipe.pretraining.epochs(n_obs) if has_mixture else 0
+        settings = recipe.weights(self.module.n_input) if has_mixture else {}
+        if training.goes_on:
+            settings["guide_weight"] = 0.0
+        elif request.guide_weight is not None:
+            settings["guide_weight"] = request.guide_weight
+        settings |= request.plan_kwargs or {}
+        if self.reference_categories_ is not None:
+            settings["weight_decay"] = 0.0  # it would move what is frozen
+        return StagedTrainingPlan(
+            self.module, pretrain_epochs=pretrain_epochs, joint_epochs=joint_epochs, **settings
         )
-        if self.mixture_started_ and not goes_on and finds_k and not self._label_names:
+
+    def _callbacks(
+        self,
+        training: Training,
+        checkpoints: Checkpoints | None,
+        rows: NDArray[np.integer],
+        splitter: Splitter,
+    ) -> list[pl.Callback]:
+        """The user's callbacks and our own, in the order in which they are called."""
+        request = training.request
+        start = partial(self._start_mixture, rows, request.start, request.guide_key, request.seed)
+        has_names = isinstance(splitter, SeededDataSplitter)
+        return [
+            *([] if checkpoints is None else [checkpoints]),
+            *(training.trainer_kwargs.get("callbacks") or ()),
+            MixtureStart(start, checkpoints),
+            FiniteWatch(self.adata.obs_names if has_names else None),
+        ]
+
+    def _run(
+        self,
+        training: Training,
+        plan: StagedTrainingPlan,
+        splitter: Splitter,
+        checkpoints: Checkpoints | None,
+        callbacks: list[pl.Callback],
+        machine: dict[str, Any],
+    ) -> None:
+        """Run the trainer."""
+        runner = StagedTrainRunner(
+            self,
+            plan,
+            splitter,
+            first_epoch=training.first_epoch,
+            early_stopping=training.request.early_stopping,
+            **machine,
+            **(training.trainer_kwargs | {"callbacks": callbacks}),
+        )
+        if checkpoints is not None:
+            checkpoints.runner = runner
+        runner()
+
+    def _finish(self, training: Training, rows: NDArray[np.integer]) -> None:
+        """Merge components, remember what novelty is measured by, and write the results."""
+        posteriors = self._posteriors()
+        finds_k = self.n_components_asked is None and training.request.guide_key is None
+        is_new = self.mixture_started_ and not training.goes_on
+        if is_new and finds_k and not self._setup.label_names:
             self._merge(posteriors)
         self._model_summary_string = self._summary()
         if self.module.mixture_started and self.reference_categories_ is None:
@@ -464,227 +471,3 @@ class StagedTrainingMixin:
                 trained = {name: values[rows] for name, values in posteriors.items()}
             self._remember_training_cells(trained)
         self._write(self.adata, posteriors)
-
-    def _start_module(self, rows: NDArray[np.integer]) -> None:
-        """Give fresh weights what they need to know of the training cells."""
-        x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        mean = column_means(x, rows) * pixel_scale(self.adata_manager)
-        start_decoder(self.module, mean)
-        if self.module.use_size_factor:
-            factors = self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)
-            mean_factor = factors[rows].astype(float).mean()
-            self.module.size_scale.fill_(mean.sum() / mean_factor)
-
-    @property
-    def _recipe(self) -> Recipe:
-        return COUNTS if self.module.image_shape is None else IMAGES
-
-    def _copies(self, balance_key: str | None) -> NDArray[np.floating] | None:
-        """How often each cell comes up in an epoch, (n,); ``None`` is once each."""
-        n_obs, labels = self.adata.n_obs, self._label_codes()
-        copies = np.ones(n_obs)
-        is_labelled = labels >= 0
-        if balance_key is not None:
-            groups = self.adata.obs[balance_key].astype("category").cat.codes.to_numpy()
-            balanced = np.ones(n_obs, dtype=bool)
-            if balance_key == self.registry_[scvi_constants._SETUP_ARGS_KEY]["labels_key"]:
-                balanced = is_labelled
-            _, group, sizes = np.unique(groups[balanced], return_inverse=True, return_counts=True)
-            copies[balanced] = balanced.sum() / (len(sizes) * sizes[group])
-        if self.module.has_mixture and 0 < is_labelled.sum() < LABELLED_SHARE * n_obs:
-            wanted = LABELLED_SHARE / (1 - LABELLED_SHARE) * copies[~is_labelled].sum()
-            copies[is_labelled] *= max(1.0, wanted / copies[is_labelled].sum())
-        return None if (copies == 1).all() else copies
-
-    def _label_codes(self) -> NDArray[np.int64]:
-        """Label of each cell as the number of its component, −1 where it has none, (n,)."""
-        n_labels = len(self._label_names)
-        if not n_labels:
-            return np.full(self.adata.n_obs, -1)
-        codes = self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)
-        codes = codes.ravel().astype(np.int64)
-        return np.where(codes == n_labels, -1, codes)  # the unlabelled category is the last code
-
-    def _start_mixture(
-        self, rows: NDArray[np.integer], start: Start, guide_key: str | None, seed: int
-    ) -> NDArray[np.integer]:
-        """Start the components from a partition of the training cells.
-
-        Returns
-        -------
-        Codes of all cells, −1 outside of ``rows``.
-        """
-        chosen = rows if guide_key is not None else self._cells_to_start_from(rows, seed)
-        posteriors = self._posteriors(indices=chosen)
-        partition = self._partition(chosen, posteriors["z_loc"], start, guide_key, seed)
-        n_found = max(self.module.n_labels, int(partition.max()) + 1)
-        self.n_components_ = self.n_components_ or n_found
-        tensors = self._training_cells(chosen)
-        start_mixture(
-            self.module, tensors, posteriors, torch.from_numpy(partition), self.n_components_
-        )
-        codes = np.full(self.adata.n_obs, -1)
-        codes[chosen] = partition
-        others = np.setdiff1d(rows, chosen)
-        # the others follow the classifier that was fitted to the chosen ones
-        for part in np.split(others, range(CELLS_IN_MEMORY, len(others), CELLS_IN_MEMORY)):
-            if len(part):
-                codes[part] = self._posteriors(indices=part)["log_proba"].argmax(1)
-        labels = self._label_codes()
-        codes[others] = np.where(labels[others] >= 0, labels[others], codes[others])
-        self.mixture_started_ = True  # for checkpoints that are saved from now on
-        self.module.train()
-        return codes
-
-    def _cells_to_start_from(self, rows: NDArray[np.integer], seed: int) -> NDArray[np.integer]:
-        """Training cells that are partitioned: all, or a sample that memory and time allow.
-
-        Labelled cells come first, up to half of the sample, those of the rarest labels before
-        others. On disk the sample is made of blocks of neighbours, which are read at once.
-        """
-        on_disk = is_on_disk(self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY))
-        largest = CELLS_IN_MEMORY if on_disk else LARGEST_START
-        if len(rows) <= largest:
-            return rows
-        rng = np.random.default_rng(seed)
-        labels = pd.Series(self._label_codes()[rows], index=rows)
-        labelled = labels[labels >= 0].sample(frac=1, random_state=seed)
-        rank = labelled.groupby(labelled).cumcount().sort_values(kind="stable")
-        chosen = rank.index[: largest // 2].to_numpy()
-        others = np.setdiff1d(rows, chosen)
-        block = BLOCK if on_disk else 1
-        blocks = np.split(others, range(block, len(others), block))
-        n_blocks = (largest - len(chosen)) // block
-        picked = rng.choice(len(blocks), min(n_blocks, len(blocks)), replace=False)
-        return np.sort(np.concatenate([chosen, *(blocks[i] for i in picked)]))
-
-    def _training_cells(self, rows: NDArray[np.integer]) -> dict[str, Tensor]:
-        """The training cells as one minibatch, with x only where the classifier sees it."""
-        x_key = REGISTRY_KEYS.X_KEY
-        loader = self._make_data_loader(self.adata, rows, batch_size=1024)
-        tensors = {key: values[rows] for key, values in loader.fields.items()}
-        tensors[x_key] = torch.empty(len(rows), 0)
-        if self.module.classifier_input == "zx":
-            tensors[x_key] = torch.cat([part[x_key] for part in loader])
-        return tensors | loader.of_all_cells
-
-    def _partition(
-        self,
-        rows: NDArray[np.integer],
-        z: NDArray[np.float32],
-        start: Start,
-        guide_key: str | None,
-        seed: int,
-    ) -> NDArray[np.int64]:
-        """Starting components of the training cells, (n,), with labels in their places."""
-        representation = z
-        if self.module.is_count and not self.module.has_conditions:
-            counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-            representation = log_normalized_pcs(read_rows(counts, rows), seed=seed)
-        if guide_key is not None:
-            column = self.adata.obs[guide_key].iloc[rows].astype("category")
-            partition = by_size(column.cat.codes.to_numpy())
-        else:
-            partition = initial_partition(
-                representation, self.n_components_, start, seed, self._recipe.straight
-            )
-        if self.module.n_labels:
-            partition = partition_by_labels(
-                representation,
-                partition,
-                self._label_codes()[rows],
-                self.module.n_labels,
-                self.n_components_,
-                straight=self._recipe.straight,
-            )
-        return partition
-
-
-OF_ANNDATA = (
-    "guide_key",
-    "balance_key",
-    "train_size",
-    "validation_size",
-    "shuffle_set_split",
-    "batch_size",
-    "datasplitter_kwargs",
-)
-"""Arguments of ``train`` that choose among the cells of an AnnData."""
-
-LARGEST_START = 100_000
-"""Of more cells, a sample is partitioned."""
-
-LABELLED_SHARE = 0.1
-"""Share of labelled cells in a minibatch, unless there are more."""
-
-
-def _check_not_given(arguments: dict[str, object], rule: str, source: str) -> None:
-    """Raise ``ValueError`` where an argument is given that a training does not go by."""
-    defaults = inspect.signature(StagedTrainingMixin.train).parameters
-    given = [name for name, value in arguments.items() if value != defaults[name].default]
-    if given:
-        names = ", ".join(given)
-        raise ValueError(f"{rule}, but train got {source} and {names}. Leave out {names}.")
-
-
-class Length(NamedTuple):
-    """Length of a stage: minibatches of 128, and bounds on the epochs that they make."""
-
-    n_steps: int
-    shortest: int
-    longest: int
-
-    def epochs(self, n_obs: int) -> int:
-        """Epochs for a number of cells.
-
-        Parameters
-        ----------
-        n_obs
-            Number of cells.
-
-        Examples
-        --------
-        >>> Length(n_steps=320, shortest=5, longest=60).epochs(4_271)
-        10
-        """
-        return int(np.clip(round(self.n_steps * 128 / n_obs), self.shortest, self.longest))
-
-
-class Recipe(NamedTuple):
-    """Defaults of training that differ between kinds of data."""
-
-    pretraining: Length
-    joint: Length
-    plan: dict[str, float]
-    """Settings of the training plan of a model with a mixture."""
-    per_value: dict[str, float]
-    """Further ones that are multiplied by the number of values in x, as its likelihood is."""
-    straight: bool
-    """Whether groups in the latent are balls, with straight borders between them."""
-
-    def weights(self, n_input: int) -> dict[str, float]:
-        """Settings of the training plan for x of n_input values."""
-        return self.plan | {name: value * n_input for name, value in self.per_value.items()}
-
-
-COUNTS = Recipe(Length(320, 5, 60), Length(1500, 20, 100), {}, {}, straight=True)
-"""Longer pretraining ends at the same agreement with the labels, as
-``benchmarks/studies/recipe.py`` shows."""
-
-IMAGES = Recipe(
-    Length(9400, 10, 60),
-    Length(4700, 10, 60),
-    {
-        "pretrain_kl_weight": 0.05,
-        "max_kl_weight": 0.05,
-        "guide_fraction": 1.0,
-        "lr_decline": 1.0,
-    },
-    {"guide_weight": 0.64, "classification_weight": 0.64},
-    straight=False,
-)
-"""A weak divergence in pretraining keeps the classes apart in z, as curved sheets rather than
-balls, which a graph follows and straight borders do not. Gaussian components cannot hold on to
-such sheets by themselves, so the guide fades until the very end. Cross-entropies weighted as for
-counts would drown in the reconstruction of hundreds of pixels. The borders of the classes jump
-from epoch to epoch unless the steps get shorter."""

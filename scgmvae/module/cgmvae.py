@@ -37,20 +37,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from scvi.model.base import BaseModelClass
+from scvi.module.base import LossOutput, auto_move_data
 from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn.functional import cross_entropy, one_hot
 
 from scgmvae.checks import check_at_least, check_choices, check_rate, check_whole
-from scgmvae.data.genes import OBSERVED_KEY
-from scgmvae.data.images import SEEN_KEY, shape_of
+from scgmvae.data.images import shape_of
+from scgmvae.data.keys import GUIDE_KEY, OBSERVED_KEY, SEEN_KEY
 from scgmvae.distributions import divergences as dist
 from scgmvae.distributions.likelihoods import (
     COUNT_LIKELIHOODS,
@@ -60,27 +60,21 @@ from scgmvae.distributions.likelihoods import (
     log_likelihood,
     make_likelihood,
 )
+from scgmvae.module.base import ExtendableModule, importance_sampled
 from scgmvae.nn import sparse
+from scgmvae.nn.bounds import bounded, inverse_bounded_exp
 from scgmvae.nn.convolutions import ConvolutionalDecoder, ConvolutionalTrunk, check_image_shape
+from scgmvae.nn.layers import Conditions, ConditionSizes, Trunk
 from scgmvae.nn.networks import (
     Classifier,
     ComponentPrior,
-    ConditionedLinear,
     ConditionPrior,
-    Conditions,
-    ConditionSizes,
     Decoder,
     DirichletNetwork,
     Encoder,
-    Trunk,
-    bounded,
-    inverse_bounded_exp,
 )
 
-if TYPE_CHECKING:
-    from scgmvae.model.scgmvae import SCGMVAE
-
-__all__ = ["CGMVAE", "GUIDE_KEY", "MIXTURE_PRIORS", "Prior", "Widths", "of_component"]
+__all__ = ["CGMVAE", "MIXTURE_PRIORS", "Prior", "Widths", "of_component"]
 
 Prior = Literal["dirichlet", "mixture", "normal", "none"]
 MIXTURE_PRIORS = ("dirichlet", "mixture")
@@ -98,11 +92,8 @@ INPUT_DROPOUT_RATE = 0.3
 """A component that shows in few genes alone is rarely a type. A convolution sees few pixels at
 once, and with holes among them they are unlike those that it reads after training."""
 
-GUIDE_KEY = "guide"
-"""Key of a minibatch's starting partition: component codes (n,), −1 where there is none."""
 
-
-class CGMVAE(BaseModuleClass):
+class CGMVAE(ExtendableModule):
     """Conditional Gaussian-mixture VAE with a Dirichlet prior on the component weights.
 
     Parameters
@@ -222,17 +213,12 @@ class CGMVAE(BaseModuleClass):
             hides = prior in MIXTURE_PRIORS and encoder == "mlp"
             input_dropout_rate = INPUT_DROPOUT_RATE if hides else 0.0
         check_rate(input_dropout_rate=input_dropout_rate)
+        self.n_input = n_input
         self.n_labels = n_labels
         self.n_latent = n_latent
         self.n_latent_w = n_latent_w
         self.n_hidden = widths[-1] if widths else n_hidden  # of the smaller networks
-        self.n_input = n_input
         self.image_shape = None if image_shape is None else shape_of(image_shape)
-        if self.image_shape is not None and math.prod(self.image_shape) != n_input:
-            raise ValueError(
-                f"image_shape {self.image_shape} makes {math.prod(self.image_shape)} values, but "
-                f"x has {n_input}."
-            )
         self.gene_likelihood = likelihood  # the name that scvi-tools' RNASeqMixin reads
         self.dispersion = dispersion
         self.prior = prior
@@ -244,40 +230,73 @@ class CGMVAE(BaseModuleClass):
         # counts per unit of size factor: factors of scanpy or scran have a mean of 1
         self.register_buffer("size_scale", torch.ones(()))
         self.mixture_started = False
-        self.n_known_categories: tuple[int, ...] | None = None
-
         self.n_categories = (n_batch, *n_cats_per_cov)
         self.sizes = ConditionSizes(self.n_categories, n_continuous_cov)
-        if encoder == "conv":
-            check_image_shape(self.image_shape)
-            if self.is_count:
-                raise ValueError(
-                    "encoder='conv' goes with likelihood 'bernoulli' or 'gaussian', but the "
-                    f"likelihood is {likelihood!r}."
-                )
-        encoder_sizes = self.sizes if encode_covariates else ConditionSizes()
-        self.encoder = Encoder(
-            Trunk(n_input, encoder_sizes, widths, dropout_rate)
-            if encoder == "mlp"
-            else ConvolutionalTrunk(self.image_shape),
-            encoder_sizes,
-            n_latent,
-            n_latent_w if self.has_mixture else 0,
-            input_dropout_rate,
-            noise=prior != "none",
-        )
-        if encoder == "mlp":
-            n_heads = 2 if likelihood == "zinb" else 1
-            self.decoder = Decoder(n_latent, self.sizes, n_input, n_heads, widths[::-1])
-        else:
-            self.decoder = ConvolutionalDecoder(n_latent, self.sizes, self.image_shape)
-        self.raw_dispersion = self._make_dispersion(n_input, n_batch, gaussian_scale)
-        self.condition_prior = None
-        if condition_prior == "learned" and prior != "none" and self.has_conditions:
-            n_placed = n_latent_w if self.has_mixture else n_latent
-            self.condition_prior = ConditionPrior(n_placed, self.sizes, self.n_hidden)
+        self._check_images(encoder)
+        self._make_networks(encoder, encode_covariates, widths, dropout_rate, input_dropout_rate)
+        self.raw_dispersion = self._make_dispersion(n_batch, gaussian_scale)
+        self.condition_prior = self._make_condition_prior(condition_prior)
         if self.has_mixture:
             self.set_components(n_components)
+
+    def _check_images(self, encoder: str) -> None:
+        """Raise ``ValueError`` where images do not make up x, or do not suit the encoder."""
+        shape = self.image_shape
+        if shape is not None and math.prod(shape) != self.n_input:
+            raise ValueError(
+                f"image_shape {shape} makes {math.prod(shape)} values, but x has {self.n_input}."
+            )
+        if encoder != "conv":
+            return
+        check_image_shape(shape)
+        if self.is_count:
+            raise ValueError(
+                "encoder='conv' goes with likelihood 'bernoulli' or 'gaussian', but the "
+                f"likelihood is {self.gene_likelihood!r}."
+            )
+
+    def _make_networks(
+        self,
+        encoder: str,
+        encode_covariates: bool,
+        widths: tuple[int, ...],
+        dropout_rate: float,
+        input_dropout_rate: float,
+    ) -> None:
+        """Make encoder and decoder, whose shapes do not depend on K."""
+        sizes = self.sizes if encode_covariates else ConditionSizes()
+        self.encoder = Encoder(
+            Trunk(self.n_input, sizes, widths, dropout_rate)
+            if encoder == "mlp"
+            else ConvolutionalTrunk(self.image_shape),
+            sizes,
+            self.n_latent,
+            self.n_latent_w if self.has_mixture else 0,
+            input_dropout_rate,
+            noise=self.prior != "none",
+        )
+        if encoder == "mlp":
+            n_heads = 2 if self.gene_likelihood == "zinb" else 1
+            self.decoder = Decoder(self.n_latent, self.sizes, self.n_input, n_heads, widths[::-1])
+        else:
+            self.decoder = ConvolutionalDecoder(self.n_latent, self.sizes, self.image_shape)
+
+    def _make_dispersion(self, n_batch: int, gaussian_scale: float | None) -> nn.Parameter | None:
+        """Log inverse dispersion, or log standard deviation, (G,) or (n_batch, G)."""
+        if self.gene_likelihood in ("poisson", "bernoulli"):
+            return None
+        shape = (self.n_input,) if self.dispersion == "gene" else (n_batch, self.n_input)
+        fixed = self.gene_likelihood == "gaussian" and gaussian_scale is not None
+        start = gaussian_scale if fixed else START_DISPERSION[self.gene_likelihood]
+        raw = inverse_bounded_exp(torch.full(shape, start), LOG_DISPERSION_BOUND)
+        return nn.Parameter(raw, requires_grad=not fixed)
+
+    def _make_condition_prior(self, condition_prior: str) -> ConditionPrior | None:
+        """Network of p(w|c), or of p(z|c) of a VAE; ``None`` where the prior is fixed."""
+        if condition_prior != "learned" or self.prior == "none" or not self.has_conditions:
+            return None
+        n_placed = self.n_latent_w if self.has_mixture else self.n_latent
+        return ConditionPrior(n_placed, self.sizes, self.n_hidden)
 
     @property
     def has_conditions(self) -> bool:
@@ -300,18 +319,6 @@ class CGMVAE(BaseModuleClass):
         by_layers = isinstance(self.encoder.trunk, Trunk)
         return self.is_count and by_layers and self.classifier_input == "z"
 
-    def _make_dispersion(
-        self, n_input: int, n_batch: int, gaussian_scale: float | None
-    ) -> nn.Parameter | None:
-        """Log inverse dispersion, or log standard deviation, (G,) or (n_batch, G)."""
-        if self.gene_likelihood in ("poisson", "bernoulli"):
-            return None
-        shape = (n_input,) if self.dispersion == "gene" else (n_batch, n_input)
-        fixed = self.gene_likelihood == "gaussian" and gaussian_scale is not None
-        start = gaussian_scale if fixed else START_DISPERSION[self.gene_likelihood]
-        raw = inverse_bounded_exp(torch.full(shape, start), LOG_DISPERSION_BOUND)
-        return nn.Parameter(raw, requires_grad=not fixed)
-
     def set_components(self, n_components: int) -> None:
         """Make everything whose shape depends on K anew, with random weights."""
         self.n_components = n_components
@@ -331,7 +338,7 @@ class CGMVAE(BaseModuleClass):
             )
         self.to(self.encoder.z_loc.weight.device)
 
-    def on_load(self, model: SCGMVAE, **kwargs) -> None:
+    def on_load(self, model: BaseModelClass, **kwargs: Any) -> None:
         """Give the module the shape that the saved model had, before its weights are read."""
         reference = model.reference_categories_
         if not model.reference_has_condition_prior_:
@@ -342,68 +349,6 @@ class CGMVAE(BaseModuleClass):
         self.mixture_started = model.mixture_started_
         if reference is not None:
             self.freeze_known(reference)
-
-    # --------------------------------------------------------------------- query mapping
-
-    def extend_categories(self, n_categories: tuple[int, ...]) -> None:
-        """Add categories of conditions, and freeze all that is not theirs.
-
-        Parameters
-        ----------
-        n_categories
-            Categories of the batch and of each further categorical condition from now on, none
-            fewer than now. A new one starts as the mean of the known ones.
-
-        References
-        ----------
-        Lotfollahi et al. 2022, "Mapping single-cell data to reference atlases by transfer
-        learning" (scArches).
-        """
-        known = self.n_categories
-        self.n_categories = n_categories
-        self.sizes = ConditionSizes(n_categories, self.sizes.n_cont)
-        for layer in self._conditioned_layers():
-            layer.extend(n_categories, known)
-        if self.dispersion == "gene-batch" and self.raw_dispersion is not None:
-            old = self.raw_dispersion.detach()
-            added = old.mean(0).expand(n_categories[0] - known[0], -1)
-            is_learned = self.raw_dispersion.requires_grad
-            self.raw_dispersion = nn.Parameter(torch.cat([old, added]), requires_grad=is_learned)
-        self.freeze_known(known)
-
-    def freeze_known(self, n_known: tuple[int, ...]) -> None:
-        """Let training change the weights of categories beyond the first ``n_known`` alone.
-
-        Batch normalisation keeps its statistics as well, see :meth:`train`.
-        """
-        self.n_known_categories = n_known
-        by_batch = self.dispersion == "gene-batch" and self.raw_dispersion is not None
-        learns_dispersion = by_batch and self.raw_dispersion.requires_grad
-        self.requires_grad_(False)
-        is_new = [n > known for n, known in zip(self.n_categories, n_known, strict=True)]
-        by_category = [
-            (layer.offsets[str(i)], n_known[i])
-            for layer in self._conditioned_layers()
-            for i in np.flatnonzero(is_new)
-        ]
-        if learns_dispersion and is_new[0]:
-            by_category.append((self.raw_dispersion, n_known[0]))
-        for parameter, n_frozen in by_category:
-            parameter.requires_grad_(True)
-            parameter.register_hook(partial(_without_rows, n_rows=n_frozen))
-
-    def _conditioned_layers(self) -> list[ConditionedLinear]:
-        layers = [layer for layer in self.modules() if isinstance(layer, ConditionedLinear)]
-        return [layer for layer in layers if layer.takes_categories]
-
-    def train(self, mode: bool = True) -> CGMVAE:
-        """As in torch, but a frozen module keeps the batch statistics of the reference."""
-        super().train(mode)
-        if self.n_known_categories is not None:
-            for layer in self.modules():
-                if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-                    layer.eval()
-        return self
 
     @property
     def log_weights(self) -> Tensor:
@@ -829,21 +774,19 @@ class CGMVAE(BaseModuleClass):
                 "x. Use prior='normal' for a VAE."
             )
         x, observed = tensors[REGISTRY_KEYS.X_KEY], tensors.get(OBSERVED_KEY)
-        log_ratios = []
-        for first in range(0, n_mc_samples, n_mc_samples_per_pass):
-            n_samples = min(n_mc_samples_per_pass, n_mc_samples - first)
+
+        def log_ratio(n_samples: int) -> Tensor:
             q, p = self.forward(
                 tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False
             )
-            log_ratio = log_likelihood(p["px"], x, observed) - q["qz"].log_prob(q["z"]).sum(-1)
-            if self.mixture_started:
-                log_ratio = log_ratio + dist.mixture_log_prob(q["z"], p["pz"], self.log_weights)
-                log_ratio = log_ratio + p["pw"].log_prob(q["w"]).sum(-1)
-                log_ratio = log_ratio - q["qw"].log_prob(q["w"]).sum(-1)
-            else:
-                log_ratio = log_ratio + p["pz"].log_prob(q["z"]).sum(-1)
-            log_ratios.append(log_ratio.reshape(n_samples, -1))
-        value = torch.logsumexp(torch.cat(log_ratios), dim=0) - math.log(n_mc_samples)
+            ratio = log_likelihood(p["px"], x, observed) - q["qz"].log_prob(q["z"]).sum(-1)
+            if not self.mixture_started:
+                return ratio + p["pz"].log_prob(q["z"]).sum(-1)
+            ratio = ratio + dist.mixture_log_prob(q["z"], p["pz"], self.log_weights)
+            ratio = ratio + p["pw"].log_prob(q["w"]).sum(-1)
+            return ratio - q["qw"].log_prob(q["w"]).sum(-1)
+
+        value = importance_sampled(log_ratio, n_mc_samples, n_mc_samples_per_pass)
         return value.mean().item() if return_mean else value.cpu()
 
 
@@ -880,11 +823,6 @@ def _unit_normal(like: Tensor, center: Tensor | float) -> Normal:
 def of_component(values: Tensor, component: Tensor) -> Tensor:
     """Rows of the given components, (n, K, L) and (n,) → (n, L)."""
     return values[torch.arange(len(component), device=values.device), component]
-
-
-def _without_rows(gradient: Tensor, n_rows: int) -> Tensor:
-    """The gradient with the first rows set to 0."""
-    return torch.cat([torch.zeros_like(gradient[:n_rows]), gradient[n_rows:]])
 
 
 def _mean_over_samples(value: Tensor) -> Tensor:

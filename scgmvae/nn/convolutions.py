@@ -13,7 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from scgmvae.nn.networks import ConditionedLinear, Conditions, ConditionSizes, full
+from scgmvae.nn.bounds import full
+from scgmvae.nn.layers import ConditionedLinear, Conditions, ConditionSizes
 
 __all__ = ["ConvolutionalDecoder", "ConvolutionalTrunk", "check_image_shape"]
 

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram
 
-from scgmvae.checks import check_columns
 from scgmvae.clustering.merging import tree_by_overlap
-from scgmvae.model.posteriors import OUTERMOST
+from scgmvae.data.validation import check_columns
+from scgmvae.model.novelty import OUTERMOST
 from scgmvae.plotting._style import PALETTE, colors_of, new_axes, plain
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from scgmvae.checks import check_layer, check_whole, listed
+from scgmvae.checks import check_whole, listed
 from scgmvae.data.normalization import mean_expression as mean_of_genes
 from scgmvae.data.normalization import r_squared
+from scgmvae.data.validation import check_layer
 from scgmvae.plotting._style import PALETTE, WIDTH, new_axes, plain
 
 __all__ = ["generated", "mean_expression"]

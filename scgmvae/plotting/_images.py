@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 
-from scgmvae.checks import check_whole, is_number, rows_of
+from scgmvae.checks import check_whole, is_number
+from scgmvae.data.validation import rows_of
 
 if TYPE_CHECKING:
     from scgmvae.model.scgmvae import SCGMVAE

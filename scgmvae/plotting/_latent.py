@@ -13,7 +13,8 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scgmvae.checks import check_anndata, check_choices, check_columns, check_seed, check_whole
+from scgmvae.checks import check_choices, check_seed, check_whole
+from scgmvae.data.validation import check_anndata, check_columns
 from scgmvae.plotting._style import WIDTH, palette_of, plain
 
 if TYPE_CHECKING:

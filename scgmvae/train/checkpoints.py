@@ -8,43 +8,37 @@ random state. It is written between two epochs, where nothing else has a state.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.data import _constants as scvi_constants
+from scvi.data import AnnDataManager
 
+from scgmvae.data.keys import GUIDE_KEY
 from scgmvae.data.matrices import is_on_disk
-from scgmvae.model.saving import FORMAT, Saved, check_there, encode, read
-from scgmvae.module.cgmvae import GUIDE_KEY
-
-if TYPE_CHECKING:
-    from scgmvae.model.scgmvae import SCGMVAE
-    from scgmvae.train.plan import StagedTrainingPlan, StagedTrainRunner
+from scgmvae.data.registry import Setup
+from scgmvae.io.model_files import FORMAT, TRAINING_FILE, Saved, check_there, read
+from scgmvae.io.values import encode
+from scgmvae.module.cgmvae import CGMVAE
+from scgmvae.train.plan import StagedTrainingPlan
+from scgmvae.train.runner import KeepingTrainRunner
 
 __all__ = [
     "Checkpoints",
-    "Training",
     "check_new_folder",
-    "kept_arguments",
+    "check_same",
+    "fingerprint",
     "read_checkpoint",
     "restore_module",
 ]
 
-
-class Training(NamedTuple):
-    """What a training was begun with."""
-
-    arguments: dict[str, object]
-    """Of :meth:`SCGMVAE.train`, those that decide on its result."""
-    is_first: bool
-    """Whether it is the model's first."""
-    goes_on: bool
-    """Whether the model had its components before it."""
+Attributes = dict[str, Any]
+"""Attributes of a model that are saved, by name."""
 
 
 class Checkpoints(pl.Callback):
@@ -56,10 +50,14 @@ class Checkpoints(pl.Callback):
         Folder of the checkpoint, which is replaced by the next.
     every
         Epochs from one checkpoint to the next. Each stage ends with one as well.
-    model
-        The model.
+    save
+        Saves the model in a folder, with given attributes and state of the training.
+    attributes
+        Returns the attributes of the model.
     training
-        What its training was begun with.
+        What its training was begun with, as :meth:`scgmvae.train.request.Training.kept` has it.
+    data
+        Fingerprint of the data.
     state
         State to go on from, of :func:`read_checkpoint`.
     """
@@ -68,17 +66,21 @@ class Checkpoints(pl.Callback):
         self,
         folder: Path,
         every: int,
-        model: SCGMVAE,
-        training: Training,
-        state: dict[str, object] | None = None,
+        *,
+        save: Callable[[Path, Attributes, dict[str, Any]], None],
+        attributes: Callable[[], Attributes],
+        training: Mapping[str, Any],
+        data: str,
+        state: Mapping[str, Any] | None = None,
     ):
         self.folder = folder
         self.every = every
-        self.model = model
+        self.save = save
+        self.attributes = attributes
         self.training = training
-        self.data = _fingerprint(model, training.arguments)
+        self.data = data
         self.state = state
-        self.runner: StagedTrainRunner | None = None
+        self.runner: KeepingTrainRunner | None = None
         self._written: tuple[int, bool] | None = None
 
     # ----------------------------------------------------------------------------- writing
@@ -124,7 +126,7 @@ class Checkpoints(pl.Callback):
         if not trainer.is_global_zero or (moment == self._written and not is_finished):
             return
         state = {
-            **self.training._asdict(),
+            **self.training,
             "data": self.data,
             "every": self.every,
             "epoch": trainer.max_epochs if is_finished else trainer.current_epoch,
@@ -139,9 +141,10 @@ class Checkpoints(pl.Callback):
             },
             "partition": trainer.train_dataloader.extra.get(GUIDE_KEY),
         }
-        attributes = self.model._attributes() | self.runner.learned()
-        attributes["is_trained_"] = self.model.is_trained_ or trainer.current_epoch > 0
-        self.model._save(self.folder, "", attributes, {}, state)
+        before = self.attributes()
+        attributes = before | self.runner.learned()
+        attributes["is_trained_"] = before["is_trained_"] or trainer.current_epoch > 0
+        self.save(self.folder, attributes, state)
         self._written = moment
 
     # --------------------------------------------------------------------------- restoring
@@ -213,39 +216,6 @@ class Checkpoints(pl.Callback):
             torch.set_rng_state(state["random_state"])
 
 
-def kept_arguments(
-    arguments: dict[str, object], trainer_kwargs: dict[str, object]
-) -> dict[str, object]:
-    """Arguments of a training as a checkpoint keeps them.
-
-    Of the trainer's those are left out that a file of values cannot hold, such as callbacks.
-
-    Raises
-    ------
-    TypeError
-        If another one is no value either.
-    """
-    for name, value in arguments.items():
-        try:
-            encode(value, {})
-        except TypeError as error:
-            raise TypeError(
-                f"checkpoint_dir keeps the arguments of train, but {name} has {error}, which no "
-                "file of values can hold. Leave it out, or train without checkpoints."
-            ) from error
-    return arguments | {
-        "trainer_kwargs": {k: v for k, v in trainer_kwargs.items() if _is_value(v)}
-    }
-
-
-def _is_value(value: object) -> bool:
-    try:
-        encode(value, {})
-    except TypeError:
-        return False
-    return True
-
-
 def check_new_folder(folder: Path) -> None:
     """Raise ``ValueError`` where a model would be replaced by checkpoints of another training."""
     if (folder / "model.json").exists():
@@ -255,23 +225,23 @@ def check_new_folder(folder: Path) -> None:
         )
 
 
-def read_checkpoint(model: SCGMVAE, folder: Path) -> Saved:
-    """A checkpoint that was made of the same model and cells.
+def read_checkpoint(folder: Path, class_name: str) -> Saved:
+    """A checkpoint of a training.
 
     Parameters
     ----------
-    model
-        Model with data.
     folder
         Folder of the checkpoint.
+    class_name
+        Class of the model.
 
     Raises
     ------
     ValueError
-        If there is none, it is damaged, or of another model or other cells.
+        If there is none, it is damaged, or of an older format.
     """
     check_there(folder)
-    saved = read(folder, "", type(model).__name__, {"training.safetensors"})
+    saved = read(folder, "", class_name, {TRAINING_FILE})
     if saved.training is None:
         raise ValueError(
             f"resume_from must be a folder of checkpoints, but {folder} holds a model without the "
@@ -283,17 +253,32 @@ def read_checkpoint(model: SCGMVAE, folder: Path) -> Saved:
             f"{saved.format}, which an older scgmvae wrote. Resume it with that version, or load "
             "it with SCGMVAE.load and train it further from there."
         )
-    setup = scvi_constants._SETUP_ARGS_KEY
+    return saved
+
+
+def check_same(
+    folder: Path, saved: Saved, init_params: object, registry: Mapping[str, Any], data: str
+) -> None:
+    """Raise ``ValueError`` where a checkpoint is of another model or of other cells.
+
+    Parameters
+    ----------
+    folder
+        Folder of the checkpoint.
+    saved
+        The checkpoint.
+    init_params, registry
+        Settings of the model, and what it was set up with.
+    data
+        Fingerprint of its data.
+    """
     pairs = {
-        "settings of the model": (model.init_params_, saved.attributes["init_params_"]),
+        "settings of the model": (init_params, saved.attributes["init_params_"]),
         "arguments of setup_anndata": (
-            model.registry_[setup],
-            saved.attributes["registry_"][setup],
+            Setup(registry).arguments,
+            Setup(saved.attributes["registry_"]).arguments,
         ),
-        "cells, genes or values": (
-            _fingerprint(model, saved.training["arguments"]),
-            saved.training["data"],
-        ),
+        "cells, genes or values": (data, saved.training["data"]),
     }
     other = [what for what, (own, its) in pairs.items() if encode(own, {}) != encode(its, {})]
     if other:
@@ -301,20 +286,18 @@ def read_checkpoint(model: SCGMVAE, folder: Path) -> Saved:
             f"resume_from must be of this model and its data, but that in {folder} has other "
             f"{' and other '.join(other)}. Make the model as it was made for that training."
         )
-    return saved
 
 
-def restore_module(model: SCGMVAE, saved: Saved) -> None:
-    """Give the model's module the components and weights of a checkpoint.
+def restore_module(module: CGMVAE, saved: Saved) -> None:
+    """Give a module the components and weights of a checkpoint.
 
     Parameters
     ----------
-    model
-        A model whose module has its conditions already.
+    module
+        A module that has its conditions already.
     saved
-        Of :func:`read_checkpoint`.
+        The checkpoint.
     """
-    module = model.module
     n_components = saved.attributes["n_components_"]
     # components made anew would not be frozen as those of a query are
     if module.has_mixture and n_components not in (None, module.n_components):
@@ -323,13 +306,19 @@ def restore_module(model: SCGMVAE, saved: Saved) -> None:
     module.mixture_started = saved.attributes["mixture_started_"]
 
 
-def _fingerprint(model: SCGMVAE, arguments: dict[str, object]) -> str:
-    """Hash of names, registered fields and columns that a training reads, and of the sum of x."""
-    adata, manager = model.adata, model.adata_manager
+def fingerprint(manager: AnnDataManager, columns: Sequence[str]) -> str:
+    """Hash of all that a training reads: names, registered fields, columns, and the sum of x.
+
+    Parameters
+    ----------
+    manager
+        Manager of the AnnData.
+    columns
+        Further columns of obs.
+    """
+    adata = manager.adata
     digest = hashlib.sha256()
-    columns = [arguments[name] for name in ("guide_key", "balance_key") if arguments[name]]
-    obs = [adata.obs[column] for column in columns]
-    for names in (adata.obs_names, adata.var_names, *obs):
+    for names in (adata.obs_names, adata.var_names, *(adata.obs[column] for column in columns)):
         digest.update("\0".join(map(str, names)).encode())
         digest.update(b"\1")
     for key in manager.data_registry:

@@ -16,7 +16,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
-from scgmvae.data.minibatches import CELLS_KEY
+from scgmvae.data.keys import CELLS_KEY
 from scgmvae.nn.sparse import dense
 
 if TYPE_CHECKING:
@@ -170,8 +170,7 @@ class FiniteWatch(pl.Callback):
     ) -> FloatingPointError:
         """The error, once the weights are back."""
         pl_module.module.load_state_dict(self._weights)
-        started = getattr(pl_module.module, "mixture_started", None)  # or there is one stage alone
-        stage = {None: "", False: " (pretraining)", True: " (joint stage)"}[started]
+        stage = f" ({pl_module.stage})" if pl_module.stage else ""
         cells = ""
         if step is not None:
             rows = step.worst_cells()

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from scgmvae.data.genes import OBSERVED_KEY
+from scgmvae.clustering.partition import (
+    Start,
+    by_size,
+    initial_partition,
+    partition_by_labels,
+)
+from scgmvae.data.keys import OBSERVED_KEY
+from scgmvae.module.cgmvae import CGMVAE
+from scgmvae.train.checkpoints import Checkpoints
+from scgmvae.train.devices import start_on_all
+from scgmvae.train.plan import StagedTrainingPlan
 
-if TYPE_CHECKING:
-    from scgmvae.module.cgmvae import CGMVAE
-
-__all__ = ["start_decoder", "start_mixture"]
+__all__ = ["MixtureStart", "start_decoder", "start_mixture", "starting_partition"]
 
 
 @torch.no_grad()
@@ -38,6 +46,49 @@ def start_decoder(module: CGMVAE, mean: NDArray[np.floating]) -> None:
     else:
         bias = mean
     module.decoder.start_at(bias)
+
+
+def starting_partition(
+    representation: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    groups: NDArray[np.integer] | None,
+    *,
+    n_labels: int,
+    n_components: int | None,
+    start: Start,
+    straight: bool,
+    seed: int,
+) -> NDArray[np.int64]:
+    """Starting components of cells, (n,), those that carry labels in their places.
+
+    Parameters
+    ----------
+    representation
+        Cells as they are partitioned, ``(n, any)``.
+    labels
+        Label of each cell, (n,), −1 where it has none.
+    groups
+        Groups of a user, (n,), in place of a partition that is found.
+    n_labels
+        Number of labels, which the first components carry.
+    n_components
+        K; ``None`` finds it.
+    start
+        How to partition, see :func:`~scgmvae.clustering.partition.initial_partition`.
+    straight
+        Whether groups are balls, with straight borders between them.
+    seed
+        Seed of the partition.
+    """
+    if groups is not None:
+        partition = by_size(groups)
+    else:
+        partition = initial_partition(representation, n_components, start, seed, straight)
+    if not n_labels:
+        return partition
+    return partition_by_labels(
+        representation, partition, labels, n_labels, n_components, straight=straight
+    )
 
 
 def start_mixture(
@@ -116,3 +167,44 @@ def _fit_classifier(
         optimizer.zero_grad()
         cross_entropy(logits, partition[rows]).backward()
         optimizer.step()
+
+
+class MixtureStart(pl.Callback):
+    """Starts the mixture at the first epoch of the joint stage.
+
+    Parameters
+    ----------
+    start
+        Starts it, and returns the partition of the cells, ``(n,)``, −1 where a cell has none.
+    checkpoints
+        Where to write that it is started.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], NDArray[np.integer]],
+        checkpoints: Checkpoints | None = None,
+    ):
+        self.start = start
+        self.checkpoints = checkpoints
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
+        """Start the mixture, give its parameters to the optimiser and its partition to the loader.
+
+        Parameters
+        ----------
+        trainer, pl_module
+            Lightning's.
+        """
+        module = pl_module.module
+        is_due = trainer.current_epoch >= pl_module.pretrain_epochs
+        if module.mixture_started or not module.has_mixture or not is_due:
+            return
+        partition = start_on_all(trainer, module, self.start)
+        trainer.datamodule.guide_by(module, partition)
+        trainer.strategy.setup_optimizers(trainer)
+        # the best of a stage with another bound is not to be compared with what comes
+        for callback in trainer.checkpoint_callbacks:
+            callback.best_k_models.clear()
+        if self.checkpoints is not None:
+            self.checkpoints.write(trainer, pl_module)

@@ -546,11 +546,11 @@ def test_minibatches_must_be_those_of_the_model(cells, change, message):
         "extra_categorical_covs": [0, 1, 2, 0],
         "extra_continuous_covs": np.zeros(4),
     }
-    read = datamodules.tensors_of(model, minibatch)
+    read = datamodules.tensors_of(model._layout(), minibatch)
     assert read["batch"].tolist() == [[0], [1], [1], [0]]
     assert read["extra_categorical_covs"].tolist() == [[0], [1], [2], [0]]
     with pytest.raises(ValueError, match=message):
-        datamodules.tensors_of(model, minibatch | change)
+        datamodules.tensors_of(model._layout(), minibatch | change)
 
 
 def test_a_dataloader_must_bring_cells(model, datamodule):
@@ -573,7 +573,9 @@ def test_tables_speak_of_the_data_module(model, datamodule, tmp_path):
 
 
 def test_several_devices_are_refused(datamodule):
-    minibatches = datamodules.ForeignMinibatches(model_for(datamodule), datamodule, False)
+    minibatches = datamodules.ForeignMinibatches(
+        datamodule, model_for(datamodule)._layout(), False
+    )
     minibatches.trainer = SimpleNamespace(world_size=2)
     with pytest.raises(NotImplementedError, match="one device, but there are 2"):
         minibatches.setup("fit")

@@ -11,7 +11,8 @@ from scipy import sparse, special, stats
 from scvi import REGISTRY_KEYS as KEYS
 from sklearn.metrics import adjusted_rand_score
 
-from scgmvae.data.genes import OBSERVED_KEY, match_genes, observed_genes
+from scgmvae.data.genes import match_genes, observed_genes
+from scgmvae.data.keys import OBSERVED_KEY
 from scgmvae.distributions.likelihoods import log_likelihood, make_likelihood
 from scgmvae.module.cgmvae import CGMVAE
 

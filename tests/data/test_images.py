@@ -17,8 +17,8 @@ from scgmvae.clustering.partition import initial_partition
 from scgmvae.data import images
 from scgmvae.data.images import check_same_shape, distorted, image_shape_of, pixel_scale
 from scgmvae.data.minibatches import MinibatchLoader
-from scgmvae.model.training import COUNTS, IMAGES, Length
 from scgmvae.module.cgmvae import CGMVAE
+from scgmvae.train.recipe import COUNTS, IMAGES, Length
 
 N = 200
 BYTES = np.round(load_digits().data[:N] * 255 / 16).astype(np.uint8)
@@ -361,7 +361,7 @@ def test_images_are_trained_by_the_recipe_of_images(train, monkeypatch):
         straightened.append(straight)
         return np.arange(len(x)) % n_groups
 
-    monkeypatch.setattr("scgmvae.model.training.initial_partition", remember)
+    monkeypatch.setattr("scgmvae.train.start.initial_partition", remember)
     x = np.random.default_rng(0).random((1000, 4), dtype=np.float32)
     images = AnnData(x, uns={"image_shape": (2, 2)})
     history, lengths = {}, {}

@@ -13,7 +13,7 @@ from scgmvae import SCGMVAE, DualModule, DualVAE
 from scgmvae.datasets import two_photon
 from scgmvae.dual.plan import DecliningPlan
 from scgmvae.dual.resolution import LowResolution
-from scgmvae.nn.networks import Conditions
+from scgmvae.nn.layers import Conditions
 
 SHAPE = (24, 36)  # not square
 SMALL = {"n_latent_foreground": 24, "n_latent_background": 4, "window": 6}

@@ -8,7 +8,7 @@ from scipy import sparse
 
 from scgmvae import SCGMVAE
 from scgmvae.datasets import blobs, synthetic_counts
-from scgmvae.nn.networks import Conditions
+from scgmvae.nn.layers import Conditions
 
 # A Monte Carlo mean lies within this many standard errors of what it estimates.
 N_ERRORS = 5

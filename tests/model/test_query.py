@@ -7,6 +7,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from scgmvae import SCGMVAE
+from scgmvae.data.registry import label_codes
 from scgmvae.datasets import synthetic_counts
 
 TYPES = ["component_0", "component_1", "component_2"]
@@ -273,7 +274,7 @@ def test_cells_without_a_known_label_count_as_unlabelled(reference, new_cells, l
     adata, without = new_cells[:100].copy(), new_cells[:100].copy()
     adata.obs["label"] = labels
     model, expected = (SCGMVAE.load_query_data(one, reference) for one in (adata, without))
-    assert (model._label_codes() == -1).all()
+    assert (label_codes(model.adata_manager) == -1).all()
     pd.testing.assert_frame_equal(model.predict(soft=True), expected.predict(soft=True))
     assert model.predict(soft=True).columns.tolist() == TYPES
     # the user's column is as it was, and none was made up
@@ -288,7 +289,7 @@ def test_labels_of_the_query_are_learned_from(reference, new_cells):
     adata.obs["label"] = "unknown"
     adata.obs.iloc[:7, adata.obs.columns.get_loc("label")] = "component_1"
     model = SCGMVAE.load_query_data(adata, reference)
-    assert model._label_codes().tolist() == [1] * 7 + [-1] * (adata.n_obs - 7)
+    assert label_codes(model.adata_manager).tolist() == [1] * 7 + [-1] * (adata.n_obs - 7)
 
 
 def test_a_query_may_lack_some_genes(reference, new_cells, train):

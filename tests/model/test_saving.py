@@ -16,10 +16,10 @@ import torch
 from scvi.model.base import BaseModelClass
 
 from scgmvae import SCGMVAE
-from scgmvae.model import saving
-from scgmvae.model.saving import decode, encode
+from scgmvae.io import model_files
+from scgmvae.io.values import decode, encode
 from scgmvae.module.cgmvae import CGMVAE
-from scgmvae.nn.networks import ConditionedLinear
+from scgmvae.nn.layers import ConditionedLinear
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -299,12 +299,12 @@ def rewrite(folder, change):
     path = folder / "model.json"
     document = json.loads(path.read_text())
     change(document)
-    document["sha256"] = saving._digest(document["content"])
+    document["sha256"] = model_files._digest(document["content"])
     path.write_text(json.dumps(document))
 
 
 def test_a_newer_format_asks_for_an_update(folder):
-    rewrite(folder, lambda document: document.update(format=saving.FORMAT + 1))
+    rewrite(folder, lambda document: document.update(format=model_files.FORMAT + 1))
     with pytest.raises(ValueError, match="Update scgmvae"):
         SCGMVAE.load(folder)
 
@@ -359,7 +359,7 @@ def test_a_full_disk_leaves_the_model_that_was_there(model, other, folder, monke
 
     with monkeypatch.context() as broken:
         if at == "tensors":
-            broken.setattr(saving, "save_file", full)
+            broken.setattr(model_files, "save_file", full)
         elif at == "data":
             broken.setattr("anndata.AnnData.write_h5ad", full)
         else:
@@ -375,7 +375,7 @@ def test_a_save_that_fails_leaves_no_folder(model, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saving, "save_file", full)
+    monkeypatch.setattr(model_files, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         model.save(tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -430,12 +430,12 @@ def test_weights_of_the_first_format_had_a_row_for_each_output():
     of_layers = {f"{name}.{part}" for name in layers for part in ("weight", "slopes")}
     assert len(of_layers & weights.keys()) > len(layers)  # some have slopes
     older = {key: value.T if key in of_layers else value for key, value in weights.items()}
-    saving.Saved({}, None, older, None, None, format=1).put_weights(read)
+    model_files.Saved({}, None, older, None, None, format=1).put_weights(read)
     for key, value in read.state_dict().items():
         assert torch.equal(value, weights[key]), key
 
 
-@pytest.mark.parametrize("number", range(1, saving.FORMAT + 1))
+@pytest.mark.parametrize("number", range(1, model_files.FORMAT + 1))
 def test_models_of_every_format_load(number):
     """Each was written, with its data and results, by the first version that had the format."""
     loaded = SCGMVAE.load(MODELS / f"format_{number}", accelerator="cpu")

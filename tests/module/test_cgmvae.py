@@ -8,8 +8,9 @@ import torch
 from scipy import special, stats
 from scvi import REGISTRY_KEYS as KEYS
 
-from scgmvae.module.cgmvae import CGMVAE, GUIDE_KEY, LOG_WEIGHT_BOUND
-from scgmvae.nn.networks import LOG_SCALE_BOUND
+from scgmvae.data.keys import GUIDE_KEY
+from scgmvae.module.cgmvae import CGMVAE, LOG_WEIGHT_BOUND
+from scgmvae.nn.bounds import LOG_SCALE_BOUND
 
 N, G, L, W, K, N_HIDDEN = 8, 6, 3, 2, 4, 16
 

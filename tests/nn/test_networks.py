@@ -7,23 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+from scgmvae.nn.bounds import LOG_CONCENTRATION_BOUND, LOG_SCALE_BOUND, bounded_exp, full
 from scgmvae.nn.convolutions import ConvolutionalDecoder, ConvolutionalTrunk
+from scgmvae.nn.layers import ConditionedLinear, Conditions, ConditionSizes, Dropout, Trunk
 from scgmvae.nn.networks import (
-    LOG_CONCENTRATION_BOUND,
-    LOG_SCALE_BOUND,
     Classifier,
     ComponentPrior,
-    ConditionedLinear,
     ConditionPrior,
-    Conditions,
-    ConditionSizes,
     Decoder,
     DirichletNetwork,
-    Dropout,
     Encoder,
-    Trunk,
-    bounded_exp,
-    full,
 )
 
 N, G, L, W, K, S, N_HIDDEN = 6, 7, 3, 2, 4, 5, 16

@@ -23,8 +23,8 @@ from scvi import REGISTRY_KEYS
 
 from scgmvae import pl
 from scgmvae.data.normalization import log_normalized, mean_expression, r_squared
-from scgmvae.model.clusters import ComponentsMixin
-from scgmvae.model.posteriors import OUTERMOST
+from scgmvae.model.components import ComponentsMixin
+from scgmvae.model.novelty import OUTERMOST
 from scgmvae.plotting import _style
 from scgmvae.plotting._expression import _apart
 

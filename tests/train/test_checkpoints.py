@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from scgmvae import SCGMVAE
-from scgmvae.model import saving
+from scgmvae.io import model_files
 
 # 300 cells in minibatches of at most 64 are 5 steps an epoch; pretraining ends with step 15
 STAGES = {"max_epochs": 4, "pretrain_epochs": 3}
@@ -239,13 +239,13 @@ def test_checkpoints_come_every_few_epochs_and_after_each_stage(
     fresh, train, tmp_path, monkeypatch
 ):
     moments = []
-    write = SCGMVAE._save
+    write = SCGMVAE._write_files
 
-    def remember(model, folder, prefix, attributes, writers, training):
+    def remember(model, folder, prefix, attributes, training):
         moments.append((training["epoch"], attributes["mixture_started_"]))
-        write(model, folder, prefix, attributes, writers, training)
+        write(model, folder, prefix, attributes, training=training)
 
-    monkeypatch.setattr(SCGMVAE, "_save", remember)
+    monkeypatch.setattr(SCGMVAE, "_write_files", remember)
     train(fresh(), checkpoint_dir=tmp_path, checkpoint_every=2, max_epochs=4, pretrain_epochs=3)
     pretraining = [(0, False), (2, False), (3, False)]
     assert moments == [*pretraining, (3, True), (4, True), (6, True), (7, True)]
@@ -269,7 +269,7 @@ def test_a_checkpoint_is_a_model_that_can_be_read_and_trained(
 def test_a_full_disk_leaves_model_and_last_checkpoint(
     fresh, train, unbroken, tmp_path, monkeypatch
 ):
-    save_file, calls = saving.save_file, []
+    save_file, calls = model_files.save_file, []
 
     def full(tensors, path):
         calls.append(path)
@@ -279,7 +279,7 @@ def test_a_full_disk_leaves_model_and_last_checkpoint(
 
     model = fresh()
     with monkeypatch.context() as limited:
-        limited.setattr(saving, "save_file", full)
+        limited.setattr(model_files, "save_file", full)
         with pytest.raises(OSError, match="could not be saved in .*No space left on device"):
             train(model, checkpoint_dir=tmp_path / "run", checkpoint_every=1, **STAGES)
     assert model.is_trained_

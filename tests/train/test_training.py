@@ -14,7 +14,7 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.model_selection import cross_val_score
 
 from scgmvae.datasets import blobs, synthetic_counts
-from scgmvae.model.training import Length
+from scgmvae.train.recipe import Length
 
 KL_TERMS = ["kl_z", "kl_w", "kl_y", "kl_d"]
 

@@ -16,6 +16,7 @@ from states import digest, parts_of
 from scgmvae import SCGMVAE
 from scgmvae.clustering.merging import levels_of, tree_by_elbo, tree_by_entropy, tree_by_overlap
 from scgmvae.data.minibatches import MinibatchLoader
+from scgmvae.data.registry import label_codes
 from scgmvae.datasets import synthetic_counts
 
 few = settings(
@@ -120,15 +121,15 @@ def test_labels_of_any_type_and_order_mean_the_same(names, seed, as_categories, 
     model = SCGMVAE(adata, **NETWORK)
     pd.testing.assert_series_equal(adata.obs["label"], column, check_names=False)
     known = sorted({str(value) for value in values[is_labelled]} - {"unknown"})
-    assert sorted(model._label_names) == known
-    codes = model._label_codes()
+    assert sorted(model._setup.label_names) == known
+    codes = label_codes(model.adata_manager)
     np.testing.assert_array_equal(codes >= 0, is_labelled)
-    found = np.array(model._label_names)[codes[is_labelled]]
+    found = np.array(model._setup.label_names)[codes[is_labelled]]
     assert found.tolist() == [str(value) for value in values[is_labelled]]
     # the order does not follow that of the cells
     shuffled = adata[rng.permutation(60)].copy()
     SCGMVAE.setup_anndata(shuffled, labels_key="label")
-    assert SCGMVAE(shuffled, **NETWORK)._label_names == model._label_names
+    assert SCGMVAE(shuffled, **NETWORK)._setup.label_names == model._setup.label_names
 
 
 # ---------------------------------------------------------------------------------- loader

@@ -15,11 +15,12 @@ from sklearn.metrics import adjusted_rand_score
 from torch import nn
 
 from scgmvae import SCGMVAE
+from scgmvae.data import minibatches
 from scgmvae.data.matrices import RowsOnDisk
 from scgmvae.datasets import synthetic_counts
-from scgmvae.model import posteriors as results
-from scgmvae.model import training
-from scgmvae.nn.networks import Dropout
+from scgmvae.model import start
+from scgmvae.nn.layers import Dropout
+from scgmvae.train import cells
 from scgmvae.train import devices as parallel
 
 LONG_ENOUGH = {"max_epochs": 6, "pretrain_epochs": 6}
@@ -146,7 +147,8 @@ def test_few_cells_of_a_file_are_in_memory_at_a_time(
         return load(self, rows)
 
     monkeypatch.setattr(RowsOnDisk, "load", recorded)
-    monkeypatch.setattr(training, "CELLS_IN_MEMORY", 192)
+    for module in (cells, start):
+        monkeypatch.setattr(module, "CELLS_IN_MEMORY", 192)
     train(model, datasplitter_kwargs={"cells_in_memory": 128}, **LONG_ENOUGH)
     assert sum(sizes[True]) >= 12 * 300
     assert max(sizes[True][1:]) <= 128  # the first reading is of the mean of x
@@ -158,7 +160,7 @@ def test_few_cells_of_a_file_are_in_memory_at_a_time(
 def test_results_are_gathered_step_by_step(from_file, monkeypatch):
     model, _ = from_file
     whole = model._posteriors()
-    monkeypatch.setattr(results, "CELLS_IN_MEMORY", 20)
+    monkeypatch.setattr(minibatches, "CELLS_IN_MEMORY", 20)
     parts = model._posteriors(batch_size=7)
     assert list(parts) == list(whole)
     for name, values in parts.items():
@@ -222,22 +224,21 @@ def test_a_file_that_loses_its_end_ends_training(counts, make_model, train, tmp_
 @pytest.fixture
 def samples(monkeypatch):
     """At most 150 cells to start from; the rows of every start, and its partition."""
-    monkeypatch.setattr(training, "LARGEST_START", 150)
+    monkeypatch.setattr(cells, "LARGEST_START", 150)
     taken = []
-    pick = training.StagedTrainingMixin._cells_to_start_from
-    start = training.StagedTrainingMixin._start_mixture
+    start_mixture = start.StartMixin._start_mixture
 
-    def recorded_pick(self, rows, seed):
-        taken.append({"cells": pick(self, rows, seed)})
+    def recorded_pick(*args, **kwargs):
+        taken.append({"cells": cells.cells_to_start_from(*args, **kwargs)})
         return taken[-1]["cells"]
 
     def recorded_start(self, *args):
-        codes = start(self, *args)
+        codes = start_mixture(self, *args)
         taken[-1]["codes"] = codes
         return codes
 
-    monkeypatch.setattr(training.StagedTrainingMixin, "_cells_to_start_from", recorded_pick)
-    monkeypatch.setattr(training.StagedTrainingMixin, "_start_mixture", recorded_start)
+    monkeypatch.setattr(start, "cells_to_start_from", recorded_pick)
+    monkeypatch.setattr(start.StartMixin, "_start_mixture", recorded_start)
     return taken
 
 
@@ -247,29 +248,29 @@ def test_a_sample_is_partitioned_and_the_others_follow(
 ):
     # after fewer joint epochs components of well separated groups still overlap, and are merged
     model = train(make_model(adata, n_components=n_components), max_epochs=12, pretrain_epochs=20)
-    (start,) = samples
-    assert len(np.unique(start["cells"])) == 150
-    assert (start["codes"] >= 0).all()
-    others = np.setdiff1d(np.arange(300), start["cells"])
+    (taken,) = samples
+    assert len(np.unique(taken["cells"])) == 150
+    assert (taken["codes"] >= 0).all()
+    others = np.setdiff1d(np.arange(300), taken["cells"])
     component = adata.obs["component"].to_numpy()
-    assert adjusted_rand_score(component[others], start["codes"][others]) > 0.9
+    assert adjusted_rand_score(component[others], taken["codes"][others]) > 0.9
     # of components: in so short a training their merging errs with and without a sample
     components = model.predict(components=True)
     assert adjusted_rand_score(component, components) > 0.95
 
 
 def test_all_cells_are_partitioned_where_there_are_few(adata, make_model, train, samples):
-    training.LARGEST_START = 300  # which the fixture takes back
+    cells.LARGEST_START = 300  # which the fixture takes back
     train(make_model(adata))
     np.testing.assert_array_equal(samples[0]["cells"], np.arange(300))
 
 
-def test_the_sample_follows_from_the_seed(adata, make_model):
-    model = make_model(adata, {})
-    rows = np.arange(300)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "LARGEST_START", 150)
-        one, same, other = (model._cells_to_start_from(rows, seed) for seed in (0, 0, 1))
+def test_the_sample_follows_from_the_seed(monkeypatch):
+    monkeypatch.setattr(cells, "LARGEST_START", 150)
+    rows, labels = np.arange(300), np.full(300, -1)
+    one, same, other = (
+        cells.cells_to_start_from(rows, labels, on_disk=False, seed=seed) for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
     assert (np.diff(one) > 0).all()
@@ -277,9 +278,9 @@ def test_the_sample_follows_from_the_seed(adata, make_model):
 
 def test_cells_left_out_of_training_are_left_out_of_the_start(adata, make_model, train, samples):
     model = train(make_model(adata), train_size=0.8)
-    (start,) = samples
-    assert np.isin(start["cells"], model.train_indices).all()
-    np.testing.assert_array_equal(np.flatnonzero(start["codes"] >= 0), sorted(model.train_indices))
+    (taken,) = samples
+    assert np.isin(taken["cells"], model.train_indices).all()
+    np.testing.assert_array_equal(np.flatnonzero(taken["codes"] >= 0), sorted(model.train_indices))
 
 
 def test_labels_are_kept_and_rare_ones_are_in_the_sample(adata, make_model, train, samples):
@@ -290,23 +291,24 @@ def test_labels_are_kept_and_rare_ones_are_in_the_sample(adata, make_model, trai
     labels[rare] = "rare"
     adata.obs["label"] = labels
     model = train(make_model(adata, {"labels_key": "label"}, n_components=4), **LONG_ENOUGH)
-    (start,) = samples
-    assert np.isin(rare, start["cells"]).all()
+    (taken,) = samples
+    assert np.isin(rare, taken["cells"]).all()
     is_labelled = labels != "unknown"
-    assert is_labelled[start["cells"]].sum() >= 75  # half of the sample
+    assert is_labelled[taken["cells"]].sum() >= 75  # half of the sample
     codes = {name: k for k, name in enumerate(model.component_names[:3])}
     expected = [codes[label] for label in labels[is_labelled]]
-    np.testing.assert_array_equal(start["codes"][is_labelled], expected)
+    np.testing.assert_array_equal(taken["codes"][is_labelled], expected)
 
 
 def test_a_sample_from_a_file_is_of_blocks(
     backed, counts, make_model, train, samples, monkeypatch
 ):
-    monkeypatch.setattr(training, "CELLS_IN_MEMORY", 200)
+    for module in (cells, start):
+        monkeypatch.setattr(module, "CELLS_IN_MEMORY", 200)
     model = train(make_model(backed), **LONG_ENOUGH)
-    (start,) = samples
-    assert 128 <= len(start["cells"]) <= 200
-    assert np.count_nonzero(np.diff(start["cells"]) > 1) <= 3
+    (taken,) = samples
+    assert 128 <= len(taken["cells"]) <= 200
+    assert np.count_nonzero(np.diff(taken["cells"]) > 1) <= 3
     assert agreement(counts, model) > 0.9
 
 

@@ -1,0 +1,87 @@
+"""Names of components and of the clusters that they were merged to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count, islice
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import log_softmax, logsumexp
+
+__all__ = ["Clustering"]
+
+
+class Clustering(NamedTuple):
+    """Components, the labels that the first of them carry, and the clusters they belong to."""
+
+    n_components: int
+    """K."""
+    labels: Sequence[str] = ()
+    """Names of the labels; the first components carry them."""
+    clusters: NDArray[np.int64] | None = None
+    """Cluster of each component, (K,), −1 where it is dropped; ``None`` before any merging."""
+
+    @property
+    def component_names(self) -> NDArray[np.str_]:
+        """Names of the components, (K,), see :attr:`scgmvae.SCGMVAE.component_names`."""
+        if self.clusters is None:
+            return self.numbered(self.n_components)
+        clusters = pd.Series(self.clusters)
+        dropped = "dropped"
+        while any(label.startswith(f"{dropped}.") for label in self.labels):
+            dropped += "_"
+        name_of = pd.Series([*self.cluster_names, dropped])  # the last one is at −1
+        names = name_of.to_numpy()[clusters]
+        rank, size = clusters.groupby(clusters).cumcount(), clusters.map(clusters.value_counts())
+        is_part = (size > 1) | (clusters < 0)
+        return np.array(
+            [
+                f"{name}.{r}" if part else name
+                for name, r, part in zip(names, rank, is_part, strict=True)
+            ]
+        )
+
+    @property
+    def cluster_names(self) -> NDArray[np.str_]:
+        """Names of the clusters, (M,), see :attr:`scgmvae.SCGMVAE.cluster_names`."""
+        if self.clusters is None:
+            return self.component_names
+        return self.numbered(int(self.clusters.max()) + 1)
+
+    def numbered(self, n: int) -> NDArray[np.str_]:
+        """Labels first, and then numbers that cannot be taken for labels or for parts of one.
+
+        Parameters
+        ----------
+        n
+            Number of names.
+
+        Examples
+        --------
+        >>> Clustering(4, labels=["B", "3.1"]).numbered(4).tolist()
+        ['B', '3.1', '2', '4']
+        """
+        labels = self.labels
+        taken = set(labels) | {label.split(".")[0] for label in labels}  # "3.1" looks like a part
+        numbers = (str(k) for k in count(len(labels)) if str(k) not in taken)
+        return np.array([*labels, *islice(numbers, max(0, n - len(labels)))])
+
+    def log_proba(self, of_components: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Log probabilities of the clusters, (n, M), from those of the components, (n, K).
+
+        Parameters
+        ----------
+        of_components
+            Log probabilities of the components. Where some components were dropped, the
+            probabilities of the clusters sum to 1 without them.
+        """
+        if self.clusters is None:
+            return of_components
+        summed = [
+            logsumexp(of_components[:, self.clusters == m], axis=1)
+            for m in range(self.clusters.max() + 1)
+        ]
+        return log_softmax(np.stack(summed, axis=1), axis=1)

@@ -1,0 +1,424 @@
+"""Checks of an AnnData, each of which says the rule, what it found and what to do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+from scvi.data import _constants as scvi_constants
+
+from scgmvae.checks import listed
+
+logger = logging.getLogger(__name__)
+
+__all__ = [
+    "CHUNK",
+    "LARGEST",
+    "check_anndata",
+    "check_categories",
+    "check_columns",
+    "check_continuous",
+    "check_counts",
+    "check_finite",
+    "check_guide",
+    "check_key_added",
+    "check_labels",
+    "check_layer",
+    "check_n_components",
+    "check_not_view",
+    "check_numeric",
+    "check_obs_names",
+    "check_size_factors",
+    "check_unit_interval",
+    "check_var_names",
+    "default_layer",
+    "refuse_counts",
+    "refuse_minified",
+    "rows_of",
+    "unchanged_on_error",
+]
+
+CHUNK = 10_000
+"""Cells looked at at a time: a matrix on disk is never read whole."""
+
+LARGEST = 1e18
+"""Size up to which the square of a value is finite in single precision."""
+
+
+@contextmanager
+def unchanged_on_error(adata: AnnData) -> Iterator[None]:
+    """Take back what registration wrote into ``adata`` if the block raises."""
+    if adata.is_view:  # a view cannot be registered, and writing to it would make it a copy
+        yield
+        return
+    obs, uns = adata.obs.copy(), dict(adata.uns)
+    obsm = dict(adata.obsm)
+    try:
+        yield
+    except BaseException:
+        adata.obs = obs
+        for mapping, before in ((adata.uns, uns), (adata.obsm, obsm)):
+            for key in set(mapping) - set(before):
+                del mapping[key]
+            for key, value in before.items():
+                if mapping.get(key) is not value:
+                    mapping[key] = value
+        raise
+
+
+def check_anndata(adata: object) -> None:
+    """Raise for what is no AnnData (``ValueError``), or minified (``NotImplementedError``)."""
+    if not isinstance(adata, AnnData):
+        raise ValueError(
+            f"adata must be an AnnData, but it is a {type(adata).__name__}. Read a file with "
+            "anndata.read_h5ad, put a matrix into one by anndata.AnnData(x), and of a MuData pass "
+            "one modality, for example mdata['rna'], or set it up with SCGMVAE.setup_mudata."
+        )
+    if adata.uns.get(scvi_constants._ADATA_MINIFY_TYPE_UNS_KEY) is not None:
+        refuse_minified()
+
+
+def refuse_minified() -> None:
+    """Raise ``NotImplementedError``: what is kept of minified data is not enough here."""
+    raise NotImplementedError(
+        "Minified data keep posteriors of z in place of counts, but w and the components are "
+        "inferred from the counts as well. Use the data with their counts; backed AnnData take "
+        "no memory."
+    )
+
+
+def check_not_view(adata: AnnData) -> None:
+    """Raise ``ValueError`` for a view, which nothing can be written to."""
+    check_anndata(adata)
+    if adata.is_view:
+        raise ValueError(
+            "The model writes into its AnnData, but this one is a view of another. Make it data "
+            "of its own first: adata = adata.copy()."
+        )
+
+
+def check_obs_names(adata: AnnData) -> None:
+    """Raise ``ValueError`` where two cells have the same name."""
+    if not adata.obs_names.is_unique:
+        names = adata.obs_names[adata.obs_names.duplicated()].unique()
+        raise ValueError(
+            f"Every cell needs a name of its own, but {len(names)} obs names occur more than "
+            f"once: {listed(names)}. Call adata.obs_names_make_unique() first."
+        )
+
+
+def check_var_names(adata: AnnData) -> None:
+    """Raise ``ValueError`` where two genes have the same name."""
+    if not adata.var_names.is_unique:
+        names = adata.var_names[adata.var_names.duplicated()].unique()
+        raise ValueError(
+            "Every gene needs a name of its own, by which new data are matched to the model, but "
+            f"{len(names)} var names occur more than once: {listed(names)}. Call "
+            "adata.var_names_make_unique() first."
+        )
+
+
+def check_columns(adata: AnnData, **keys: str | Sequence[str] | None) -> None:
+    """Raise where a named obs column is missing (``KeyError``) or incomplete (``ValueError``).
+
+    Parameters
+    ----------
+    adata
+        The data.
+    **keys
+        Argument name → obs column or, where it ends in ``_keys``, list of different obs columns;
+        ``None`` is skipped.
+    """
+    for argument, value in keys.items():
+        if value is None:
+            continue
+        is_list = argument.endswith("_keys")
+        columns = value if is_list else [value]
+        is_sound = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
+        if not (is_sound and len(set(columns)) == len(columns)):
+            wanted = "a list of different obs columns" if is_list else "the name of an obs column"
+            raise ValueError(f"{argument} must be {wanted}, but it is {value!r}.")
+        for column in columns:
+            if column not in adata.obs:
+                raise KeyError(
+                    f"{argument} names the obs column {column!r}, which adata.obs does not have. "
+                    f"Its columns are: {listed(list(adata.obs.columns))}."
+                )
+            missing = adata.obs_names[adata.obs[column].isna()]
+            if len(missing):
+                raise ValueError(
+                    f"Every cell needs a value in the obs column {column!r} ({argument}), but "
+                    f"{len(missing)} have none: {listed(missing)}. Fill them in, or drop the "
+                    "cells."
+                )
+
+
+def check_layer(adata: AnnData, layer: str | None) -> None:
+    """Raise where a named layer is missing (``KeyError``) or there is no data (``ValueError``)."""
+    check_anndata(adata)
+    if 0 in adata.shape or (layer is None and adata.X is None):
+        what = "no X" if adata.X is None else f"{adata.n_obs} cells and {adata.n_vars} genes"
+        raise ValueError(
+            f"The data must have cells, genes and a matrix of values, but it has {what}. Name a "
+            "layer with layer=... if the values are in one."
+        )
+    if layer is not None and layer not in list(adata.layers):
+        raise KeyError(
+            f"layer names the layer {layer!r}, which the data does not have. Its layers are: "
+            f"{listed(list(adata.layers)) or 'none, so leave layer out to use X'}."
+        )
+
+
+def check_labels(adata: AnnData, labels_key: str, unlabeled_category: str) -> None:
+    """Raise ``ValueError`` where no cell has a label."""
+    if (adata.obs[labels_key].astype(str) == str(unlabeled_category)).all():
+        raise ValueError(
+            f"At least one cell needs a label, but all in the obs column {labels_key!r} are "
+            f"{unlabeled_category!r}. Leave labels_key out to train without labels."
+        )
+
+
+def check_size_factors(adata: AnnData, size_factor_key: str | None) -> None:
+    """Raise ``ValueError`` where a size factor is not a positive finite number."""
+    if size_factor_key is None:
+        return
+    values = _single_precision(adata.obs[size_factor_key])
+    bad = adata.obs_names[~(np.isfinite(values) & (values > 0))]
+    if len(bad):
+        raise ValueError(
+            f"Size factors must be positive numbers, but {len(bad)} cells have another value in "
+            f"the obs column {size_factor_key!r}: {listed(bad)}."
+        )
+
+
+def check_continuous(adata: AnnData, continuous_covariate_keys: Sequence[str] | None) -> None:
+    """Raise ``ValueError`` where a continuous covariate is not a finite number."""
+    for column in continuous_covariate_keys or ():
+        values = _single_precision(adata.obs[column])
+        bad = adata.obs_names[~np.isfinite(values)]
+        if len(bad):
+            raise ValueError(
+                f"Continuous covariates must be finite numbers, but {len(bad)} cells have another "
+                f"value in the obs column {column!r}: {listed(bad)}. Register a column of names "
+                "under categorical_covariate_keys instead."
+            )
+
+
+def _single_precision(column: pd.Series) -> NDArray[np.float32]:
+    """A column as a model computes with it; NaN or infinite where it holds no such number."""
+    if column.dtype.kind in "cmM":  # complex numbers, dates and times pass for numbers in pandas
+        return np.full(len(column), np.nan, dtype=np.float32)
+    values = pd.to_numeric(column, errors="coerce").to_numpy(float)
+    with np.errstate(over="ignore", under="ignore"):
+        return values.astype(np.float32)
+
+
+def _chunks(x) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+    """First row, stored values and, per chunk of rows, the row sums of a matrix."""
+    for first in range(0, x.shape[0], CHUNK):
+        block = x[first : first + CHUNK]
+        if sparse.issparse(block):
+            yield first, block.data, np.asarray(block.sum(axis=1)).ravel()
+        else:
+            block = np.asarray(block)
+            yield first, block, block.sum(axis=1)
+
+
+def check_numeric(x, name: str) -> None:
+    """Raise ``ValueError`` where the matrix holds no real numbers, or masked ones."""
+    if np.ma.is_masked(x):
+        raise ValueError(
+            f"The data must be whole, but {name} has masked values. Fill them in with "
+            "numpy.ma.filled, or drop the cells or genes that have them."
+        )
+    if x.dtype.kind not in "biuf" or x.dtype.itemsize > 8:
+        raise ValueError(
+            f"The data must be real numbers of at most 64 bits, but {name} is of type {x.dtype}. "
+            "Convert it, for example by astype('float32')."
+        )
+
+
+def check_finite(x, name: str) -> None:
+    """Raise ``ValueError`` where the matrix holds NaN, infinity or what overflows in a model."""
+    for _, values, _ in _chunks(x):
+        if not np.isfinite(values).all():
+            n_bad = int((~np.isfinite(values)).sum())
+            raise ValueError(
+                f"The data must be finite numbers, but {name} holds NaN or infinite values "
+                f"(at least {n_bad}). Replace them, or drop the cells or genes that have them."
+            )
+        largest = max(float(values.max(initial=0)), -float(values.min(initial=0)))
+        if largest > LARGEST:
+            raise ValueError(
+                f"The data must lie within ±{LARGEST:g}, because a model computes in single "
+                f"precision, but {name} holds a value of size {largest:.4g}. Scale it, or drop "
+                "the cells or genes that have such values."
+            )
+
+
+def check_counts(x, name: str, obs_names: pd.Index, likelihood: str) -> None:
+    """Raise ``ValueError`` unless the matrix holds counts, with at least one in every cell.
+
+    Parameters
+    ----------
+    x
+        The matrix, dense, sparse or backed.
+    name
+        What to call it in messages.
+    obs_names
+        Names of its rows.
+    likelihood
+        The count likelihood that asks.
+    """
+    remedy = (
+        f"The likelihood {likelihood!r} is one of counts: name the layer that holds the raw "
+        "counts with layer=..., or model values of another kind with likelihood='gaussian'."
+    )
+    empty: list[str] = []
+    for first, values, sums in _chunks(x):
+        if values.size and values.min() < 0:
+            raise ValueError(
+                f"{name} holds negative values (smallest {values.min():.4g}), so it is no count "
+                f"matrix. {remedy}"
+            )
+        fractional = values[values != np.floor(values)]
+        if fractional.size:
+            raise ValueError(
+                f"{name} holds values that are no integers (for example {fractional[0]:.4g}; "
+                f"largest {values.max():.4g}), so it is no count matrix. {remedy}"
+            )
+        empty += list(obs_names[first : first + len(sums)][sums == 0])
+    if empty:
+        raise ValueError(
+            f"Every cell needs at least one count, but {len(empty)} have none in {name}: "
+            f"{listed(empty)}. Drop them first, for example by "
+            "scanpy.pp.filter_cells(adata, min_counts=1)."
+        )
+
+
+def refuse_counts(name: str, likelihood: str) -> None:
+    """Raise ``ValueError``: images do not have a likelihood of counts."""
+    raise ValueError(
+        f"{name} holds bytes of images, which are no counts, but the likelihood is "
+        f"{likelihood!r}. Use 'bernoulli' or 'gaussian', or remove adata.uns['image_shape'] if "
+        "the rows are no images."
+    )
+
+
+def check_unit_interval(x, name: str) -> None:
+    """Raise ``ValueError`` where a value lies outside [0, 1]."""
+    for _, values, _ in _chunks(x):
+        if values.size and (values.min() < 0 or values.max() > 1):
+            raise ValueError(
+                "The likelihood 'bernoulli' wants values in [0, 1], but those of "
+                f"{name} reach from {values.min():.4g} to {values.max():.4g}. Scale them, for "
+                "example by adata.X = adata.X / adata.X.max(), or use likelihood='gaussian'."
+            )
+
+
+def check_n_components(n_components: int | None, n_obs: int, n_labels: int = 0) -> None:
+    """Raise ``ValueError`` unless K is ``None`` or between 1 (or the labels) and the cells."""
+    if n_components is None:
+        return
+    is_integer = isinstance(n_components, int | np.integer) and not isinstance(n_components, bool)
+    if not is_integer or not 1 <= n_components <= n_obs:
+        raise ValueError(
+            "n_components must be None (found from the data) or an integer from 1 to the number "
+            f"of cells ({n_obs}), but it is {n_components!r}."
+        )
+    if n_components < n_labels:
+        raise ValueError(
+            f"Every label needs a component of its own: there are {n_labels} labels but only "
+            f"n_components={n_components}. Give at least {n_labels}, or None."
+        )
+
+
+def check_key_added(setup: dict[str, object], key_added: str = "scgmvae") -> None:
+    """Raise ``ValueError`` for no name, or where writing back would overwrite what is read."""
+    is_name = isinstance(key_added, str) and key_added and not key_added.startswith("_scvi")
+    if not is_name or "/" in key_added:
+        raise ValueError(
+            "key_added must be a name for an obs column, without '/' and not one of scvi-tools' "
+            f"own ('_scvi...'), but it is {key_added!r}."
+        )
+    registered = [value for name, value in setup.items() if name.endswith("_key") and value]
+    for name in ("categorical_covariate_keys", "continuous_covariate_keys"):
+        registered += setup[name] or []
+    for written in (key_added, *(f"{key_added}_{n}" for n in ("fine", "confidence", "novelty"))):
+        if written in registered:
+            raise ValueError(
+                f"key_added={key_added!r} would overwrite the obs column {written!r}, which the "
+                "model was set up with. Choose another key; train() writes under 'scgmvae', so "
+                "give the column another name before that."
+            )
+
+
+def check_guide(adata: AnnData, guide_key: str | None, n_components: int | None) -> None:
+    """Raise ``ValueError`` where a starting partition has more groups than components."""
+    if guide_key is None or n_components is None:
+        return
+    n_groups = adata.obs[guide_key].nunique()
+    if n_groups > n_components:
+        raise ValueError(
+            "Every group of the starting partition needs a component of its own: the obs column "
+            f"{guide_key!r} has {n_groups} groups but n_components={n_components}. Make a model "
+            f"with at least {n_groups}, or with n_components=None."
+        )
+
+
+def check_categories(adata: AnnData, column: str, known: Sequence[object]) -> None:
+    """Raise ``ValueError`` where a column of new data holds categories the model does not know."""
+    if column not in adata.obs:
+        raise KeyError(
+            f"The model was set up with the obs column {column!r}, which the new data does not "
+            f"have. Its columns are: {listed(list(adata.obs.columns))}."
+        )
+    unseen = sorted(set(adata.obs[column].astype(str)) - {str(value) for value in known})
+    if unseen:
+        raise ValueError(
+            f"The obs column {column!r} of the new data holds categories that the model was not "
+            f"trained on: {listed(unseen)}. Known are: {listed(list(known))}. To map them to the "
+            "model, make a model of the new data with SCGMVAE.load_query_data(adata, model)."
+        )
+
+
+def rows_of(adata: AnnData, indices: Sequence[int] | Sequence[bool] | None) -> NDArray[np.int64]:
+    """Row numbers that ``indices`` select: numbers, or a mask of all cells; ``None`` is all.
+
+    Raises
+    ------
+    ValueError
+        If they select no cell, or one that is not there.
+    """
+    if indices is None:
+        return np.arange(adata.n_obs)
+    indices = np.asarray(indices)
+    if indices.dtype == bool and indices.shape == (adata.n_obs,):
+        indices = np.flatnonzero(indices)
+    is_integer = np.issubdtype(indices.dtype, np.integer) and indices.ndim == 1
+    if (
+        not is_integer
+        or not len(indices)
+        or not np.isin(indices, np.arange(-adata.n_obs, adata.n_obs)).all()
+    ):
+        raise ValueError(
+            "indices must select at least one cell, by numbers below the number of cells "
+            f"({adata.n_obs}) or by a mask of that length, but they are {indices!r:.100}."
+        )
+    return indices.astype(np.int64) % adata.n_obs
+
+
+def default_layer(adata: AnnData) -> str | None:
+    """The layer that an AnnData without set-up is registered with: ``counts`` or X."""
+    layer = "counts" if "counts" in adata.layers else None
+    logger.info(
+        "The AnnData was not set up; using %s without batches, labels or covariates.",
+        "layers['counts']" if layer else "X",
+    )
+    return layer

@@ -1,0 +1,99 @@
+"""Results written into an AnnData: the only place where that happens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from numpy.typing import NDArray
+
+from scgmvae.data import validation
+from scgmvae.model.novelty import NoveltyMixin
+
+__all__ = ["AnnotationMixin"]
+
+
+class AnnotationMixin(NoveltyMixin):
+    """``annotate``."""
+
+    def annotate(self, adata: AnnData | MuData | None = None, key_added: str = "scgmvae") -> None:
+        """Write embedding and clusters into an AnnData.
+
+        ``obsm["X_<key>"]`` mean of z, ``obsm["X_<key>_w"]`` mean of w, ``obsm["<key>_proba"]``
+        probabilities of the clusters, ``obs["<key>"]`` the most probable one (categorical),
+        ``obs["<key>_fine"]`` the most probable component, once components were merged to clusters
+        (without merging clusters are components),
+        ``obs["<key>_novelty"]`` how far out the cell lies (:meth:`get_novelty`),
+        ``obs["<key>_confidence"]`` the probability of its cluster, which falls to 0 from novelty
+        0.99 to 1 because such cells fit none, ``uns["<key>"]`` settings, versions and seed. A
+        model without components writes the embedding and the settings alone.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own. Of a MuData the modality
+            is written into.
+        key_added
+            Name of what is written.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is untrained.
+        ValueError
+            If ``key_added`` is a column that the model was set up with, or ``adata`` a view.
+
+        Examples
+        --------
+        >>> model.annotate(adata, key_added="mine")
+        >>> adata.obsm["X_mine"].shape
+        (300, 10)
+        """
+        self._check_if_trained(warn=False)
+        given = self.adata if adata is None else adata
+        target = self._anndata_of(given, vars(self), to_write=True)
+        validation.check_key_added(self._setup.arguments, key_added)
+        self._write(target, self._posteriors(target), key_added)
+
+    def _write(
+        self, target: AnnData, posteriors: dict[str, NDArray], key_added: str = "scgmvae"
+    ) -> None:
+        target.obsm[f"X_{key_added}"] = posteriors["z_loc"]
+        if self.module.mixture_started:
+            proba = np.exp(self._clustering.log_proba(posteriors["log_proba"]))
+            novelty = self._novelty(posteriors)
+            target.obsm[f"X_{key_added}_w"] = posteriors["w_loc"]
+            target.obsm[f"{key_added}_proba"] = proba
+            clusters = pd.Categorical.from_codes(proba.argmax(1), list(self.cluster_names))
+            target.obs[key_added] = clusters.remove_unused_categories()
+            if self.component_clusters_ is not None:
+                component = posteriors["log_proba"].argmax(1)
+                fine = pd.Categorical.from_codes(component, list(self.component_names))
+                target.obs[f"{key_added}_fine"] = fine.remove_unused_categories()
+            target.obs[f"{key_added}_confidence"] = self._confidence(proba, novelty)
+            target.obs[f"{key_added}_novelty"] = novelty
+        # what an earlier model wrote does not belong to this embedding
+        stale = []
+        if not self.module.mixture_started:
+            for name in (f"X_{key_added}_w", f"{key_added}_proba"):
+                target.obsm.pop(name, None)
+            stale += [key_added, f"{key_added}_confidence", f"{key_added}_novelty"]
+        if self.component_clusters_ is None:
+            stale.append(f"{key_added}_fine")
+        target.obs = target.obs.drop(columns=stale, errors="ignore")
+        # scanpy keeps colours by position: those of an earlier partition would mislead
+        for name in (key_added, f"{key_added}_fine"):
+            target.uns.pop(f"{name}_colors", None)
+        target.uns[key_added] = self._settings()
+
+    def _settings(self) -> dict[str, Any]:
+        """What made the annotation, in types that h5ad keeps."""
+        settings = super()._settings()
+        if self.module.mixture_started:
+            settings["n_components"] = self.n_components_
+            settings["components"] = self.component_names.astype(object)
+            settings["clusters"] = self.cluster_names.astype(object)
+        return settings

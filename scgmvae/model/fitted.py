@@ -1,0 +1,52 @@
+"""What a model knows of its mixture beside the weights of its module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Fitted"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Attributes of a model that training learns, each saved under its name with an underscore.
+
+    The defaults are those of a model that was not trained.
+    """
+
+    n_components: int | None = None
+    """K, or ``None`` as long as it is not known."""
+    mixture_started: bool = False
+    """Whether the mixture is the prior of z, as it is from the start of the joint stage on."""
+    component_clusters: NDArray[np.int64] | None = None
+    """Cluster of each component, (K,), −1 where it is dropped; ``None`` before any merging."""
+    distance_quantiles: NDArray[np.float64] | None = None
+    """Quantiles of the training cells' distances to their components."""
+    used_components: NDArray[np.int64] | None = None
+    """Numbers of the components that training cells are in."""
+
+    @classmethod
+    def of(cls, model: Any) -> Fitted:
+        """What a model has learned.
+
+        Parameters
+        ----------
+        model
+            The model.
+        """
+        return cls(**{field.name: getattr(model, f"{field.name}_") for field in fields(cls)})
+
+    def give_to(self, model: Any) -> None:
+        """Make these the attributes of a model.
+
+        Parameters
+        ----------
+        model
+            The model.
+        """
+        for field in fields(self):
+            setattr(model, f"{field.name}_", getattr(self, field.name))

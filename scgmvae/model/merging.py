@@ -1,0 +1,174 @@
+"""Components that the data do not tell apart, merged to clusters."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scgmvae import checks
+from scgmvae.clustering.merging import (
+    ComponentTree,
+    Criterion,
+    bhattacharyya,
+    entropy_elbow,
+    levels_of,
+    tree_by_elbo,
+    tree_by_entropy,
+    tree_by_overlap,
+)
+from scgmvae.data import validation
+from scgmvae.model.components import ComponentsMixin
+
+__all__ = ["MergingMixin"]
+
+THRESHOLDS = {"overlap": 0.3, "elbo": 0.05}
+"""Overlap from which on two clusters are one; nats per cell that a merge may cost."""
+
+
+class MergingMixin(ComponentsMixin):
+    """``merge_components``."""
+
+    def merge_components(
+        self,
+        n: int | None = None,
+        *,
+        threshold: float | None = None,
+        method: Criterion = "overlap",
+    ) -> ComponentTree:
+        """Merge components that the data do not tell apart to clusters, and write them back.
+
+        Afterwards :meth:`predict` and ``obs["scgmvae"]`` have the clusters,
+        ``predict(components=True)`` and ``obs["scgmvae_fine"]`` the components. The model itself
+        stays as it is, so merging can be done again with another number; ``n=K`` makes each
+        component a cluster. Components without cells are dropped. Those that carry labels stay
+        apart. The numbers of clusters, and with them the names of components, are given anew.
+
+        Parameters
+        ----------
+        n
+            Number of clusters, labels among them; there are fewer where fewer components have
+            cells.
+        threshold
+            In place of ``n``, where to stop. For ``"overlap"`` the least overlap, in (0, 1], that
+            is merged, 0.3 by default; for ``"elbo"`` the most nats per cell that a merge may
+            cost, 0.05 by default; for ``"entropy"`` the height, in (0, 1], the default being the
+            elbow of the entropy.
+        method
+            ``"overlap"``: average linkage of −log overlap of p(z|w,y,c)
+            (:meth:`component_similarity`), the safest where the number of clusters is open.
+            ``"entropy"``: the pair between which the cells' posteriors are least decided.
+            ``"elbo"``: the pair that costs least of the ELBO when one Gaussian takes the place of
+            two, on held-out cells if there are any; the best where ``n`` is given
+            (``benchmarks/studies/merging.py``).
+
+        Returns
+        -------
+        Tree of the components, ``linkage`` as scipy has it and ``levels``, the partition of the
+        components for each number of clusters; without those that carry labels or have no cells.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no trained components, or no data.
+        ValueError
+            If both ``n`` and ``threshold`` are given, or one is out of range.
+
+        References
+        ----------
+        Hennig (2010), Methods for merging Gaussian mixture components; Baudry et al. (2010),
+        Combining mixture components for clustering.
+
+        Examples
+        --------
+        >>> tree = model.merge_components(2)
+        >>> model.predict(soft=True).columns.tolist()
+        ['0', '1']
+        >>> tree = model.merge_components(3)  # each component is a cluster again
+        """
+        self._check_mixture()
+        checks.check_choices(method=(method, ("overlap", "entropy", "elbo")))
+        if n is not None and threshold is not None:
+            raise ValueError(
+                f"Give n or threshold, not both; received n={n} and threshold={threshold}."
+            )
+        if threshold is not None:
+            checks.check_at_least(0, threshold=threshold)
+            if method != "elbo" and not 0 < threshold <= 1:
+                raise ValueError(
+                    f"threshold of method={method!r} must be in (0, 1], but it is {threshold}."
+                )
+        if self.adata is None:
+            raise RuntimeError("The model has no data to merge components by: load it with some.")
+        if n is not None:
+            checks.check_whole(1, n=n)
+        validation.check_key_added(self._setup.arguments)
+        posteriors = self._posteriors()
+        tree = self._merge(posteriors, n, threshold, method)
+        self._write(self.adata, posteriors)
+        return tree
+
+    def _merge(
+        self,
+        posteriors: dict[str, NDArray],
+        n: int | None = None,
+        threshold: float | None = None,
+        method: Criterion = "overlap",
+    ) -> ComponentTree:
+        """Merge components, given the posteriors of the model's own cells."""
+        n_components, n_labels = self.module.n_components, len(self._setup.label_names)
+        n_cells = np.bincount(posteriors["log_proba"].argmax(1), minlength=n_components)
+        used = np.flatnonzero(n_cells > 0)
+        free = used[used >= n_labels]
+        if n is not None and not (1 if n_labels == 0 else n_labels + (len(free) > 0)) <= n:
+            raise ValueError(
+                f"n must be at least {n_labels + (len(free) > 0)}, because the {n_labels} "
+                f"components that carry labels stay apart; received {n}."
+            )
+        if n is not None and n > n_components:
+            raise ValueError(f"n must be at most K, {n_components}, but it is {n}.")
+        linkage = self._tree(posteriors, free, method)
+        levels = levels_of(linkage, self._clustering.numbered(n_components)[free])
+        if n is not None:
+            n_left = min(n - n_labels, len(free))
+        elif method == "entropy" and threshold is None:
+            n_left = entropy_elbow(np.exp(posteriors["log_proba"])[:, free], levels)
+        else:
+            highest = THRESHOLDS[method] if threshold is None else threshold
+            if method == "overlap":
+                highest = -np.log(highest)
+            n_left = len(free) - int((linkage[:, 2] <= highest).sum())
+        clusters = np.full(n_components, -1)
+        clusters[:n_labels] = np.arange(n_labels)
+        if n_left:
+            codes = levels[n_left].to_numpy()
+            sizes = np.bincount(codes, weights=n_cells[free])
+            rank = np.argsort(np.argsort(-sizes, kind="stable"))
+            clusters[free] = n_labels + rank[codes]
+        self.component_clusters_ = clusters
+        self._model_summary_string = self._summary()
+        return ComponentTree(linkage, levels.set_axis(self.component_names[free], axis=0))
+
+    def _tree(
+        self, posteriors: dict[str, NDArray], which: NDArray[np.integer], method: Criterion
+    ) -> NDArray[np.float64]:
+        if len(which) < 2:
+            return np.zeros((0, 4))
+        if method == "entropy":
+            return tree_by_entropy(np.exp(posteriors["log_proba"])[:, which])
+        loc, scale = self._drawn_components()
+        if method == "overlap":
+            return tree_by_overlap(bhattacharyya(loc, scale)[np.ix_(which, which)])
+        cells = self._held_out_cells()
+        proba = np.exp(posteriors["log_proba"][cells][:, which])
+        variance = (scale.astype(float) ** 2).mean(0) + loc.var(0)
+        z_loc, z_var = posteriors["z_loc"][cells], posteriors["z_var"][cells]
+        return tree_by_elbo(proba, z_loc, z_var, loc.mean(0)[which], variance[which])
+
+    def _held_out_cells(self) -> NDArray[np.integer] | slice:
+        """Rows of the data that were not trained on, or all where there are none."""
+        if getattr(self, "trainer", None) is None:  # loaded, perhaps with other data
+            return slice(None)
+        parts = (self.train_indices, self.validation_indices, self.test_indices)
+        sizes = [0 if rows is None else len(rows) for rows in parts]
+        is_trained_on = sum(sizes) == self.adata.n_obs
+        return self.validation_indices if is_trained_on and sizes[1] else slice(None)

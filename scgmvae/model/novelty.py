@@ -1,0 +1,107 @@
+"""How far out a cell lies, and how sure its cluster is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scgmvae.model.posteriors import PosteriorsMixin
+
+__all__ = ["OUTERMOST", "NoveltyMixin"]
+
+N_QUANTILES = 1001
+"""Quantiles of the training cells' distances that a model keeps."""
+
+OUTERMOST = 0.01
+"""Share of the training cells, those furthest out, whose confidence is lowered."""
+
+
+class NoveltyMixin(PosteriorsMixin):
+    """``get_novelty``, and the confidence that it lowers."""
+
+    distance_quantiles_: NDArray[np.float64] | None
+    """Quantiles of the training cells' distances to their components."""
+    used_components_: NDArray[np.int64] | None
+    """Numbers of the components that training cells are in."""
+
+    def get_novelty(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dataloader: Iterator[dict[str, Tensor]] | None = None,
+    ) -> NDArray[np.float64]:
+        r"""How far out each cell lies of what the model was trained on.
+
+        .. math::
+            \delta = \min_k \lVert (z - \mu_k(w,c)) / \sigma_k(w,c) \rVert
+
+        at the posterior means of z and w, over the components that training cells are in: the
+        density of the nearest component is
+        :math:`e^{-\delta^2/2}` of its peak. The novelty is the share of the training cells that
+        have a smaller distance, so among these themselves it is uniform. Near 1 a cell fits no
+        component.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        indices
+            Rows to use.
+        batch_size
+            Cells at a time.
+        dataloader
+            Minibatches to use in place of ``adata``.
+
+        Returns
+        -------
+        Array ``(n,)`` of values in [0, 1].
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no trained components.
+        ValueError
+            If ``adata`` or ``indices`` are given as well as ``dataloader``.
+
+        Notes
+        -----
+        Cells like those trained on, but not seen in training, lie nearer to the components than
+        the training cells do, because the encoder knows less of them; half of them may have a
+        novelty below 0.25. So compare the novelty of groups of new cells with one another too.
+
+        Examples
+        --------
+        >>> novelty = model.get_novelty()
+        >>> float(novelty.min()), float(novelty.max())
+        (0.0, 1.0)
+        """
+        self._check_mixture()
+        return self._novelty(self._posteriors(adata, indices, batch_size, dataloader))
+
+    def _novelty(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
+        if self.distance_quantiles_ is None:
+            raise RuntimeError(
+                "Novelty is measured by the training cells when training ends, but this model was "
+                "saved before. Load it with its data and train it for one more epoch."
+            )
+        shares = np.linspace(0, 1, N_QUANTILES)
+        return np.interp(self._distance(posteriors), self.distance_quantiles_, shares)
+
+    def _distance(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
+        """Distance to the nearest of the components that training cells are in, (n,)."""
+        return posteriors["distances"][:, self.used_components_].min(1).astype(float)
+
+    def _remember_training_cells(self, posteriors: dict[str, NDArray]) -> None:
+        """Keep what the novelty of other cells is measured by."""
+        self.used_components_ = np.unique(posteriors["log_proba"].argmax(1))
+        shares = np.linspace(0, 1, N_QUANTILES)
+        self.distance_quantiles_ = np.quantile(self._distance(posteriors), shares)
+
+    def _confidence(self, proba: NDArray, novelty: NDArray) -> NDArray[np.float32]:
+        """Probability of the chosen component, towards 0 for the outermost cells, (n,)."""
+        return (proba.max(1) * ((1 - novelty) / OUTERMOST).clip(max=1)).astype(np.float32)

@@ -1,0 +1,187 @@
+"""What a model of cells is set up with: columns of an AnnData, or a data module."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.data import _constants as scvi_constants
+from scvi.data.fields import (
+    CategoricalJointObsField,
+    CategoricalObsField,
+    LayerField,
+    NumericalJointObsField,
+    NumericalObsField,
+)
+from torch import Tensor
+
+from scgmvae.data import validation
+from scgmvae.data.datamodules import (
+    Layout,
+    cells_of_categories,
+    check_data_module,
+    is_of_data_module,
+    label_codes_of,
+    n_obs_of,
+    tensors_of,
+)
+from scgmvae.data.label_field import LabelsField
+from scgmvae.data.registry import Setup
+from scgmvae.model.base import Model
+
+__all__ = ["SetupMixin"]
+
+
+class SetupMixin(Model):
+    """``setup_anndata``, and models that are made for a data module of scvi-tools."""
+
+    label_codes_: Sequence[int] | None = None
+    """Component of each label of the data module that the model was made for, if it was."""
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        unlabeled_category: str = "unknown",
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Register the fields of an AnnData that the model reads.
+
+        Parameters
+        ----------
+        adata
+            Cells × genes.
+        layer
+            Layer that holds the data; ``None`` is ``X``.
+        batch_key
+            obs column of batches, a condition.
+        labels_key
+            obs column of labels; the first components stand for them.
+        unlabeled_category
+            Value in that column of cells without a label. Names are compared as strings.
+        size_factor_key
+            obs column of positive size factors, used in place of the observed library size. Their
+            unit does not matter.
+        categorical_covariate_keys, continuous_covariate_keys
+            obs columns of further conditions.
+        **kwargs
+            Passed to :meth:`scvi.data.AnnDataManager.register_fields`.
+
+        Raises
+        ------
+        KeyError
+            If a column or layer is missing.
+        ValueError
+            If a column has missing or unsuitable values, or names of cells or genes occur twice.
+            ``adata`` is then as it was before.
+
+        Examples
+        --------
+        >>> scgmvae.SCGMVAE.setup_anndata(adata, batch_key="batch", labels_key="component")
+        >>> scgmvae.SCGMVAE(adata).component_names.tolist()
+        ['component_0', 'component_1', 'component_2']
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        validation.check_not_view(adata)
+        validation.check_obs_names(adata)
+        validation.check_var_names(adata)
+        validation.check_layer(adata, layer)
+        source = kwargs.get("source_registry")  # given where a saved model is loaded
+        validation.check_columns(
+            adata,
+            batch_key=batch_key,
+            labels_key=labels_key if source is None else None,
+            size_factor_key=size_factor_key,
+            categorical_covariate_keys=categorical_covariate_keys,
+            continuous_covariate_keys=continuous_covariate_keys,
+        )
+        validation.check_size_factors(adata, size_factor_key)
+        validation.check_continuous(adata, continuous_covariate_keys)
+        if source is not None and not kwargs.get("extend_categories"):
+            for column, known in Setup(source).categories.items():
+                validation.check_categories(adata, column, known)
+        if labels_key is None:
+            labels = CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, None)
+        else:
+            if source is None:
+                validation.check_labels(adata, labels_key, unlabeled_category)
+            labels = LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category)
+        fields = [
+            # What suits as data depends on the likelihood, which the constructor knows.
+            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
+            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+            labels,
+            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
+            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
+            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
+        ]
+        cls._register(adata, AnnDataManager(fields, setup_method_args), **kwargs)
+
+    # ---------------------------------------------------------------------- data modules
+
+    def _register_data_module(
+        self, registry: Mapping[str, Any], n_components: int | None
+    ) -> Mapping[str, Any]:
+        """What ``setup_anndata`` registers for data as a data module has them.
+
+        Any other registry is returned as it is.
+        """
+        if not is_of_data_module(registry):
+            return registry
+        made, self.label_codes_ = self._registered_as_anndata(registry)
+        n_labels = len(Setup(made).label_names)
+        validation.check_n_components(n_components, n_obs_of(registry), n_labels)
+        return made
+
+    @classmethod
+    def _registered_as_anndata(
+        cls, registry: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], tuple[int, ...]]:
+        """The registry that an AnnData would have, and components of the data module's labels."""
+        cells, arguments = cells_of_categories(registry)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Category .* has fewer than 3 cells")
+            cls.setup_anndata(cells, **arguments)
+        uuid = cells.uns[scvi_constants._SCVI_UUID_KEY]
+        made = cls._setup_adata_manager_store.pop(uuid).registry
+        return made, label_codes_of(registry, Setup(made).label_names)
+
+    def _layout(self) -> Layout:
+        """How minibatches of the data module are read."""
+        return Layout(self._setup, tuple(self.label_codes_), self.module.takes_sparse)
+
+    def _check_data_module(self, datamodule: object) -> None:
+        """Raise where the model was not made for a data module.
+
+        Raises
+        ------
+        TypeError
+            If it is none of Lightning's, or without a registry.
+        ValueError
+            If the model was made of an AnnData, or of other genes, labels or conditions.
+        """
+        check_data_module(datamodule, is_made_for_one=self.label_codes_ is not None)
+        registry, codes = self._registered_as_anndata(datamodule.registry)
+        if Layout(Setup(registry), codes).description != self._layout().description:
+            raise ValueError(
+                "The data module must have the genes, labels and conditions that the model was "
+                "made for, in the same order, but it has others. Make a model of its registry: "
+                "SCGMVAE(registry=datamodule.registry)."
+            )
+
+    def _minibatches(self, dataloader: Iterable[Any]) -> Iterable[dict[str, Tensor]]:
+        """Minibatches that a user has passed, as the module reads them."""
+        if self.label_codes_ is None:
+            return dataloader
+        layout = self._layout()
+        return (tensors_of(layout, minibatch) for minibatch in dataloader)

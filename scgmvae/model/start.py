@@ -1,0 +1,114 @@
+"""What a training begins with: weights that know the data, and a mixture that knows its cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scvi import REGISTRY_KEYS
+from torch import Tensor
+
+from scgmvae.clustering.partition import Start, log_normalized_pcs
+from scgmvae.data.images import pixel_scale
+from scgmvae.data.matrices import column_means, is_on_disk, read_rows
+from scgmvae.data.minibatches import CELLS_IN_MEMORY
+from scgmvae.data.registry import label_codes
+from scgmvae.model.merging import MergingMixin
+from scgmvae.train.cells import cells_to_start_from
+from scgmvae.train.recipe import Recipe, recipe_for
+from scgmvae.train.start import start_decoder, start_mixture, starting_partition
+
+__all__ = ["StartMixin"]
+
+
+class StartMixin(MergingMixin):
+    """The start of a module, and of its mixture, from the cells of the model."""
+
+    mixture_started_: bool
+    """Whether the mixture is the prior of z, as it is from the start of the joint stage on."""
+
+    @property
+    def _recipe(self) -> Recipe:
+        """Defaults for the kind of data."""
+        return recipe_for(self.module.image_shape)
+
+    def _start_module(self, rows: NDArray[np.integer]) -> None:
+        """Give fresh weights what they need to know of the training cells."""
+        x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        mean = column_means(x, rows) * pixel_scale(self.adata_manager)
+        start_decoder(self.module, mean)
+        if self.module.use_size_factor:
+            factors = self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+            mean_factor = factors[rows].astype(float).mean()
+            self.module.size_scale.fill_(mean.sum() / mean_factor)
+
+    def _start_mixture(
+        self, rows: NDArray[np.integer], start: Start, guide_key: str | None, seed: int
+    ) -> NDArray[np.integer]:
+        """Start the components from a partition of the training cells.
+
+        Returns
+        -------
+        Codes of all cells, −1 outside of ``rows``.
+        """
+        labels, chosen = label_codes(self.adata_manager), rows
+        if guide_key is None:
+            x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+            chosen = cells_to_start_from(rows, labels, on_disk=is_on_disk(x), seed=seed)
+        posteriors = self._posteriors(indices=chosen)
+        partition = self._partition(chosen, posteriors["z_loc"], start, guide_key, seed)
+        n_found = max(self.module.n_labels, int(partition.max()) + 1)
+        self.n_components_ = self.n_components_ or n_found
+        tensors = self._training_cells(chosen)
+        start_mixture(
+            self.module, tensors, posteriors, torch.from_numpy(partition), self.n_components_
+        )
+        codes = np.full(self.adata.n_obs, -1)
+        codes[chosen] = partition
+        others = np.setdiff1d(rows, chosen)
+        # the others follow the classifier that was fitted to the chosen ones
+        for part in np.split(others, range(CELLS_IN_MEMORY, len(others), CELLS_IN_MEMORY)):
+            if len(part):
+                codes[part] = self._posteriors(indices=part)["log_proba"].argmax(1)
+        codes[others] = np.where(labels[others] >= 0, labels[others], codes[others])
+        self.mixture_started_ = True  # for checkpoints that are saved from now on
+        self.module.train()
+        return codes
+
+    def _training_cells(self, rows: NDArray[np.integer]) -> dict[str, Tensor]:
+        """The training cells as one minibatch, with x only where the classifier sees it."""
+        x_key = REGISTRY_KEYS.X_KEY
+        loader = self._make_data_loader(self.adata, rows, batch_size=1024)
+        tensors = {key: values[rows] for key, values in loader.fields.items()}
+        tensors[x_key] = torch.empty(len(rows), 0)
+        if self.module.classifier_input == "zx":
+            tensors[x_key] = torch.cat([part[x_key] for part in loader])
+        return tensors | loader.of_all_cells
+
+    def _partition(
+        self,
+        rows: NDArray[np.integer],
+        z: NDArray[np.float32],
+        start: Start,
+        guide_key: str | None,
+        seed: int,
+    ) -> NDArray[np.int64]:
+        """Starting components of the training cells, (n,), with labels in their places."""
+        representation = z
+        if self.module.is_count and not self.module.has_conditions:
+            counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+            representation = log_normalized_pcs(read_rows(counts, rows), seed=seed)
+        groups = None
+        if guide_key is not None:
+            column = self.adata.obs[guide_key].iloc[rows].astype("category")
+            groups = column.cat.codes.to_numpy()
+        return starting_partition(
+            representation,
+            label_codes(self.adata_manager)[rows],
+            groups,
+            n_labels=self.module.n_labels,
+            n_components=self.n_components_,
+            start=start,
+            straight=self._recipe.straight,
+            seed=seed,
+        )

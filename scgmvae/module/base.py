@@ -1,0 +1,126 @@
+"""What modules share: categories that are added while the rest is frozen, importance sampling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from scvi.module.base import BaseModuleClass
+from torch import Tensor, nn
+
+from scgmvae.nn.layers import ConditionedLinear, ConditionSizes
+
+__all__ = ["ExtendableModule", "importance_sampled"]
+
+
+class ExtendableModule(BaseModuleClass):
+    """A module to which categories of conditions can be added, while all else stays as it is."""
+
+    n_categories: tuple[int, ...]
+    """Number of batches, and of categories of each further categorical condition."""
+    sizes: ConditionSizes
+    """Sizes of all conditions."""
+    dispersion: Literal["gene", "gene-batch"]
+    """Whether genes have one dispersion, or one for each batch."""
+    raw_dispersion: nn.Parameter | None
+    """Log inverse dispersion, or log standard deviation, (G,) or (n_batch, G)."""
+    n_known_categories: tuple[int, ...] | None = None
+    """Categories that are frozen; ``None`` where nothing is."""
+
+    def extend_categories(self, n_categories: tuple[int, ...]) -> None:
+        """Add categories of conditions, and freeze all that is not theirs.
+
+        Parameters
+        ----------
+        n_categories
+            Categories of the batch and of each further categorical condition from now on, none
+            fewer than now. A new one starts as the mean of the known ones.
+
+        References
+        ----------
+        Lotfollahi et al. 2022, "Mapping single-cell data to reference atlases by transfer
+        learning" (scArches).
+        """
+        known = self.n_categories
+        self.n_categories = n_categories
+        self.sizes = ConditionSizes(n_categories, self.sizes.n_cont)
+        for layer in self._conditioned_layers():
+            layer.extend(n_categories, known)
+        if self.dispersion == "gene-batch" and self.raw_dispersion is not None:
+            old = self.raw_dispersion.detach()
+            added = old.mean(0).expand(n_categories[0] - known[0], -1)
+            is_learned = self.raw_dispersion.requires_grad
+            self.raw_dispersion = nn.Parameter(torch.cat([old, added]), requires_grad=is_learned)
+        self.freeze_known(known)
+
+    def freeze_known(self, n_known: tuple[int, ...]) -> None:
+        """Let training change the weights of categories beyond the first ``n_known`` alone.
+
+        Batch normalisation keeps its statistics as well, see :meth:`train`.
+        """
+        self.n_known_categories = n_known
+        by_batch = self.dispersion == "gene-batch" and self.raw_dispersion is not None
+        learns_dispersion = by_batch and self.raw_dispersion.requires_grad
+        self.requires_grad_(False)
+        is_new = [n > known for n, known in zip(self.n_categories, n_known, strict=True)]
+        by_category = [
+            (layer.offsets[str(i)], n_known[i])
+            for layer in self._conditioned_layers()
+            for i in np.flatnonzero(is_new)
+        ]
+        if learns_dispersion and is_new[0]:
+            by_category.append((self.raw_dispersion, n_known[0]))
+        for parameter, n_frozen in by_category:
+            parameter.requires_grad_(True)
+            parameter.register_hook(partial(_without_rows, n_rows=n_frozen))
+
+    def _conditioned_layers(self) -> list[ConditionedLinear]:
+        layers = [layer for layer in self.modules() if isinstance(layer, ConditionedLinear)]
+        return [layer for layer in layers if layer.takes_categories]
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, but a frozen module keeps the batch statistics of the reference."""
+        super().train(mode)
+        if self.n_known_categories is not None:
+            for layer in self.modules():
+                if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+                    layer.eval()
+        return self
+
+
+def _without_rows(gradient: Tensor, n_rows: int) -> Tensor:
+    """The gradient with the first rows set to 0."""
+    return torch.cat([torch.zeros_like(gradient[:n_rows]), gradient[n_rows:]])
+
+
+def importance_sampled(
+    log_ratio: Callable[[int], Tensor], n_mc_samples: int, n_mc_samples_per_pass: int
+) -> Tensor:
+    r"""Log likelihood of each cell from samples of its latents.
+
+    .. math::
+        \log p(x) \approx \log \tfrac{1}{S} \sum_s \frac{p(x|z_s)\, p(z_s)}{q(z_s|x)}
+
+    Parameters
+    ----------
+    log_ratio
+        Draws as many samples as it is told, and returns the logarithm of the ratio, ``(S, n)``
+        or, for one sample, ``(n,)``.
+    n_mc_samples
+        S, the number of samples.
+    n_mc_samples_per_pass
+        Samples held in memory at once.
+
+    Returns
+    -------
+    Tensor ``(n,)`` in nats.
+    """
+    ratios = []
+    for first in range(0, n_mc_samples, n_mc_samples_per_pass):
+        n_samples = min(n_mc_samples_per_pass, n_mc_samples - first)
+        ratios.append(log_ratio(n_samples).reshape(n_samples, -1))
+    return torch.logsumexp(torch.cat(ratios), dim=0) - math.log(n_mc_samples)

@@ -1,0 +1,259 @@
+"""What a training is asked for, checked before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from scvi import settings
+from scvi.train import SaveCheckpoint
+from scvi.train._config import KwargsLike, merge_kwargs
+
+from scgmvae import checks
+from scgmvae.clustering.partition import Start
+from scgmvae.io.model_files import Saved
+from scgmvae.io.values import encode
+
+__all__ = [
+    "Folders",
+    "Request",
+    "Training",
+    "check_only_minibatches",
+    "check_only_resumed",
+    "trainer_arguments",
+]
+
+OF_ANNDATA = (
+    "guide_key",
+    "balance_key",
+    "train_size",
+    "validation_size",
+    "shuffle_set_split",
+    "batch_size",
+    "datasplitter_kwargs",
+)
+"""Arguments of ``train`` that choose among the cells of an AnnData."""
+
+EVERY = 10
+"""Epochs between two checkpoints, where nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Arguments of :meth:`scgmvae.SCGMVAE.train` that decide on the result, with its defaults."""
+
+    max_epochs: int | None = None
+    pretrain_epochs: int | None = None
+    start: Start = "leiden"
+    guide_key: str | None = None
+    guide_weight: float | None = None
+    balance_key: str | None = None
+    seed: int | None = None
+    train_size: float | None = None
+    validation_size: float | None = None
+    shuffle_set_split: bool = True
+    batch_size: int | None = 128
+    early_stopping: bool = False
+    datasplitter_kwargs: dict[str, Any] | None = None
+    plan_kwargs: dict[str, Any] | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Arguments that are not as by default."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        defaults = vars(type(self)())
+        return {name: value for name, value in values.items() if value != defaults[name]}
+
+    def resolved(self, seed: int, trainer_kwargs: Mapping[str, Any]) -> Self:
+        """The same with values in place of those that ``None`` stands for.
+
+        Parameters
+        ----------
+        seed
+            Seed of the training.
+        trainer_kwargs
+            Arguments of the trainer, some of which need validation cells.
+        """
+        train_size = self.train_size
+        if train_size is None:
+            train_size = 0.9 if self.needs_validation(trainer_kwargs) else 1.0
+        batch_size = settings.batch_size if self.batch_size is None else self.batch_size
+        return replace(self, seed=seed, train_size=train_size, batch_size=batch_size)
+
+    def needs_validation(self, trainer_kwargs: Mapping[str, Any]) -> bool:
+        """Whether the training reads something off validation cells.
+
+        Parameters
+        ----------
+        trainer_kwargs
+            Arguments of the trainer.
+        """
+        of_trainer = ("check_val_every_n_epoch", "enable_checkpointing", "learning_rate_monitor")
+        return (
+            self.early_stopping
+            or any(trainer_kwargs.get(name) for name in of_trainer)
+            or bool((self.plan_kwargs or {}).get("reduce_lr_on_plateau"))
+            or any(isinstance(c, SaveCheckpoint) for c in trainer_kwargs.get("callbacks") or ())
+        )
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where checkpoints are written to, and read from."""
+
+    checkpoint_dir: str | Path | None = None
+    checkpoint_every: int | None = None
+    resume_from: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every is not None:
+            checks.check_whole(1, checkpoint_every=self.checkpoint_every)
+
+    @property
+    def target(self) -> Path | None:
+        """Folder to write to, where there is one."""
+        folder = self.checkpoint_dir or self.resume_from
+        return None if folder is None else Path(folder)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the folder to write to is another than that to read from."""
+        if self.target is None or self.resume_from is None:
+            return True
+        return self.target.resolve() != Path(self.resume_from).resolve()
+
+    def every(self, former: int = EVERY) -> int:
+        """Epochs between two checkpoints.
+
+        Parameters
+        ----------
+        former
+            As before, where nothing is asked for.
+        """
+        return self.checkpoint_every or former
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that is to be run."""
+
+    request: Request
+    """What it was begun with."""
+    trainer_kwargs: dict[str, Any]
+    """Arguments of the trainer."""
+    is_first: bool
+    """Whether it is the model's first."""
+    goes_on: bool
+    """Whether the model had its components before it."""
+    saved: Saved | None = None
+    """Checkpoint that it goes on from."""
+
+    @classmethod
+    def resumed(cls, saved: Saved, trainer_kwargs: dict[str, Any]) -> Self:
+        """A training that was interrupted, as its checkpoint tells it.
+
+        Parameters
+        ----------
+        saved
+            The checkpoint.
+        trainer_kwargs
+            Arguments of the trainer that are given anew.
+        """
+        arguments = dict(saved.training["arguments"])
+        trainer_kwargs = arguments.pop("trainer_kwargs") | trainer_kwargs
+        is_first, goes_on = saved.training["is_first"], saved.training["goes_on"]
+        return cls(Request(**arguments), trainer_kwargs, is_first, goes_on, saved)
+
+    @property
+    def first_epoch(self) -> int:
+        """Number of the first epoch that is still to be run."""
+        return 0 if self.saved is None else self.saved.training["epoch"]
+
+    def kept(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it.
+
+        Arguments of the trainer that a file of values cannot hold, such as callbacks, are left
+        out.
+
+        Raises
+        ------
+        TypeError
+            If another argument is no value either.
+        """
+        arguments = dict(vars(self.request))
+        for name, value in arguments.items():
+            try:
+                encode(value, {})
+            except TypeError as error:
+                raise TypeError(
+                    f"checkpoint_dir keeps the arguments of train, but {name} has {error}, which "
+                    "no file of values can hold. Leave it out, or train without checkpoints."
+                ) from error
+        trainer_kwargs = {k: v for k, v in self.trainer_kwargs.items() if _is_value(v)}
+        return {
+            "arguments": arguments | {"trainer_kwargs": trainer_kwargs},
+            "is_first": self.is_first,
+            "goes_on": self.goes_on,
+        }
+
+
+def _is_value(value: object) -> bool:
+    try:
+        encode(value, {})
+    except TypeError:
+        return False
+    return True
+
+
+def trainer_arguments(
+    trainer_config: KwargsLike | None, trainer_kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Arguments of the trainer, without those that ``train`` has itself.
+
+    Raises
+    ------
+    NotImplementedError
+        If a callback is to meet an error of training with a pickle.
+    """
+    merged = merge_kwargs(trainer_config, trainer_kwargs, name="trainer")
+    for name in ("max_epochs", "accelerator", "devices"):
+        merged.pop(name, None)
+    for callback in merged.get("callbacks") or ():
+        if isinstance(callback, SaveCheckpoint) and callback.check_nan_gradients:
+            raise NotImplementedError(
+                "SaveCheckpoint(check_nan_gradients=True) reads pickles, which are not written "
+                "here. Leave it out: a loss that is no finite number ends the training with an "
+                "error, and checkpoints are kept."
+            )
+    return merged
+
+
+def check_only_minibatches(request: Request, folders: Folders) -> None:
+    """Raise ``ValueError`` where an argument chooses among cells that a data module brings."""
+    given = [name for name in OF_ANNDATA if name in request.given]
+    given += [
+        name for name in ("checkpoint_dir", "resume_from") if getattr(folders, name) is not None
+    ]
+    _refuse(
+        given,
+        "A data module makes the minibatches, and its cells have neither numbers nor columns "
+        "other than those of its registry",
+        "datamodule",
+    )
+
+
+def check_only_resumed(request: Request) -> None:
+    """Raise ``ValueError`` where arguments are given to a training that has its own."""
+    _refuse(
+        list(request.given),
+        "A training that is resumed has the arguments that it was begun with",
+        "resume_from",
+    )
+
+
+def _refuse(given: Sequence[str], rule: str, source: str) -> None:
+    if given:
+        names = ", ".join(given)
+        raise ValueError(f"{rule}, but train got {source} and {names}. Leave out {names}.")
