@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "check_at_least",
@@ -34,7 +37,7 @@ def listed(names: Sequence[object]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def is_number(value: object) -> bool:
+def is_number(value: Any) -> bool:
     """Whether a value is a real number that is finite in single precision; a boolean is none."""
     is_real = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
     return is_real and abs(float(value)) <= float(np.finfo(np.float32).max)

@@ -10,10 +10,9 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata
 import click
@@ -23,9 +22,12 @@ from anndata import AnnData
 from scipy import sparse
 
 from scgmvae.data.validation import default_layer
-from scgmvae.distributions.likelihoods import LIKELIHOODS
+from scgmvae.distributions.likelihoods import LIKELIHOODS, Likelihood
 from scgmvae.io.whole_files import check_target, whole_file
 from scgmvae.model.scgmvae import SCGMVAE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 __all__ = ["main"]
 
@@ -46,7 +48,7 @@ class Command(click.Command):
         try:
             with redirect_stdout(sys.stderr), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", module=r"lightning\.")
-                warnings.showwarning = _say_warning
+                warnings.showwarning = _say_warning  # type: ignore[assignment]  # the rest is unused
                 result = super().invoke(ctx)
         except click.Abort:  # a RuntimeError as well
             raise
@@ -130,7 +132,7 @@ def _write(adata: AnnData, path: Path) -> None:
     _say(f"Wrote {path}.")
 
 
-def _as_json(content: dict[str, object]) -> str:
+def _as_json(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, default=lambda value: value.tolist())
 
 
@@ -191,7 +193,7 @@ def fit(
     covariates: Sequence[str],
     continuous: Sequence[str],
     components: int | None,
-    likelihood: str | None,
+    likelihood: Likelihood | None,
     epochs: int | None,
     pretrain_epochs: int | None,
     seed: int,

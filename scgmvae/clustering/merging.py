@@ -7,16 +7,19 @@ union. ``benchmarks/studies/merging.py`` compares the criteria.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 from scipy.special import rel_entr, xlogy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
 __all__ = [
     "ComponentTree",
@@ -196,7 +199,7 @@ def _agglomerate(
     return np.array(rows, dtype=float).reshape(-1, 4)
 
 
-def levels_of(tree: NDArray[np.floating], names: Sequence[str]) -> pd.DataFrame:
+def levels_of(tree: NDArray[np.floating], names: Sequence[str] | NDArray[np.str_]) -> pd.DataFrame:
     """Cluster of each component where there are 1, …, K clusters.
 
     Parameters
@@ -259,11 +262,11 @@ def entropy_elbow(proba: NDArray[np.floating], levels: pd.DataFrame) -> int:
             united = next(k for k in range(n_clusters) if len(set(before[codes == k])) > 1)
             concerned.append(merged[:, united].sum())
     at = np.concatenate([[0.0], np.cumsum(concerned)])
-    entropies = np.array(entropies)
+    values = np.array(entropies)
 
     def misfit(elbow: int) -> float:
         parts = [slice(0, elbow + 1), slice(elbow, n_components)]
-        fits = [np.polyfit(at[part], entropies[part], 1, full=True)[1] for part in parts]
+        fits = [np.polyfit(at[part], values[part], 1, full=True)[1] for part in parts]
         return float(sum(residual.sum() for residual in fits))
 
     return n_components - min(range(1, n_components - 1), key=misfit)

@@ -10,9 +10,8 @@ Then each cell goes to the nearest group mean, once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import scanpy as sc
@@ -29,6 +28,9 @@ from sklearn.naive_bayes import CategoricalNB
 from sklearn.neighbors import KNeighborsClassifier
 
 from scgmvae.data.normalization import log_normalized
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "Start",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scvi import REGISTRY_KEYS
 
 from scgmvae.checks import is_number, listed
-from scgmvae.data.registry import Setup
+
+if TYPE_CHECKING:
+    from scgmvae.data.registry import Setup
 
 __all__ = ["Condition", "columns_of", "registered_conditions", "resolved"]
 
@@ -109,7 +111,7 @@ def _code_of(column: str, value: object, categories: Sequence[object]) -> int:
     return names.index(str(value))
 
 
-def _finite_number(column: str, value: object) -> float:
+def _finite_number(column: str, value: Any) -> float:
     """Value of a continuous condition; ``ValueError`` where it is no finite number."""
     number = pd.to_numeric(value, errors="coerce") if np.ndim(value) == 0 else np.nan
     if isinstance(value, bool | np.bool_):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -18,17 +18,19 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from numpy.typing import NDArray
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import _constants as scvi_constants
-from scvi.module.base import BaseModuleClass
 from torch import Tensor
 
 from scgmvae.data.keys import CELLS_KEY, GUIDE_KEY
 from scgmvae.data.minibatches import CELLS_IN_MEMORY, in_layout
 from scgmvae.data.registry import Setup
 from scgmvae.nn.sparse import is_sparse
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scvi.module.base import BaseModuleClass
 
 __all__ = [
     "ForeignMinibatches",
@@ -45,12 +47,12 @@ Minibatch = Mapping[str, Tensor | object]
 """What a data module makes: x, codes, and ``None``, 0 or an empty tensor for a missing field."""
 
 
-def is_of_data_module(registry: Mapping[str, object] | None) -> bool:
+def is_of_data_module(registry: Mapping[str, Any] | None) -> bool:
     """Whether a registry is one that a data module made."""
     return (registry or {}).get(scvi_constants._SETUP_METHOD_NAME) == "setup_datamodule"
 
 
-def n_obs_of(registry: Mapping[str, object]) -> int:
+def n_obs_of(registry: Mapping[str, Any]) -> int:
     """Number of cells of a data module."""
     x = registry[scvi_constants._FIELD_REGISTRIES_KEY][REGISTRY_KEYS.X_KEY]
     return x[scvi_constants._STATE_REGISTRY_KEY]["n_obs"]
@@ -237,7 +239,7 @@ def tensors_of(layout: Layout, minibatch: Minibatch) -> dict[str, Tensor]:
 
 
 def _field(
-    values: object, key: str, shape: tuple[int, int], device: torch.device, is_needed: bool
+    values: Any, key: str, shape: tuple[int, int], device: torch.device, is_needed: bool
 ) -> Tensor | None:
     """A field of a minibatch as a tensor of a shape; ``None`` where there is none and need not be.
 
@@ -332,11 +334,11 @@ class ForeignMinibatches(pl.LightningDataModule):
         """The data module's validation loader, if it has one."""
         return [] if self.validation is None else self.validation
 
-    def on_before_batch_transfer(self, batch: object, dataloader_idx: int) -> object:
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """As the data module does."""
         return self.datamodule.on_before_batch_transfer(batch, dataloader_idx)
 
-    def on_after_batch_transfer(self, batch: object, dataloader_idx: int) -> dict[str, Tensor]:
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> dict[str, Tensor]:
         """Make a minibatch of the model of it, and add the guide to those of the joint stage."""
         batch = self.datamodule.on_after_batch_transfer(batch, dataloader_idx)
         tensors = tensors_of(self.layout, batch)

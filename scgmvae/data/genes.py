@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from numpy.typing import NDArray
 from scipy import sparse
 
 from scgmvae.checks import listed
 from scgmvae.data.keys import OBSERVED_KEY
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ SMALLEST_SHARE = 0.8
 """Share of a model's genes that data must have to be mapped."""
 
 
-def match_genes(adata: AnnData, var_names: Sequence[str]) -> AnnData:
+def match_genes(adata: AnnData, var_names: ArrayLike) -> AnnData:
     """The data with the model's genes in the model's order: ``adata`` itself where it has them so.
 
     Genes that the data lacks get columns of zeros and ``False`` in the var column
@@ -81,7 +83,7 @@ def _padded(adata: AnnData, wanted: pd.Index, observed: NDArray[np.bool_]) -> An
         shape=(len(columns), len(wanted)),
     )
 
-    def pad(matrix):
+    def pad(matrix: NDArray | sparse.spmatrix) -> NDArray | sparse.csr_matrix:
         padded = matrix @ place.astype(matrix.dtype)  # bytes stay bytes
         return padded.tocsr() if sparse.issparse(padded) else np.asarray(padded)
 

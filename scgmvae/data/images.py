@@ -7,17 +7,21 @@ stand for 0/255 to 255/255 and become floats only in the minibatch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from scgmvae.data.keys import IMAGE_SHAPE_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from scvi.data import AnnDataManager
 
 __all__ = ["check_same_shape", "distorted", "image_shape_of", "pixel_scale", "shape_of"]
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 from scvi.data.fields import CategoricalObsField
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
 
 __all__ = ["LabelsField"]
 
@@ -52,7 +56,7 @@ class LabelsField(CategoricalObsField):
             names = sorted(values.unique(), key=str)
         return self._register(adata, [str(name) for name in names])
 
-    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Write the codes of the labels that a model knows."""
         return self._register(adata_target, state_registry[self.CATEGORICAL_MAPPING_KEY][:-1])
 

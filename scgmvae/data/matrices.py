@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -28,6 +28,9 @@ __all__ = [
 ]
 
 Rows = NDArray[np.integer]
+
+Matrix = Any
+"""Cells × genes: an array, a sparse matrix, or either of them in a file."""
 
 
 class SparseRows:
@@ -52,7 +55,8 @@ class SparseRows:
         if not csr.has_canonical_format:  # values of one place are meant as their sum
             csr = csr.copy()
             csr.sum_duplicates()
-        return cls(*map(_tensor, (csr.indptr, csr.indices, csr.data)), csr.shape[1])
+        offsets, genes, values = map(_tensor, (csr.indptr, csr.indices, csr.data))
+        return cls(offsets, genes, values, csr.shape[1])
 
     @property
     def nbytes(self) -> int:
@@ -123,7 +127,7 @@ class RowsOnDisk:
         anndata's backed matrix, or anything else that slices of rows can be read of.
     """
 
-    def __init__(self, matrix: object):
+    def __init__(self, matrix: Matrix):
         self.matrix = matrix
 
     def load(self, rows: Rows) -> SparseRows | DenseRows:
@@ -165,12 +169,12 @@ class RowsOnDisk:
         return sparse.csr_matrix((values, columns, offsets), shape=shape)
 
 
-def is_on_disk(matrix: object) -> bool:
+def is_on_disk(matrix: Matrix) -> bool:
     """Whether a registered matrix is in a file rather than in memory."""
     return not (isinstance(matrix, np.ndarray) or sparse.issparse(matrix))
 
 
-def read_rows(matrix: object, rows: Rows) -> NDArray | sparse.csr_matrix:
+def read_rows(matrix: Matrix, rows: Rows) -> NDArray | sparse.csr_matrix:
     """Rows of a registered matrix in memory.
 
     Parameters
@@ -190,7 +194,7 @@ def read_rows(matrix: object, rows: Rows) -> NDArray | sparse.csr_matrix:
     return RowsOnDisk(matrix).read(rows)
 
 
-def _check_whole(matrix: object) -> None:
+def _check_whole(matrix: Matrix) -> None:
     """Raise ``OSError`` where an HDF5 file has gone or lost its end, which HDF5 reads as zeros."""
     file = getattr(getattr(matrix, "group", matrix), "file", None)
     if isinstance(file, h5py.File):
@@ -199,7 +203,7 @@ def _check_whole(matrix: object) -> None:
             raise OSError(f"{file.filename} has lost its last {missing} bytes")
 
 
-def rows_in(matrix: object) -> SparseRows | DenseRows | RowsOnDisk:
+def rows_in(matrix: Matrix) -> SparseRows | DenseRows | RowsOnDisk:
     """The rows of a registered matrix, for minibatches to be cut from.
 
     Raises
@@ -218,13 +222,15 @@ def rows_in(matrix: object) -> SparseRows | DenseRows | RowsOnDisk:
     return SparseRows.of(matrix) if sparse.issparse(matrix) else DenseRows.of(matrix)
 
 
-def column_means(matrix: object, rows: Rows, n_at_once: int = 4096) -> NDArray[np.float64]:
+def column_means(matrix: Matrix, rows: Rows, n_at_once: int = 4096) -> NDArray[np.float64]:
     """Means over some rows of a registered matrix, (G,), read a few at a time; rows ascend."""
     source = rows_in(matrix)
     total = torch.zeros(matrix.shape[1], dtype=torch.double)
     for part in np.split(rows, range(n_at_once, len(rows), n_at_once)):
-        in_memory = isinstance(source, SparseRows | DenseRows)
-        x = source[part] if in_memory else source.load(part)[np.arange(len(part))]
+        if isinstance(source, RowsOnDisk):
+            x = source.load(part)[np.arange(len(part))]
+        else:
+            x = source[part]
         total += dense(x).sum(0, dtype=torch.double)
     return (total / len(rows)).numpy()
 

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from inspect import signature
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS, settings
-from scvi.data import AnnDataManager
 from scvi.data._utils import registry_key_to_default_dtype
 from scvi.dataloaders import AnnDataLoader, DataSplitter
 from scvi.dataloaders._data_splitting import validate_data_split
-from scvi.module.base import BaseModuleClass
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -30,6 +27,13 @@ from scgmvae.data.images import pixel_scale
 from scgmvae.data.keys import CELLS_KEY, GUIDE_KEY, OBSERVED_KEY
 from scgmvae.data.matrices import RowsOnDisk, rows_in
 from scgmvae.nn.sparse import is_sparse, pinned
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from numpy.typing import ArrayLike, NDArray
+    from scvi.data import AnnDataManager
+    from scvi.module.base import BaseModuleClass
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +96,7 @@ class MinibatchLoader:
     def __init__(
         self,
         adata_manager: AnnDataManager,
-        indices: Sequence[int] | Sequence[bool] | None = None,
+        indices: ArrayLike | None = None,
         batch_size: int | None = None,
         shuffle: bool = False,
         copies: NDArray[np.floating] | None = None,
@@ -108,8 +112,8 @@ class MinibatchLoader:
         batch_size = settings.batch_size if batch_size is None else batch_size
         check_whole(1, batch_size=batch_size, cells_in_memory=cells_in_memory)
         adata = adata_manager.adata
-        indices = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
-        self.indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(int)
+        rows = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
+        self.indices = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(int)
         self.x = rows_in(adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY))
         self.fields = {
             key: _field_tensor(adata_manager, key)
@@ -150,7 +154,7 @@ class MinibatchLoader:
             return
         minibatches = np.array_split(self._order(), len(self) * self.n_ranks)
         minibatches = minibatches[self.rank * len(self) : (self.rank + 1) * len(self)]
-        if not self.is_on_disk:
+        if not isinstance(self.x, RowsOnDisk):
             for rows in minibatches:
                 yield self._minibatch(rows, self.x[rows])
             return
@@ -187,7 +191,7 @@ class MinibatchLoader:
             return
         # from pinned memory a minibatch is sent while the GPU works on the one before
         self.pin_memory = True
-        if self.is_on_disk:
+        if isinstance(self.x, RowsOnDisk):
             return
         x = self.x.compact()
         free, _ = torch.cuda.mem_get_info(device)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 import scanpy as sc
 from anndata import AnnData
-from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from scgmvae.data.validation import check_layer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["log_normalized", "mean_expression", "r_squared"]
 
@@ -68,4 +72,4 @@ def r_squared(a: ArrayLike, b: ArrayLike) -> float:
     >>> r_squared([1.0, 2.0, 3.0], [4.0, 2.0, 0.0])
     1.0
     """
-    return float(np.corrcoef(a, b)[0, 1] ** 2)
+    return float(np.corrcoef(np.asarray(a), np.asarray(b))[0, 1] ** 2)

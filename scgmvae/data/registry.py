@@ -6,16 +6,19 @@ stands and what was found in it. All that the package reads of them is read here
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data import _constants as scvi_constants
 
 from scgmvae.data.label_field import LabelsField
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
 __all__ = ["CONDITION_ARGUMENTS", "Setup", "label_codes"]
 

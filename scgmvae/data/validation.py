@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from numpy.typing import NDArray
 from scipy import sparse
 from scvi.data import _constants as scvi_constants
 
 from scgmvae.checks import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from scgmvae.data.matrices import Matrix
 
 logger = logging.getLogger(__name__)
 
@@ -219,7 +225,7 @@ def _single_precision(column: pd.Series) -> NDArray[np.float32]:
         return values.astype(np.float32)
 
 
-def _chunks(x) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+def _chunks(x: Matrix) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
     """First row, stored values and, per chunk of rows, the row sums of a matrix."""
     for first in range(0, x.shape[0], CHUNK):
         block = x[first : first + CHUNK]
@@ -230,7 +236,7 @@ def _chunks(x) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
             yield first, block, block.sum(axis=1)
 
 
-def check_numeric(x, name: str) -> None:
+def check_numeric(x: Matrix, name: str) -> None:
     """Raise ``ValueError`` where the matrix holds no real numbers, or masked ones."""
     if np.ma.is_masked(x):
         raise ValueError(
@@ -244,7 +250,7 @@ def check_numeric(x, name: str) -> None:
         )
 
 
-def check_finite(x, name: str) -> None:
+def check_finite(x: Matrix, name: str) -> None:
     """Raise ``ValueError`` where the matrix holds NaN, infinity or what overflows in a model."""
     for _, values, _ in _chunks(x):
         if not np.isfinite(values).all():
@@ -262,7 +268,7 @@ def check_finite(x, name: str) -> None:
             )
 
 
-def check_counts(x, name: str, obs_names: pd.Index, likelihood: str) -> None:
+def check_counts(x: Matrix, name: str, obs_names: pd.Index, likelihood: str) -> None:
     """Raise ``ValueError`` unless the matrix holds counts, with at least one in every cell.
 
     Parameters
@@ -311,7 +317,7 @@ def refuse_counts(name: str, likelihood: str) -> None:
     )
 
 
-def check_unit_interval(x, name: str) -> None:
+def check_unit_interval(x: Matrix, name: str) -> None:
     """Raise ``ValueError`` where a value lies outside [0, 1]."""
     for _, values, _ in _chunks(x):
         if values.size and (values.min() < 0 or values.max() > 1):
@@ -339,7 +345,7 @@ def check_n_components(n_components: int | None, n_obs: int, n_labels: int = 0) 
         )
 
 
-def check_key_added(setup: dict[str, object], key_added: str = "scgmvae") -> None:
+def check_key_added(setup: dict[str, Any], key_added: str = "scgmvae") -> None:
     """Raise ``ValueError`` for no name, or where writing back would overwrite what is read."""
     is_name = isinstance(key_added, str) and key_added and not key_added.startswith("_scvi")
     if not is_name or "/" in key_added:
@@ -388,7 +394,7 @@ def check_categories(adata: AnnData, column: str, known: Sequence[object]) -> No
         )
 
 
-def rows_of(adata: AnnData, indices: Sequence[int] | Sequence[bool] | None) -> NDArray[np.int64]:
+def rows_of(adata: AnnData, indices: ArrayLike | None) -> NDArray[np.int64]:
     """Row numbers that ``indices`` select: numbers, or a mask of all cells; ``None`` is all.
 
     Raises
@@ -398,20 +404,20 @@ def rows_of(adata: AnnData, indices: Sequence[int] | Sequence[bool] | None) -> N
     """
     if indices is None:
         return np.arange(adata.n_obs)
-    indices = np.asarray(indices)
-    if indices.dtype == bool and indices.shape == (adata.n_obs,):
-        indices = np.flatnonzero(indices)
-    is_integer = np.issubdtype(indices.dtype, np.integer) and indices.ndim == 1
+    rows = np.asarray(indices)
+    if rows.dtype == bool and rows.shape == (adata.n_obs,):
+        rows = np.flatnonzero(rows)
+    is_integer = np.issubdtype(rows.dtype, np.integer) and rows.ndim == 1
     if (
         not is_integer
-        or not len(indices)
-        or not np.isin(indices, np.arange(-adata.n_obs, adata.n_obs)).all()
+        or not len(rows)
+        or not np.isin(rows, np.arange(-adata.n_obs, adata.n_obs)).all()
     ):
         raise ValueError(
             "indices must select at least one cell, by numbers below the number of cells "
-            f"({adata.n_obs}) or by a mask of that length, but they are {indices!r:.100}."
+            f"({adata.n_obs}) or by a mask of that length, but they are {rows!r:.100}."
         )
-    return indices.astype(np.int64) % adata.n_obs
+    return rows.astype(np.int64) % adata.n_obs
 
 
 def default_layer(adata: AnnData) -> str | None:

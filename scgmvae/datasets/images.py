@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
 from sklearn.datasets import load_digits
 
 from scgmvae.checks import listed
 from scgmvae.datasets.files import CHECKSUMS, CIFAR_FILE, obtain, read_cifar, read_idx
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
 __all__ = ["cifar10", "digits", "fashion_mnist", "images_to_anndata", "mnist"]
 
 _DIGITS = tuple("0123456789")
-_CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
-_CLOTHES += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-_OBJECTS = ("airplane", "automobile", "bird", "cat", "deer")
-_OBJECTS += ("dog", "frog", "horse", "ship", "truck")
+_CLOTHES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+_OBJECTS = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 
 
 def digits() -> ad.AnnData:
@@ -121,7 +129,7 @@ def cifar10() -> ad.AnnData:
     Krizhevsky (2009), Learning multiple layers of features from tiny images.
     """
     read = partial(read_cifar, md5=CHECKSUMS["cifar10"][CIFAR_FILE])
-    return _with_split(*obtain("cifar10", (CIFAR_FILE,), read), _OBJECTS)
+    return _with_split(obtain("cifar10", (CIFAR_FILE,), read), _OBJECTS)
 
 
 def images_to_anndata(images: ArrayLike, labels: Sequence | None = None) -> ad.AnnData:
@@ -200,13 +208,12 @@ def _idx_dataset(dataset: str, classes: Sequence[str]) -> ad.AnnData:
     for name, sha256 in CHECKSUMS[dataset].items():
         read = partial(read_idx, sha256=sha256)
         parts.append(obtain(dataset, (name, name.removesuffix(".gz")), read))
-    return _with_split(*parts, classes)
+    return _with_split(parts, classes)
 
 
-def _with_split(
-    train: NDArray, train_codes: NDArray, test: NDArray, test_codes: NDArray, classes: Sequence
-) -> ad.AnnData:
-    """AnnData of both splits, images ``(n, height, width[, 3])`` and codes ``(n,)``."""
+def _with_split(parts: Sequence[NDArray], classes: Sequence[str]) -> ad.AnnData:
+    """AnnData of both splits, each as images ``(n, height, width[, 3])`` and codes ``(n,)``."""
+    train, train_codes, test, test_codes = parts
     codes = np.concatenate([train_codes, test_codes])
     labels = pd.Categorical.from_codes(codes, classes)
     adata = images_to_anndata(np.concatenate([train, test]), labels)

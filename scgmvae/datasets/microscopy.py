@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import anndata as ad
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from scgmvae.checks import check_seed, is_number
 from scgmvae.datasets.simulated import (
@@ -13,6 +13,10 @@ from scgmvae.datasets.simulated import (
     _check_positive,
     _check_whole,
 )
+
+if TYPE_CHECKING:
+    import anndata as ad
+    from numpy.typing import NDArray
 
 __all__ = ["two_photon"]
 

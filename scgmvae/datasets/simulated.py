@@ -5,15 +5,19 @@ The simulators draw from their own generator, made from ``seed``; equal argument
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from numpy.typing import NDArray
 
 from scgmvae.checks import check_seed, is_number
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 __all__ = ["blobs", "synthetic_counts"]
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import softplus
 
 from scgmvae.nn.sparse import NonZero, sums_by_row
@@ -120,7 +120,7 @@ class _NegativeBinomialLogProb(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: FunctionCtx,
         x: Tensor,
         cell: Tensor,
         gene: Tensor,
@@ -149,7 +149,7 @@ class _NegativeBinomialLogProb(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         cell, flat, scale, mu, log_ratio, mu_nz, theta, size, *terms = ctx.saved_tensors
         terms = _RisingFactorial(*terms)
         wants_means, wants_theta = ctx.needs_input_grad[5:7]

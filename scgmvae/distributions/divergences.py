@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.distributions import Dirichlet, Normal, kl_divergence
 
 __all__ = [
@@ -58,7 +58,9 @@ class _NormalKL(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, loc_q: Tensor, scale_q: Tensor, loc_p: Tensor, scale_p: Tensor) -> Tensor:
+    def forward(
+        ctx: FunctionCtx, loc_q: Tensor, scale_q: Tensor, loc_p: Tensor, scale_p: Tensor
+    ) -> Tensor:
         inverse = scale_p.reciprocal()
         r, t = scale_q * inverse, (loc_q - loc_p) * inverse
         ctx.save_for_backward(r, t, inverse)
@@ -68,10 +70,10 @@ class _NormalKL(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         r, t, inverse = ctx.saved_tensors
         grad = grad.unsqueeze(-1) * inverse
-        grads = [None] * 4
+        grads: list[Tensor | None] = [None] * 4
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
             of_shift = grad * t
             grads[0], grads[2] = of_shift, -of_shift
@@ -276,13 +278,13 @@ class _ConjugateDirichletBound(torch.autograd.Function):
     """The bound, and its gradient, which E[log d] of both Dirichlets is most of."""
 
     @staticmethod
-    def forward(ctx, q_y: Tensor, alpha: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, q_y: Tensor, alpha: Tensor) -> Tensor:
         ctx.save_for_backward(q_y, alpha)
         return negative_entropy(q_y) - log_beta(alpha + q_y) + log_beta(alpha)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         q_y, alpha = ctx.saved_tensors
         expected = expected_log_dirichlet(alpha + q_y)
         grad = grad.unsqueeze(-1)

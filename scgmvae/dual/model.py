@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from anndata import AnnData
-from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data.fields import LayerField
@@ -17,12 +14,19 @@ from scgmvae.data import validation
 from scgmvae.data.genes import observed_genes
 from scgmvae.data.images import image_shape_of
 from scgmvae.data.minibatches import SeededDataSplitter
-from scgmvae.distributions.likelihoods import Likelihood
 from scgmvae.dual.module import DualLikelihood, DualModule
 from scgmvae.dual.plan import DecliningPlan
 from scgmvae.model.base import Model
 from scgmvae.train.finite_watch import FiniteWatch
 from scgmvae.train.runner import KeepingTrainRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import ArrayLike, NDArray
+
+    from scgmvae.distributions.likelihoods import Likelihood
 
 __all__ = ["DualVAE"]
 
@@ -266,7 +270,7 @@ class DualVAE(Model):
         self,
         names: Sequence[str],
         adata: AnnData | None,
-        indices: Sequence[int] | None = None,
+        indices: ArrayLike | None = None,
         batch_size: int | None = None,
     ) -> list[NDArray[np.float32]]:
         """Named outputs of the module at the posterior means, each ``(n, ·)``, in one pass."""
@@ -278,7 +282,7 @@ class DualVAE(Model):
     def get_foreground(
         self,
         adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
+        indices: ArrayLike | None = None,
         batch_size: int | None = None,
     ) -> NDArray[np.float32]:
         """Foreground f of each image, at the posterior mean of z₁.
@@ -307,7 +311,7 @@ class DualVAE(Model):
     def get_background(
         self,
         adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
+        indices: ArrayLike | None = None,
         batch_size: int | None = None,
     ) -> NDArray[np.float32]:
         """Background U b of each image, at all pixels and at the posterior mean of z₂.
@@ -331,7 +335,7 @@ class DualVAE(Model):
     def get_latent_representation(
         self,
         adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
+        indices: ArrayLike | None = None,
         batch_size: int | None = None,
         *,
         which: Source = "foreground",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.optim.lr_scheduler import LambdaLR
 
-from scgmvae.dual.module import DualModule
 from scgmvae.train.plan import CheckedPlan, declined
+
+if TYPE_CHECKING:
+    from scgmvae.dual.module import DualModule
 
 __all__ = ["DecliningPlan"]
 
@@ -52,7 +54,7 @@ class DecliningPlan(CheckedPlan):
         super().__init__(module, lr=lr, eps=eps, weight_decay=weight_decay, **(warmup | kwargs))
         self.n_steps = n_steps
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> dict[str, Any]:
         """Adam, with a step length that falls in a line over the last half of the steps."""
         optimizer = super().configure_optimizers()["optimizer"]
         schedule = LambdaLR(optimizer, lambda step: declined(step / self.n_steps, DECLINE))

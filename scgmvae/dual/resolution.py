@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, interpolate
 
 from scgmvae.checks import check_at_least, check_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["LowResolution"]
 

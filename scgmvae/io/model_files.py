@@ -22,11 +22,10 @@ import time
 from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -34,6 +33,9 @@ from torch import Tensor, nn
 from scgmvae.io.values import decode, encode
 from scgmvae.nn.layers import ConditionedLinear
 from scgmvae.versions import versions
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["FORMAT", "PICKLE", "Saved", "check_there", "read", "write"]
 
@@ -78,11 +80,11 @@ def check_there(folder: Path, prefix: str = "") -> None:
 class Saved(NamedTuple):
     """What the files of a model hold."""
 
-    attributes: dict[str, object]
+    attributes: dict[str, Any]
     var_names: NDArray
     weights: dict[str, Tensor]
     adata_path: Path | None
-    training: dict[str, object] | None
+    training: dict[str, Any] | None
     format: int
 
     def put_weights(self, module: nn.Module) -> None:
@@ -141,7 +143,7 @@ def write(
         If an attribute has no place in JSON.
     """
     arrays: dict[str, NDArray] = {}
-    content: dict[str, object] = {
+    content: dict[str, Any] = {
         "class": class_name,
         "versions": versions(),
         "var_names": encode(np.asarray(var_names), arrays),
@@ -181,7 +183,7 @@ def _encode(attribute: str, value: object, arrays: dict[str, NDArray]) -> object
         ) from error
 
 
-def _digest(content: dict[str, object]) -> str:
+def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -191,7 +193,7 @@ def _digest_of_file(path: Path) -> str:
 
 
 def _put_in_place(
-    folder: Path, prefix: str, content: dict[str, object], writers: dict[str, Callable]
+    folder: Path, prefix: str, content: dict[str, Any], writers: dict[str, Callable]
 ) -> None:
     """Write files beside what is there, then put the JSON file that names them in place."""
     is_new = not folder.exists()
@@ -264,7 +266,7 @@ def _is_plain(name: object) -> bool:
     return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
 
 
-def _check_content(content: dict[str, object]) -> None:
+def _check_content(content: dict[str, Any]) -> None:
     """Raise ``TypeError`` where the document is not built as :func:`write` does."""
     files, attributes = content["files"], content["attributes"]
     is_sound = (

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["KIND", "decode", "encode"]
 
@@ -65,7 +68,7 @@ def encode(value: object, arrays: dict[str, NDArray]) -> object:
     raise TypeError(f"{value!r}, a {type(value).__name__}")
 
 
-def decode(value: object, arrays: Mapping[str, NDArray]) -> object:
+def decode(value: Any, arrays: Mapping[str, NDArray]) -> Any:
     """The value that :func:`encode` was given.
 
     Parameters

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
-from mudata import MuData
-from numpy.typing import NDArray
 
 from scgmvae.data import validation
 from scgmvae.model.novelty import NoveltyMixin
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+    from numpy.typing import NDArray
 
 __all__ = ["AnnotationMixin"]
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from anndata import AnnData
-from numpy.typing import NDArray
 from scvi import settings
-from scvi.module.base import BaseModuleClass
 from torch import Tensor
 
 from scgmvae.data import validation
@@ -20,6 +16,13 @@ from scgmvae.model.seeded import Seeded
 from scgmvae.model.showing import Showing
 from scgmvae.train.runner import unchanged_without_training
 from scgmvae.versions import versions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from anndata import AnnData
+    from numpy.typing import ArrayLike, NDArray
+    from scvi.module.base import BaseModuleClass
 
 __all__ = ["Model"]
 
@@ -79,7 +82,7 @@ class Model(Showing, Seeded, Saving):
         self,
         read: Callable[[dict[str, Any], dict[str, Any]], Mapping[str, Tensor]],
         adata: AnnData | None,
-        indices: Sequence[int] | None,
+        indices: ArrayLike | None,
         batch_size: int | None,
     ) -> dict[str, NDArray]:
         """Results at the posterior means of the latents, each ``(n, ·)``, in one pass.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
-from numpy.typing import NDArray
 
 from scgmvae.clustering.merging import bhattacharyya
 from scgmvae.data import validation
 from scgmvae.model.annotation import AnnotationMixin
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
 
 __all__ = ["ComponentsMixin"]
 
@@ -171,7 +175,8 @@ class ComponentsMixin(AnnotationMixin):
         loc, scale = self._drawn_components()
         overlap = bhattacharyya(loc, scale)
         if len(names) == 1:
-            return {"nearest": [None], "overlap": [np.nan], "distance": [np.nan]}
+            none = np.array([np.nan])
+            return {"nearest": np.array([None]), "overlap": none, "distance": none}
         np.fill_diagonal(overlap, -1)
         nearest = overlap.argmax(1)
         pooled = (scale**2 + scale[:, nearest] ** 2) / 2  # (S, K, L)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from anndata import AnnData
-from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
@@ -15,6 +13,12 @@ from scgmvae import checks
 from scgmvae.data import validation
 from scgmvae.data.conditions import resolved
 from scgmvae.model.merging import MergingMixin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["DecodingMixin"]
 
@@ -28,7 +32,7 @@ class DecodingMixin(MergingMixin):
     def get_reconstruction(
         self,
         adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
+        indices: ArrayLike | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> NDArray[np.float32]:
         """Expected x of each cell at the mean of its z, at its own conditions and library size.

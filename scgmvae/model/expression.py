@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-from anndata import AnnData
-from numpy.typing import NDArray
 from scvi.model.base import RNASeqMixin
-from torch import Tensor
 
 from scgmvae.data import validation
 from scgmvae.model.base import Model
 from scgmvae.model.seeded import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
 
 __all__ = ["ExpressionMixin"]
 
@@ -28,7 +32,7 @@ class ExpressionMixin(Model, RNASeqMixin):
     def get_normalized_expression(
         self,
         adata: AnnData | None = None,
-        indices: Sequence[int] | Sequence[bool] | None = None,
+        indices: ArrayLike | None = None,
         transform_batch: object = None,
         gene_list: Sequence[str] | None = None,
         library_size: float | str = 1,
@@ -81,7 +85,7 @@ class ExpressionMixin(Model, RNASeqMixin):
     def posterior_predictive_sample(
         self,
         adata: AnnData | None = None,
-        indices: Sequence[int] | Sequence[bool] | None = None,
+        indices: ArrayLike | None = None,
         transform_batch: object = None,
         n_samples: int = 1,
         gene_list: Sequence[str] | None = None,

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data import _constants as scvi_constants
 from scvi.data._utils import _assign_adata_uuid, _check_if_view
 from scvi.model.base import BaseModelClass
-from torch import Tensor
 
 from scgmvae.data import validation
 from scgmvae.data.genes import match_genes
@@ -22,6 +19,13 @@ from scgmvae.data.images import check_same_shape, pixel_scale
 from scgmvae.data.minibatches import MinibatchLoader
 from scgmvae.data.registry import CONDITION_ARGUMENTS, Setup
 from scgmvae.distributions.likelihoods import COUNT_LIKELIHOODS, Likelihood
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import ArrayLike
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +38,8 @@ class Fields(BaseModelClass):
     _data_loader_cls = MinibatchLoader
     _module_kwargs: dict[str, Any]
     """Settings of the module, ``likelihood`` and ``image_shape`` among them."""
+    _adata: AnnData | None
+    _adata_manager: AnnDataManager | None
     _matched: AnnData | None = None
     """The last copy that was made to bring new data to the model's genes."""
 
@@ -133,7 +139,7 @@ class Fields(BaseModelClass):
         BaseModelClass.adata.fset(self, validated)
 
     def _make_data_loader(
-        self, adata: AnnData, indices: Sequence[int] | None = None, *args: Any, **kwargs: Any
+        self, adata: AnnData, indices: ArrayLike | None = None, *args: Any, **kwargs: Any
     ) -> MinibatchLoader:
         """As in scvi-tools, for rows that are there."""
         rows = validation.rows_of(adata, indices)

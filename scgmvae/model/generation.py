@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
@@ -23,10 +22,15 @@ from scgmvae.data.conditions import (
     resolved,
 )
 from scgmvae.data.keys import COMPONENT_KEY, IMAGE_SHAPE_KEY, OBSERVED_KEY
-from scgmvae.data.minibatches import MinibatchLoader
 from scgmvae.data.registry import label_codes
 from scgmvae.model.decoding import DecodingMixin
 from scgmvae.module.cgmvae import of_component
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+    from torch.distributions import Distribution
+
+    from scgmvae.data.minibatches import MinibatchLoader
 
 __all__ = ["GenerationMixin"]
 
@@ -42,7 +46,7 @@ class GenerationMixin(DecodingMixin):
         adata: AnnData | None = None,
         conditions: Mapping[str, object] | None = None,
         *,
-        indices: Sequence[int] | None = None,
+        indices: ArrayLike | None = None,
         via: Literal["z", "w"] = "z",
         n_samples: int = 1,
         batch_size: int = 1024,
@@ -262,7 +266,7 @@ class GenerationMixin(DecodingMixin):
         names, cluster_names = self.component_names, self.cluster_names
         used = names[np.unique(components)]
         is_number = isinstance(component, int | np.integer) and not isinstance(component, bool)
-        if is_number and 0 <= component < len(names):
+        if is_number and component in range(len(names)):
             numbers = np.array([component])
         elif isinstance(component, str) and component in names:
             numbers = np.flatnonzero(names == component)
@@ -279,7 +283,7 @@ class GenerationMixin(DecodingMixin):
             raise ValueError(
                 "component must have cells in the training data, but "
                 f"{_asked_for(component, names)!r} is empty. Those with cells are: "
-                f"{checks.listed(used)}."
+                f"{checks.listed(list(used))}."
             )
         return numbers
 
@@ -310,11 +314,10 @@ class GenerationMixin(DecodingMixin):
                 for condition in conditions:
                     new[condition.key] = new[condition.key].clone()
                     new[condition.key][:, condition.position] = condition.code
-                rate, first = 0.0, None
-                for _ in range(n_samples):
-                    inputs = self.module._get_generative_input(new, place(tensors, new))
-                    p_x = self.module.generative(**inputs)["px"]
-                    rate, first = rate + p_x.mean / n_samples, first or p_x
+                first = self._density(new, place(tensors, new))
+                rate = first.mean / n_samples
+                for _ in range(n_samples - 1):
+                    rate = rate + self._density(new, place(tensors, new)).mean / n_samples
                 x = first.sample().float().cpu().numpy()
                 drawn.append(sparse.csr_matrix(x) if self.module.is_count else x)
                 rates.append(rate.float().cpu().numpy())
@@ -326,6 +329,11 @@ class GenerationMixin(DecodingMixin):
             var=var.drop(columns=OBSERVED_KEY, errors="ignore"),
             uns={} if image_shape is None else {IMAGE_SHAPE_KEY: np.array(image_shape)},
         )
+
+    def _density(self, tensors: dict[str, Tensor], outputs: dict[str, Any]) -> Distribution:
+        """p(x|z,c) at latents of some outputs of inference, under a minibatch's conditions."""
+        inputs = self.module._get_generative_input(tensors, outputs)
+        return self.module.generative(**inputs)["px"]
 
 
 def _asked_for(component: str | int, names: NDArray[np.str_]) -> str:

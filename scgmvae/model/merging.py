@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from scgmvae import checks
 from scgmvae.clustering.merging import (
@@ -18,6 +19,9 @@ from scgmvae.clustering.merging import (
 )
 from scgmvae.data import validation
 from scgmvae.model.components import ComponentsMixin
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["MergingMixin"]
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anndata import AnnData
 from mudata import MuData
-from scvi.data import AnnDataManager
 from scvi.data._utils import _check_if_view
 
 from scgmvae import checks
@@ -16,6 +13,12 @@ from scgmvae.data import validation
 from scgmvae.data.keys import MODALITY_KEY
 from scgmvae.data.registry import Setup
 from scgmvae.model.setup import SetupMixin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from anndata import AnnData
+    from scvi.data import AnnDataManager
 
 __all__ = ["MuDataMixin", "named_columns"]
 
@@ -89,7 +92,7 @@ class MuDataMixin(SetupMixin):
         modality = cls._modality_of(mdata, modality)
         adata = mdata[modality]
         validation.check_not_view(adata)
-        setup = {
+        setup: dict[str, Any] = {
             "batch_key": batch_key,
             "labels_key": labels_key,
             "size_factor_key": size_factor_key,
@@ -125,7 +128,7 @@ class MuDataMixin(SetupMixin):
 
     @classmethod
     def _anndata_of(
-        cls, data: object, attributes: Mapping[str, Any], to_write: bool = False
+        cls, data: Any, attributes: Mapping[str, Any], to_write: bool = False
     ) -> AnnData:
         """As of every model, and of a MuData its modality, with the columns that the model reads.
 
@@ -188,7 +191,7 @@ def named_columns(setup: Mapping[str, object]) -> list[str]:
     return found
 
 
-def _without(prefix: str, value: object) -> object:
+def _without(prefix: str, value: Any) -> Any:
     """A column, or a list of columns, by its name in the modality."""
     if isinstance(value, list):
         return [_without(prefix, name) for name in value]

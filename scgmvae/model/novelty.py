@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from anndata import AnnData
-from numpy.typing import NDArray
-from torch import Tensor
 
 from scgmvae.model.posteriors import PosteriorsMixin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anndata import AnnData
+    from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
 
 __all__ = ["OUTERMOST", "NoveltyMixin"]
 
@@ -31,7 +35,7 @@ class NoveltyMixin(PosteriorsMixin):
     def get_novelty(
         self,
         adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
+        indices: ArrayLike | None = None,
         batch_size: int | None = None,
         dataloader: Iterator[dict[str, Tensor]] | None = None,
     ) -> NDArray[np.float64]:

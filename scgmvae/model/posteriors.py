@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
-from numpy.typing import NDArray
 from scipy.special import softmax
 from scvi.model.base import VAEMixin
 from torch import Tensor
@@ -30,6 +27,12 @@ from scgmvae.data import validation
 from scgmvae.data.minibatches import stacked
 from scgmvae.model.mudata import MuDataMixin
 from scgmvae.model.seeded import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from anndata import AnnData
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["PosteriorsMixin"]
 
@@ -81,7 +84,7 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
     def _posteriors(
         self,
         adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
+        indices: ArrayLike | None = None,
         batch_size: int | None = None,
         dataloader: Iterator[dict[str, Tensor]] | None = None,
     ) -> dict[str, NDArray[np.float32]]:
@@ -107,7 +110,7 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
     def _minibatches_to_read(
         self,
         adata: AnnData | None,
-        indices: Sequence[int] | None,
+        indices: ArrayLike | None,
         batch_size: int | None,
         dataloader: Iterator[dict[str, Tensor]] | None,
     ) -> Iterable[dict[str, Tensor]]:
@@ -165,7 +168,7 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
     def get_latent_representation(
         self,
         adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
+        indices: ArrayLike | None = None,
         give_mean: bool = True,
         mc_samples: int | None = None,
         batch_size: int | None = None,
@@ -233,7 +236,7 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
     def predict(
         self,
         adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
+        indices: ArrayLike | None = None,
         soft: bool = False,
         batch_size: int | None = None,
         dataloader: Iterator[dict[str, Tensor]] | None = None,
@@ -337,7 +340,7 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
     def get_aggregated_posterior(
         self,
         adata: AnnData | None = None,
-        indices: NDArray[np.integer] | None = None,
+        indices: ArrayLike | None = None,
         batch_size: int | None = None,
         dof: float | None = 3.0,
     ) -> Distribution:

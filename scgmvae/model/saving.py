@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anndata
 from anndata import AnnData
@@ -15,13 +14,17 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.model._utils import parse_device_args
 from scvi.model.base._save_load import _initialize_model, _validate_var_names
-from torch import Tensor
 
 from scgmvae.data.genes import match_genes
 from scgmvae.data.registry import Setup
 from scgmvae.data.validation import unchanged_on_error
 from scgmvae.io.model_files import DATA_FILE, PICKLE, Saved, check_there, read, write
 from scgmvae.model.fields import Fields
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
 
 __all__ = ["Saving"]
 
@@ -97,7 +100,7 @@ class Saving(Fields):
             write_data = partial(self.adata.write_h5ad, **anndata_write_kwargs)
         self._write_files(folder, prefix, self._attributes(), write_data=write_data)
 
-    def _attributes(self) -> dict[str, object]:
+    def _attributes(self) -> dict[str, Any]:
         """What of the model is kept, by scvi-tools' rule that its name ends in one underscore."""
         return {name: v for name, v in self._get_user_attributes() if name.endswith("_")}
 
@@ -220,7 +223,7 @@ class Saving(Fields):
         return read(Path(dir_path), "", cls.__name__).weights
 
     @classmethod
-    def load_registry(cls, dir_path: str | Path, prefix: str | None = None) -> dict[str, object]:
+    def load_registry(cls, dir_path: str | Path, prefix: str | None = None) -> dict[str, Any]:
         """The registry of a saved model, without loading it.
 
         Parameters

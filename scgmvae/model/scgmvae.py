@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anndata import AnnData
-from mudata import MuData
 from scvi import REGISTRY_KEYS
 
 from scgmvae.checks import listed
 from scgmvae.data import validation
 from scgmvae.data.images import image_shape_of, shape_of
-from scgmvae.data.minibatches import MinibatchLoader
-from scgmvae.distributions.likelihoods import Likelihood
 from scgmvae.model.expression import ExpressionMixin
 from scgmvae.model.fitted import Fitted
 from scgmvae.model.generation import GenerationMixin
@@ -23,6 +18,15 @@ from scgmvae.model.scvi_settings import from_scvi
 from scgmvae.model.training import TrainingMixin
 from scgmvae.module.cgmvae import CGMVAE, Prior, Widths
 from scgmvae.train.recipe import COUNTS, recipe_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scgmvae.data.minibatches import MinibatchLoader
+    from scgmvae.distributions.likelihoods import Likelihood
 
 __all__ = ["SCGMVAE"]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from scgmvae.distributions.likelihoods import Likelihood
+if TYPE_CHECKING:
+    from scgmvae.distributions.likelihoods import Likelihood
 
 __all__ = ["OF_QUERY", "check_offered", "from_scvi"]
 
-LIKELIHOOD_NAMES = {"normal": "gaussian"}
+LIKELIHOOD_NAMES: dict[str, Likelihood] = {"normal": "gaussian"}
 """Values of SCVI's ``gene_likelihood`` that have another name here."""
 
 Offered = Mapping[str, tuple[object, str]]
@@ -47,7 +49,7 @@ OF_QUERY: Offered = {
 }
 
 
-def check_offered(offered: Offered, given: Mapping[str, object]) -> dict[str, object]:
+def check_offered(offered: Offered, given: Mapping[str, object]) -> dict[str, Any]:
     """Settings that are none of scvi-tools'; ``NotImplementedError`` for a value without meaning.
 
     Parameters
@@ -69,7 +71,7 @@ def check_offered(offered: Offered, given: Mapping[str, object]) -> dict[str, ob
 
 def from_scvi(
     likelihood: Likelihood | None, settings: Mapping[str, object]
-) -> tuple[Likelihood | None, dict[str, object]]:
+) -> tuple[Likelihood | None, dict[str, Any]]:
     """Likelihood and settings of the module, where some may be named as SCVI names them.
 
     Parameters

@@ -6,17 +6,15 @@ change, and all of them draw from the random states that the rest of the program
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial, wraps
 from inspect import BoundArguments, Parameter, signature
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
 from scvi.model.base import VAEMixin
 from torch import Tensor
 
@@ -24,6 +22,12 @@ from scgmvae import checks
 from scgmvae.data import validation
 from scgmvae.data.minibatches import stacked
 from scgmvae.model.fields import Fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from anndata import AnnData
+    from numpy.typing import ArrayLike
 
 __all__ = ["Seeded", "drawing_from", "seeded"]
 
@@ -84,11 +88,12 @@ def seeded(method: Callable[..., T], original: Callable[..., T] | None = None) -
 
     of_seed = Parameter("seed", Parameter.KEYWORD_ONLY, default=0, annotation="int")
     arguments = [*signature(method).parameters.values(), of_seed]
-    read.__signature__ = signature(method).replace(parameters=sorted(arguments, key=_kind))
+    shown = signature(method).replace(parameters=sorted(arguments, key=_kind))
+    read.__signature__ = shown  # type: ignore[attr-defined]  # as inspect reads it
     return read
 
 
-def _by_name(bound: BoundArguments) -> dict[str, object]:
+def _by_name(bound: BoundArguments) -> dict[str, Any]:
     """Arguments by their names, further ones too."""
     given = dict(bound.arguments)
     for name, parameter in bound.signature.parameters.items():
@@ -152,7 +157,7 @@ class Seeded(Fields):
     def get_marginal_ll(
         self,
         adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
+        indices: ArrayLike | None = None,
         n_mc_samples: int = 1_000,
         batch_size: int | None = None,
         return_mean: bool = True,
@@ -182,7 +187,7 @@ class Seeded(Fields):
     def get_elbo_terms(
         self,
         adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
+        indices: ArrayLike | None = None,
         batch_size: int | None = None,
         *,
         seed: int = 0,

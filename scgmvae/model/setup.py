@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data import _constants as scvi_constants
@@ -17,7 +15,6 @@ from scvi.data.fields import (
     NumericalJointObsField,
     NumericalObsField,
 )
-from torch import Tensor
 
 from scgmvae.data import validation
 from scgmvae.data.datamodules import (
@@ -32,6 +29,12 @@ from scgmvae.data.datamodules import (
 from scgmvae.data.label_field import LabelsField
 from scgmvae.data.registry import Setup
 from scgmvae.model.base import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from anndata import AnnData
+    from torch import Tensor
 
 __all__ = ["SetupMixin"]
 
@@ -53,7 +56,7 @@ class SetupMixin(Model):
         size_factor_key: str | None = None,
         categorical_covariate_keys: list[str] | None = None,
         continuous_covariate_keys: list[str] | None = None,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> None:
         """Register the fields of an AnnData that the model reads.
 
@@ -160,7 +163,7 @@ class SetupMixin(Model):
         """How minibatches of the data module are read."""
         return Layout(self._setup, tuple(self.label_codes_), self.module.takes_sparse)
 
-    def _check_data_module(self, datamodule: object) -> None:
+    def _check_data_module(self, datamodule: Any) -> None:
         """Raise where the model was not made for a data module.
 
         Raises

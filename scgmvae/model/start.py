@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
@@ -17,6 +18,9 @@ from scgmvae.model.merging import MergingMixin
 from scgmvae.train.cells import cells_to_start_from
 from scgmvae.train.recipe import Recipe, recipe_for
 from scgmvae.train.start import start_decoder, start_mixture, starting_partition
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["StartMixin"]
 

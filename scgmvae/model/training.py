@@ -13,11 +13,9 @@ from __future__ import annotations
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
 import numpy as np
-from numpy.typing import NDArray
 from scvi.train._config import KwargsLike, merge_kwargs
 
 from scgmvae import checks
@@ -51,6 +49,10 @@ from scgmvae.train.runner import StagedTrainRunner
 from scgmvae.train.start import (
     MixtureStart,
 )
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from numpy.typing import NDArray
 
 __all__ = ["TrainingMixin"]
 
@@ -92,7 +94,7 @@ class TrainingMixin(StartMixin):
         checkpoint_dir: str | Path | None = None,
         checkpoint_every: int | None = None,
         resume_from: str | Path | None = None,
-        **trainer_kwargs: object,
+        **trainer_kwargs: Any,
     ) -> None:
         """Train the model, and write embedding and clusters into its AnnData.
 

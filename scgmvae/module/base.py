@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import torch
@@ -13,6 +12,9 @@ from scvi.module.base import BaseModuleClass
 from torch import Tensor, nn
 
 from scgmvae.nn.layers import ConditionedLinear, ConditionSizes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["ExtendableModule", "importance_sampled"]
 

@@ -37,12 +37,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.model.base import BaseModelClass
 from scvi.module.base import LossOutput, auto_move_data
 from torch import Tensor, nn
 from torch.distributions import Normal
@@ -73,6 +72,9 @@ from scgmvae.nn.networks import (
     DirichletNetwork,
     Encoder,
 )
+
+if TYPE_CHECKING:
+    from scvi.model.base import BaseModelClass
 
 __all__ = ["CGMVAE", "MIXTURE_PRIORS", "Prior", "Widths", "of_component"]
 
@@ -217,7 +219,7 @@ class CGMVAE(ExtendableModule):
         self.n_labels = n_labels
         self.n_latent = n_latent
         self.n_latent_w = n_latent_w
-        self.n_hidden = widths[-1] if widths else n_hidden  # of the smaller networks
+        self.n_hidden = _last_width(n_hidden, widths)
         self.image_shape = None if image_shape is None else shape_of(image_shape)
         self.gene_likelihood = likelihood  # the name that scvi-tools' RNASeqMixin reads
         self.dispersion = dispersion
@@ -523,7 +525,7 @@ class CGMVAE(ExtendableModule):
         observed: Tensor | None = None,
         transform_batch: int | None = None,
         only_x: bool = False,
-    ) -> dict[str, object]:
+    ) -> dict[str, Any]:
         """Densities of the generative model at samples of the latents.
 
         Parameters
@@ -812,6 +814,11 @@ def hidden_widths(n_hidden: Widths, n_layers: int) -> tuple[int, ...]:
     check_whole(1, n_hidden=n_hidden)
     check_whole(0, n_layers=n_layers)
     return (n_hidden,) * n_layers
+
+
+def _last_width(n_hidden: Any, widths: tuple[int, ...]) -> int:
+    """Width of the smaller networks: that of the last hidden layer of the encoder, if any."""
+    return widths[-1] if widths else n_hidden
 
 
 def _unit_normal(like: Tensor, center: Tensor | float) -> Normal:

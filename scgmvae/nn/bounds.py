@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.distributions import Normal
 
 __all__ = [
@@ -46,7 +46,7 @@ class _BoundedExp(torch.autograd.Function):
     """One step back where autograd takes four: small steps cost more than their arithmetic."""
 
     @staticmethod
-    def forward(ctx, raw: Tensor, bound: float) -> Tensor:
+    def forward(ctx: FunctionCtx, raw: Tensor, bound: float) -> Tensor:
         ratio = torch.tanh(raw / bound)
         value = torch.exp(bound * ratio)
         ctx.save_for_backward(ratio, value)
@@ -54,7 +54,7 @@ class _BoundedExp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         ratio, value = ctx.saved_tensors
         return grad * value * (1 - ratio.square()), None
 

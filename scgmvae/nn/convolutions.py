@@ -7,14 +7,17 @@ normalisation and ReLU. c enters at the linear maps to and from the latents.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from scgmvae.nn.bounds import full
 from scgmvae.nn.layers import ConditionedLinear, Conditions, ConditionSizes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["ConvolutionalDecoder", "ConvolutionalTrunk", "check_image_shape"]
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from scgmvae.nn import sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["ConditionSizes", "ConditionedLinear", "Conditions", "Dropout", "Trunk", "linear_maps"]
 

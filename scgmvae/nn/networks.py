@@ -6,7 +6,7 @@ concentrations is bounded here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,9 @@ from scgmvae.nn.layers import (
     Trunk,
     linear_maps,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "Classifier",

@@ -9,14 +9,16 @@ takes several times as long.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from scipy import sparse
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import embedding_bag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "NonZero",
@@ -71,8 +73,10 @@ def pinned(x: Tensor) -> Tensor:
     """The matrix x in page-locked memory, from which a GPU copies by itself."""
     if not is_sparse(x):
         return x.pin_memory()
-    parts = (x.crow_indices(), x.col_indices(), x.values())
-    return csr_tensor(*(part.pin_memory() for part in parts), x.shape[1])
+    offsets, genes, values = (
+        part.pin_memory() for part in (x.crow_indices(), x.col_indices(), x.values())
+    )
+    return csr_tensor(offsets, genes, values, x.shape[1])
 
 
 class NonZero(NamedTuple):
@@ -137,15 +141,18 @@ class _SparseLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, values: Tensor, genes: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
+    def forward(
+        ctx: FunctionCtx, values: Tensor, genes: Tensor, offsets: Tensor, weight: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(values, genes, offsets)
         ctx.n_genes = len(weight)
         return _product(values, genes, offsets, weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[None, None, None, Tensor]:
-        values, cells, offsets = transposed(*ctx.saved_tensors, ctx.n_genes)
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[None, None, None, Tensor]:
+        values, genes, offsets = ctx.saved_tensors
+        values, cells, offsets = transposed(values, genes, offsets, ctx.n_genes)
         return None, None, None, _product(values, cells, offsets, grad)
 
 

@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from anndata import AnnData
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram
 
 from scgmvae.clustering.merging import tree_by_overlap
@@ -18,6 +15,10 @@ from scgmvae.model.novelty import OUTERMOST
 from scgmvae.plotting._style import PALETTE, colors_of, new_axes, plain
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from scgmvae.model.scgmvae import SCGMVAE
 
 __all__ = ["component_labels", "component_similarity", "components", "confidence", "novelty"]

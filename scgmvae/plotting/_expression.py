@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from anndata import AnnData
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from scgmvae.checks import check_whole, listed
@@ -18,6 +14,14 @@ from scgmvae.data.normalization import mean_expression as mean_of_genes
 from scgmvae.data.normalization import r_squared
 from scgmvae.data.validation import check_layer
 from scgmvae.plotting._style import PALETTE, WIDTH, new_axes, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["generated", "mean_expression"]
 
@@ -65,8 +69,10 @@ def mean_expression(
     if isinstance(genes, int | np.integer):
         check_whole(0, genes=genes)
         distance = (means["predicted"] - means["real"]).abs()
-        genes = distance.sort_values(ascending=False, kind="stable").index[:genes]
-    unknown = [gene for gene in genes if gene not in means.index]
+        named = list(distance.sort_values(ascending=False, kind="stable").index[:genes])
+    else:
+        named = list(genes)
+    unknown = [gene for gene in named if gene not in means.index]
     if unknown:
         raise KeyError(
             f"Genes to name must be in both data, but these are not: {listed(unknown)}."
@@ -76,7 +82,7 @@ def mean_expression(
     axis.set_title(f"R² = {r_squared(means['real'], means['predicted']):.3f}", fontsize=9)
     axis.set_xlabel("real, mean log(1 + counts per 10,000)", fontsize=8)
     axis.set_ylabel("predicted", fontsize=8)
-    _name_points(means.loc[list(genes)], axis)
+    _name_points(means.loc[named], axis)
     return axis
 
 

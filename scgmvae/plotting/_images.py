@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
-from anndata import AnnData
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 
 from scgmvae.checks import check_whole, is_number
 from scgmvae.data.validation import rows_of
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
     from scgmvae.model.scgmvae import SCGMVAE
 
 __all__ = ["manifold", "reconstructions", "samples"]
@@ -125,7 +126,7 @@ def manifold(
             "The manifold is a plane, so the model needs n_latent=2, but it has "
             f"n_latent={model.module.n_latent}."
         )
-    ticks = np.linspace(*pair, n)
+    ticks = np.linspace(pair[0], pair[1], n)
     right, up = np.meshgrid(ticks, ticks[::-1])
     decoded = model.decode(np.column_stack([right.ravel(), up.ravel()]), conditions)
     figure, axis = plt.subplots(figsize=(5.4, 5.4 * shape[0] / shape[1]), layout="constrained")

@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 from anndata import AnnData
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from scgmvae.checks import check_choices, check_seed, check_whole
 from scgmvae.data.validation import check_anndata, check_columns
 from scgmvae.plotting._style import WIDTH, palette_of, plain
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from scgmvae.model.scgmvae import SCGMVAE
 
 __all__ = ["embedding", "in_two_dimensions", "latent", "latent_size"]

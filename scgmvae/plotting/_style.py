@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-from anndata import AnnData
-from matplotlib.axes import Axes
 from scanpy.plotting import palettes
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
 
 __all__ = ["PALETTE", "WIDTH", "colors_of", "new_axes", "palette_of", "plain"]
 

@@ -6,8 +6,11 @@ findings can be wrong in ways that need the biology to be seen.
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 __all__ = ["of_cells", "of_components", "of_latent", "of_training"]
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
 from datetime import date
 from importlib.resources import files
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 import matplotlib.pyplot as plt
@@ -16,8 +14,6 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 from anndata import AnnData
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 
 from scgmvae import plotting
@@ -26,10 +22,18 @@ from scgmvae.data.matrices import read_rows
 from scgmvae.data.normalization import log_normalized
 from scgmvae.io.whole_files import check_target, whole_file
 from scgmvae.metrics import clustering_scores
-from scgmvae.model.scgmvae import SCGMVAE
 from scgmvae.plotting._latent import in_two_dimensions
 from scgmvae.plotting._training import terms_of
 from scgmvae.report import diagnosis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from scgmvae.model.scgmvae import SCGMVAE
 
 __all__ = ["marker_genes", "write_report"]
 
@@ -67,7 +71,7 @@ def write_report(
         made.write_text(page, encoding="utf-8")
 
 
-def _content(model: SCGMVAE, labels_key: str | None, seed: int) -> dict[str, object]:
+def _content(model: SCGMVAE, labels_key: str | None, seed: int) -> dict[str, Any]:
     """What the template shows, all numbers as text."""
     cells = AnnData(obs=model.adata.obs.copy(), uns=_colors(model.adata))
     model._write(cells, model._posteriors(), KEY)
@@ -149,7 +153,7 @@ def _setting_rows(model: SCGMVAE) -> dict[str, str]:
 
 def _component_rows(
     model: SCGMVAE, table: pd.DataFrame, counts: NDArray, shown: AnnData
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Header and rows of the table of components."""
     header = ["component", "cells", "share", "confidence", "nearest (overlap)"]
     columns = [
@@ -189,7 +193,7 @@ def _cluster_rows(model: SCGMVAE) -> dict[str, str]:
     return {names[code]: of_cluster for code, of_cluster in parts.items()}
 
 
-def _agreement(model: SCGMVAE, cells: AnnData, labels_key: str) -> dict[str, object]:
+def _agreement(model: SCGMVAE, cells: AnnData, labels_key: str) -> dict[str, Any]:
     labels = model._known_labels(model.adata, labels_key)
     is_known = labels.notna().to_numpy()
     scores = clustering_scores(labels[is_known], cells.obs[KEY][is_known])
@@ -267,7 +271,7 @@ def marker_genes(adata: AnnData, groups: NDArray, n: int) -> dict[str, list[str]
     }
 
 
-def _colors(adata: AnnData) -> dict[str, object]:
+def _colors(adata: AnnData) -> dict[str, Any]:
     return {name: value for name, value in adata.uns.items() if name.endswith("_colors")}
 
 

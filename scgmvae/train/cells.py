@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from scgmvae.data.minibatches import BLOCK, CELLS_IN_MEMORY
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["cells_to_start_from", "copies_of_cells"]
 

@@ -8,25 +8,29 @@ random state. It is written between two epochs, where nothing else has a state.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
 
 from scgmvae.data.keys import GUIDE_KEY
 from scgmvae.data.matrices import is_on_disk
 from scgmvae.data.registry import Setup
 from scgmvae.io.model_files import FORMAT, TRAINING_FILE, Saved, check_there, read
 from scgmvae.io.values import encode
-from scgmvae.module.cgmvae import CGMVAE
-from scgmvae.train.plan import StagedTrainingPlan
-from scgmvae.train.runner import KeepingTrainRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from scvi.data import AnnDataManager
+
+    from scgmvae.module.cgmvae import CGMVAE
+    from scgmvae.train.plan import StagedTrainingPlan
+    from scgmvae.train.runner import KeepingTrainRunner
 
 __all__ = [
     "Checkpoints",

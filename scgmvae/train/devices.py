@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
-from numpy.typing import NDArray
 
-from scgmvae.module.cgmvae import CGMVAE
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import lightning.pytorch as pl
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from scgmvae.module.cgmvae import CGMVAE
 
 __all__ = ["check_devices", "start_on_all", "strategy_for"]
 
@@ -22,8 +26,11 @@ def check_devices(accelerator: str, devices: int | list[int] | str) -> None:
     if accelerator not in ("gpu", "cuda") or devices in ("auto", -1, "-1"):
         return
     if isinstance(devices, str) and "," in devices:
-        devices = [device for device in devices.split(",") if device]
-    asked = list(map(int, devices)) if isinstance(devices, list) else range(int(devices))
+        asked = [int(device) for device in devices.split(",") if device]
+    elif isinstance(devices, list):
+        asked = [int(device) for device in devices]
+    else:
+        asked = list(range(int(devices)))
     n_found = torch.cuda.device_count()
     if asked and max(asked) >= n_found:
         raise ValueError(

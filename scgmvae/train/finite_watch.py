@@ -7,19 +7,20 @@ weights go back to those that the epoch began with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
-from torch import Tensor
+from torch import Tensor, nn
 
 from scgmvae.data.keys import CELLS_KEY
 from scgmvae.nn.sparse import dense
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
     from scvi.module.base import LossOutput
 
 __all__ = ["FiniteWatch"]
@@ -53,7 +54,7 @@ class FiniteWatch(pl.Callback):
             Lightning's.
         """
 
-        def remember(module, arguments, outputs):
+        def remember(module: nn.Module, arguments: object, outputs: tuple[Any, ...]) -> None:
             if self._now is not None:  # other callbacks can ask the module before the first step
                 self._now.output = outputs[-1]
 
@@ -129,7 +130,7 @@ class FiniteWatch(pl.Callback):
             where = f"by the end of epoch {trainer.current_epoch + 1}"
             raise self._error(pl_module, where, f"{names} are not finite")
 
-    def on_validation_batch_start(self, trainer: pl.Trainer, *others: object) -> None:
+    def on_validation_batch_start(self, trainer: pl.Trainer, *others: Any) -> None:
         """Remember where validation is.
 
         Parameters
@@ -138,7 +139,8 @@ class FiniteWatch(pl.Callback):
             Lightning's.
         """
         if not trainer.sanity_checking:
-            self.on_train_batch_start(trainer, *others[:3])
+            pl_module, batch, batch_idx, *_ = others
+            self.on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *others: object

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.module.base import BaseModuleClass, LossOutput
 from scvi.train import TrainingPlan
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from scgmvae.checks import check_at_least, check_share, check_whole, listed
 from scgmvae.data.images import distorted
 from scgmvae.data.keys import SEEN_KEY
-from scgmvae.module.cgmvae import CGMVAE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from scvi.module.base import BaseModuleClass, LossOutput
+    from torch.optim import Optimizer
+
+    from scgmvae.module.cgmvae import CGMVAE
 
 __all__ = ["CheckedPlan", "StagedTrainingPlan", "declined"]
 
@@ -235,7 +239,7 @@ class StagedTrainingPlan(CheckedPlan):
         """Name of the current stage."""
         return "joint stage" if self.module.mixture_started else "pretraining"
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> dict[str, Any]:
         """Optimiser, and the schedule of its step length where that is to fall."""
         config = super().configure_optimizers()
         if self.lr_decline and "lr_scheduler" not in config:

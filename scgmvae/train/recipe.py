@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scgmvae.distributions.likelihoods import Likelihood
+if TYPE_CHECKING:
+    from scgmvae.distributions.likelihoods import Likelihood
 
 __all__ = ["COUNTS", "IMAGES", "Length", "Recipe", "recipe_for"]
 
@@ -56,7 +58,7 @@ class Recipe:
     per_value: dict[str, float] = field(default_factory=dict)
     """Further ones that are multiplied by the number of values in x, as its likelihood is."""
 
-    def weights(self, n_input: int) -> dict[str, float]:
+    def weights(self, n_input: int) -> dict[str, Any]:
         """Settings of the training plan of a model with a mixture.
 
         Parameters

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from scvi import settings
 from scvi.train import SaveCheckpoint
 from scvi.train._config import KwargsLike, merge_kwargs
 
 from scgmvae import checks
-from scgmvae.clustering.partition import Start
-from scgmvae.io.model_files import Saved
 from scgmvae.io.values import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from scgmvae.clustering.partition import Start
+    from scgmvae.io.model_files import Saved
 
 __all__ = [
     "Folders",

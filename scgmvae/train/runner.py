@@ -7,18 +7,22 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
 import pandas as pd
-from scvi.dataloaders import DataSplitter
-from scvi.model.base import BaseModelClass
 from scvi.train import SaveCheckpoint, TrainRunner
 
 from scgmvae.train.devices import strategy_for
-from scgmvae.train.plan import StagedTrainingPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import lightning.pytorch as pl
+    from scvi.dataloaders import DataSplitter
+    from scvi.model.base import BaseModelClass
+
+    from scgmvae.train.plan import StagedTrainingPlan
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +127,7 @@ class KeepingTrainRunner(TrainRunner):
         for name, value in self.learned().items():
             setattr(self.model, name, value)
 
-    def learned(self) -> dict[str, object]:
+    def learned(self) -> dict[str, Any]:
         """Attributes of the model as what was trained so far has them."""
         return {
             "is_trained_": True,
@@ -200,7 +204,7 @@ class StagedTrainRunner(KeepingTrainRunner):
         )
         self.first_epoch = first_epoch
 
-    def learned(self) -> dict[str, object]:
+    def learned(self) -> dict[str, Any]:
         """Attributes of the model as what was trained so far has them."""
         module, known = self.model.module, self.model.n_components_
         components = {

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -18,10 +17,16 @@ from scgmvae.clustering.partition import (
     partition_by_labels,
 )
 from scgmvae.data.keys import OBSERVED_KEY
-from scgmvae.module.cgmvae import CGMVAE
-from scgmvae.train.checkpoints import Checkpoints
 from scgmvae.train.devices import start_on_all
-from scgmvae.train.plan import StagedTrainingPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from scgmvae.module.cgmvae import CGMVAE
+    from scgmvae.train.checkpoints import Checkpoints
+    from scgmvae.train.plan import StagedTrainingPlan
 
 __all__ = ["MixtureStart", "start_decoder", "start_mixture", "starting_partition"]
 
@@ -37,20 +42,20 @@ def start_decoder(module: CGMVAE, mean: NDArray[np.floating]) -> None:
     mean
         Mean of x over the training cells, ``(G,)``.
     """
-    mean = torch.as_tensor(np.asarray(mean), dtype=torch.float32)
+    means = torch.as_tensor(np.asarray(mean), dtype=torch.float32)
     if module.is_count:
-        smallest = mean[mean > 0].min()
-        bias = torch.log(mean.clamp(min=smallest / 10) / mean.sum())
+        smallest = means[means > 0].min()
+        bias = torch.log(means.clamp(min=smallest / 10) / means.sum())
     elif module.gene_likelihood == "bernoulli":
-        bias = torch.logit(mean.clamp(1e-3, 1 - 1e-3))
+        bias = torch.logit(means.clamp(1e-3, 1 - 1e-3))
     else:
-        bias = mean
+        bias = means
     module.decoder.start_at(bias)
 
 
 def starting_partition(
     representation: NDArray[np.floating],
-    labels: NDArray[np.integer],
+    labels: NDArray[np.int64],
     groups: NDArray[np.integer] | None,
     *,
     n_labels: int,
