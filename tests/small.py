@@ -9,3 +9,4 @@ TRAINING = {
     "accelerator": "cpu",
     "enable_progress_bar": False,
 }
+QUICK = TRAINING | {"max_epochs": 1, "pretrain_epochs": 1, "start": "kmeans"}
