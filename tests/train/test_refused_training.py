@@ -145,9 +145,13 @@ def test_settings_of_the_data_splitter_are_checked(model, settings, error, messa
     [
         pytest.param({"start": "louvain"}, ValueError, "'leiden'.*'louvain'", id="start"),
         pytest.param({"guide_key": "no"}, KeyError, "guide_key.*'no'", id="no_such_guide"),
-        pytest.param({"guide_key": ["batch"]}, ValueError, "guide_key.*name of", id="guide_in_a_list"),
+        pytest.param(
+            {"guide_key": ["batch"]}, ValueError, "guide_key.*name of", id="guide_in_a_list"
+        ),
         pytest.param({"balance_key": "no"}, KeyError, "balance_key.*'no'", id="no_such_balance"),
-        pytest.param({"balance_key": 3}, ValueError, "balance_key.*name of", id="balance_is_a_number"),
+        pytest.param(
+            {"balance_key": 3}, ValueError, "balance_key.*name of", id="balance_is_a_number"
+        ),
     ],
 )
 def test_unknown_starts_and_columns_are_refused(model, argument, error, message):
