@@ -84,6 +84,12 @@ def trained(counts, make_model, train):
 
 
 @pytest.fixture(scope="session")
+def roughly_trained(counts, make_model, train):
+    """A model like ``trained``, made in no time by one epoch a stage; only to be read."""
+    return train(make_model(counts.copy(), setup={"batch_key": "batch"}), **QUICK)
+
+
+@pytest.fixture(scope="session")
 def trained_normal(counts, make_model, train):
     """The model without components, trained on a copy of ``counts``; only to be read."""
     return train(make_model(counts.copy(), prior="normal"))

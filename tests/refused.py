@@ -23,7 +23,7 @@ def with_value(adata, value):
 
 
 def without_counts(adata):
-    """The data with a cell, ``cell_7`` of those that tests share, that has no counts."""
+    """The data with a cell, that in row 7, that has no counts."""
     x = adata.X.toarray()
     x[7] = 0
     return with_matrix(adata, sparse.csr_matrix(x))

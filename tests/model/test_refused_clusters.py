@@ -24,38 +24,38 @@ from states import unchanged
         pytest.param({"method": "no"}, "method must be one of", id="method"),
     ],
 )
-def test_components_are_merged_by_one_sound_rule(trained, arguments, message):
-    with unchanged(trained):
+def test_components_are_merged_by_one_sound_rule(roughly_trained, arguments, message):
+    with unchanged(roughly_trained):
         for _ in TWICE:
             with pytest.raises(ValueError, match=message):
-                trained.merge_components(**arguments)
+                roughly_trained.merge_components(**arguments)
 
 
 @pytest.mark.parametrize("key", ["", 3, None, ["a"], "a/b", "_scvi_batch"], ids=repr)
-def test_results_are_written_under_a_name(trained, key):
+def test_results_are_written_under_a_name(roughly_trained, key):
     message = f"key_added must be a name.*{re.escape(repr(key))}"
-    with unchanged(trained):
+    with unchanged(roughly_trained):
         for _ in TWICE:
             with pytest.raises(ValueError, match=message):
-                trained.annotate(key_added=key)
+                roughly_trained.annotate(key_added=key)
 
 
-def test_columns_that_the_model_reads_are_not_overwritten(trained):
-    with unchanged(trained):
+def test_columns_that_the_model_reads_are_not_overwritten(roughly_trained):
+    with unchanged(roughly_trained):
         for _ in TWICE:
             with pytest.raises(ValueError, match="overwrite"):
-                trained.annotate(key_added="batch")
+                roughly_trained.annotate(key_added="batch")
 
 
-def test_labels_of_the_table_must_be_in_a_column(trained):
-    with unchanged(trained):
+def test_labels_of_the_table_must_be_in_a_column(roughly_trained):
+    with unchanged(roughly_trained):
         for _ in TWICE:
             with pytest.raises(KeyError, match="'no'"):
-                trained.component_table(labels_key="no")
+                roughly_trained.component_table(labels_key="no")
 
 
-def test_labels_of_the_table_must_be_in_one_column(trained):
-    with unchanged(trained):
+def test_labels_of_the_table_must_be_in_one_column(roughly_trained):
+    with unchanged(roughly_trained):
         for _ in TWICE:
             with pytest.raises(ValueError, match="labels_key must be the name"):
-                trained.component_table(labels_key=["batch"])
+                roughly_trained.component_table(labels_key=["batch"])

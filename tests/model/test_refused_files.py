@@ -57,15 +57,15 @@ def test_loading_takes_no_unknown_argument(folder):
                 SCGMVAE.load(folder, False, pickle=True)
 
 
-def test_a_prefix_of_files_names_no_folder(trained):
-    with unchanged(trained):
+def test_a_prefix_of_files_names_no_folder(roughly_trained):
+    with unchanged(roughly_trained):
         for _ in TWICE:
             with pytest.raises(ValueError, match="beginning of a file name.*'a/b'"):
-                trained.save("/nowhere", prefix="a/b")
+                roughly_trained.save("/nowhere", prefix="a/b")
 
 
-def test_a_folder_is_not_written_over(trained, tmp_path):
-    with unchanged(trained):
+def test_a_folder_is_not_written_over(roughly_trained, tmp_path):
+    with unchanged(roughly_trained):
         for _ in TWICE:
             with pytest.raises(ValueError, match="must not exist.*overwrite"):
-                trained.save(tmp_path)
+                roughly_trained.save(tmp_path)

@@ -113,18 +113,18 @@ def test_draws_of_a_component_must_be_an_integer(conditioned, n_draws):
 
 
 @pytest.mark.parametrize("n", [0, -1, 1.5, "3"], ids=repr)
-def test_cells_to_sample_must_be_an_integer(trained, n):
+def test_cells_to_sample_must_be_an_integer(roughly_trained, n):
     message = f"n must be an integer.*{re.escape(repr(n))}"
-    with unchanged(trained):
+    with unchanged(roughly_trained):
         for _ in TWICE:
             with pytest.raises(ValueError, match=message):
-                trained.sample(n)
+                roughly_trained.sample(n)
 
 
 @pytest.mark.parametrize("component", [3, -1, 1.5, "no", True, ["0"]], ids=repr)
-def test_a_component_to_sample_from_must_be_there(trained, component):
+def test_a_component_to_sample_from_must_be_there(roughly_trained, component):
     message = f"component must be a number below 3 .*'0'.*{re.escape(repr(component))}"
-    with unchanged(trained):
+    with unchanged(roughly_trained):
         for _ in TWICE:
             with pytest.raises(ValueError, match=message):
-                trained.sample(3, component)
+                roughly_trained.sample(3, component)
