@@ -12,9 +12,10 @@ import matplotlib as mpl
 mpl.use("Agg")  # no window opens, with or without a display
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
-from small import NETWORK, TRAINING
+from small import NETWORK, QUICK, TRAINING
 
 from scgmvae import SCGMVAE
 from scgmvae.datasets import synthetic_counts
@@ -83,9 +84,24 @@ def trained(counts, make_model, train):
 
 
 @pytest.fixture(scope="session")
+def roughly_trained(counts, make_model, train):
+    """A model like ``trained``, made in no time by one epoch a stage; only to be read."""
+    return train(make_model(counts.copy(), setup={"batch_key": "batch"}), **QUICK)
+
+
+@pytest.fixture(scope="session")
 def trained_normal(counts, make_model, train):
     """The model without components, trained on a copy of ``counts``; only to be read."""
     return train(make_model(counts.copy(), prior="normal"))
+
+
+@pytest.fixture(scope="session")
+def conditioned(counts, make_model, train):
+    """A model of a batch and a continuous covariate ``age`` as conditions; only to be read."""
+    adata = counts.copy()
+    adata.obs["age"] = np.linspace(0, 1, adata.n_obs)
+    setup = {"batch_key": "batch", "continuous_covariate_keys": ["age"]}
+    return train(make_model(adata, setup), **QUICK)
 
 
 @pytest.fixture

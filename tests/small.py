@@ -9,3 +9,5 @@ TRAINING = {
     "accelerator": "cpu",
     "enable_progress_bar": False,
 }
+# Where a model only has to be trained, however badly.
+QUICK = TRAINING | {"max_epochs": 1, "pretrain_epochs": 1, "start": "kmeans"}

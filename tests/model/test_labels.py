@@ -449,3 +449,22 @@ def test_labels_of_any_type_survive_saving_new_data_and_another_set_up(
         np.testing.assert_array_equal(one.predict(data), predicted)
         assert one.predict(data, soft=True).columns.tolist() == names
     assert "label" not in new.obs
+
+
+def test_new_data_of_a_model_with_labels_need_none(counts, make_model, train):
+    adata = counts.copy()
+    adata.obs["label"] = adata.obs["component"].astype(str)
+    model = train(make_model(adata, setup={"labels_key": "label"}))
+    query = counts[::3].copy()
+    np.testing.assert_array_equal(model.predict(query), model.predict()[::3])
+    assert "label" not in query.obs  # nothing is made up in the user's data
+
+
+def test_more_labels_than_groups_found_still_get_a_component_each(make_model, train):
+    # nine arbitrary labels, of which the counts know nothing
+    adata = scgmvae.datasets.synthetic_counts(200, 40, n_components=3, seed=0)
+    adata.obs["label"] = (np.arange(200) % 9).astype(str)
+    model = make_model(adata, setup={"labels_key": "label"}, n_components=None)
+    train(model)
+    assert model.n_components_ >= 9
+    assert list(model.component_names[:9]) == [str(k) for k in range(9)]
