@@ -74,9 +74,10 @@ soak: $(VENV)/.installed ## random settings and faults put in: what survives, as
 figures: $(VENV)/.installed-test ## make anew the figures that tests compare with, to be looked at
 	$(BIN)/python -m pytest tests/plotting/test_figures.py --mpl-generate-path=tests/plotting/figures
 
-lint: $(VENV)/.installed-test ## check style and formatting
+lint: $(VENV)/.installed-test ## check style, formatting and types
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
 
 format: $(VENV)/.installed-test ## mend style and formatting
 	$(BIN)/ruff check --fix $(CODE)
@@ -96,7 +97,7 @@ constraints: ## resolve constraints.txt anew from pyproject.toml
 
 clean: ## remove the environment, caches and results
 	rm -rf $(VENV) .venv-* build dist demo_output docs/_build docs/api/generated \
-		.pytest_cache .ruff_cache
+		.pytest_cache .ruff_cache .mypy_cache
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps are renewed whenever the requirements change; pip then moves what differs.

@@ -13,7 +13,7 @@ from scipy import sparse
 from scgmvae.data.validation import check_layer
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["log_normalized", "mean_expression", "r_squared"]
 
