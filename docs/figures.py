@@ -9,10 +9,12 @@ All but ``umap.png``, which ``make demo`` makes. ``report.png`` needs Chromium.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -157,7 +159,63 @@ def dual() -> plt.Figure:
     return figure
 
 
+LAYERS = {
+    "cli.py": "the command line",
+    "report": "a fit in one HTML file",
+    "plotting": "figures, as scgmvae.pl",
+    "dual": "DualVAE, a slice of its own",
+    "model": "SCGMVAE: data in, results out",
+    "train": "one training",
+    "module": "the c*GMVAE: inference, generative model, loss",
+    "clustering": "partitions, trees, names",
+    "data": "from an AnnData to minibatches",
+    "datasets": "data to try things on",
+    "io": "files that hold a model",
+    "distributions": "densities and divergences",
+    "nn": "networks",
+    "metrics.py": "scores of clusterings",
+    "checks.py": "checks of single values",
+    "versions.py": "the version, and those of other packages",
+}
+"""Folders and files of the package, and what is in them; each imports from those below it."""
+
+
+def files_of(name: str) -> list[Path]:
+    """The files of a folder of the package, or the one file of that name."""
+    package = Path(scgmvae.__file__).parent
+    return [package / name] if name.endswith(".py") else sorted((package / name).glob("*.py"))
+
+
+def layers() -> plt.Figure:
+    """The layers of the package with their files, and a line from each to those it imports."""
+    figure = plt.figure()
+    axis = figure.add_axes((0, 0, 1, 1))
+    height = {name: 0.5 * (len(LAYERS) - i) - 0.25 for i, name in enumerate(LAYERS)}
+    lane = 6.3
+    for name, y in height.items():
+        files = files_of(name)
+        text = "".join(path.read_text() for path in files)
+        imported = set(re.findall(r"from scgmvae(?:\.| import )(\w+)", text))
+        lower = [height[n] for n in height if Path(n).stem in imported and height[n] < y]
+        axis.add_patch(plt.Rectangle((0.05, y - 0.21), 6.1, 0.42, facecolor="0.95", ec="0.6"))
+        axis.text(0.12, y, name, va="center", fontsize=9, weight="bold")
+        stems = [path.stem.lstrip("_") for path in files if path.stem != "__init__"]
+        listed = "" if name.endswith(".py") else textwrap.fill(", ".join(stems), 104)
+        content = f"{LAYERS[name]}\n{listed}".strip()
+        axis.text(1.2, y, content, va="center", fontsize=7, linespacing=1.1)
+        if lower:
+            axis.plot([6.15, lane, lane], [y, y, min(lower)], color=BLUE, linewidth=0.8)
+            for end in lower:
+                axis.plot([6.15, lane], [end, end], color=BLUE, linewidth=0.4, alpha=0.5)
+            axis.scatter([lane] * len(lower), lower, s=10, color=BLUE, zorder=3)
+        lane += 0.11
+    axis.set(xlim=(0, 8), ylim=(0, 0.5 * len(LAYERS)))
+    axis.axis("off")
+    return figure
+
+
 FIGURES = {
+    "layers": (layers, (8, 0.5 * len(LAYERS))),
     "model": (model, (5.6, 4)),
     "speed": (speed, (4.4, 2.8)),
     "training": (lambda: scgmvae.pl.training(trained()), (8, 4)),

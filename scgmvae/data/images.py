@@ -46,6 +46,7 @@ def image_shape_of(adata: AnnData) -> tuple[int, ...] | None:
 
     Examples
     --------
+    >>> from anndata import AnnData
     >>> image_shape_of(AnnData(np.zeros((2, 6)), uns={"image_shape": (3, 2)}))
     (3, 2)
     """

@@ -23,6 +23,7 @@ from scvi import REGISTRY_KEYS
 
 from scgmvae import pl
 from scgmvae.data.normalization import log_normalized, mean_expression, r_squared
+from scgmvae.data.registry import Setup
 from scgmvae.model.components import ComponentsMixin
 from scgmvae.model.novelty import OUTERMOST
 from scgmvae.plotting import _style
@@ -52,7 +53,7 @@ class Fixed:
     component_names = np.array(["B cell", "T cell", "2", "3"])
     _label_shares = ComponentsMixin._label_shares
     _known_labels = ComponentsMixin._known_labels
-    registry_ = {"setup_args": {"labels_key": "type", "unlabeled_category": "unknown"}}
+    _setup = Setup({"setup_args": {"labels_key": "type", "unlabeled_category": "unknown"}})
 
     def __init__(self, image_shape=None):
         rng = np.random.default_rng(0)

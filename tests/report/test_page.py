@@ -8,6 +8,7 @@ import subprocess
 from html import escape
 from html.parser import HTMLParser
 from importlib.metadata import version
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -323,7 +324,7 @@ def test_a_file_is_replaced_only_on_demand_and_only_by_a_whole_one(hostile, tmp_
             made.write_bytes(b"half")
             raise OSError("no space left")
 
-        patched.setattr(report.Path, "write_text", fail)
+        patched.setattr(Path, "write_text", fail)
         with pytest.raises(OSError, match="no space left"):
             hostile.report(path, overwrite=True)
     assert path.read_text() == "mine"

@@ -1,10 +1,14 @@
 """The folders of the package import one way, files never in a circle, and functions stay short."""
 
 import ast
+import inspect
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from scgmvae import SCGMVAE, DualVAE
 
 PACKAGE = Path(__file__).parents[2] / "scgmvae"
 LAYERS = (
@@ -71,3 +75,26 @@ def test_no_function_is_longer_than_a_screen(name):
             if n_lines > LONGEST_BODY:
                 too_long[node.name] = n_lines
     assert too_long == {}
+
+
+# ------------------------------------------------------------------- docs/architecture.md
+
+PAGE = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+
+
+@pytest.mark.parametrize("cls", [SCGMVAE, DualVAE])
+def test_the_page_has_the_order_of_the_classes(cls):
+    names = [base.__name__ for base in inspect.getmro(cls)[:-1]]
+    assert " → ".join(names) in " ".join(PAGE.split())
+
+
+def test_the_files_that_the_page_names_are_there():
+    paths = set(re.findall(r"`((?:scgmvae|tests|docs|benchmarks)/[\w/.]+)`", PAGE))
+    assert len(paths) > 25
+    assert [path for path in paths if not (PACKAGE.parent / path).exists()] == []
+
+
+def test_the_names_that_the_page_points_to_are_in_its_files():
+    rows = re.findall(r"`(\w+)` (?:of|in) `(scgmvae/[\w/]+\.py)`", PAGE)
+    assert len(rows) >= 4
+    assert [row for row in rows if row[0] not in (PACKAGE.parent / row[1]).read_text()] == []
