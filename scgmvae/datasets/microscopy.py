@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scgmvae.checks import check_seed, is_number
-from scgmvae.datasets.simulated import (
-    _annotated,
-    _check_not_negative,
-    _check_positive,
-    _check_whole,
+from scgmvae.checks import (
+    check_at_least,
+    check_positive,
+    check_seed,
+    check_whole,
+    is_number,
 )
+from scgmvae.datasets.simulated import _annotated
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -102,9 +103,9 @@ def two_photon(
             f"image_shape must be (height, width) in pixels, but received {image_shape!r}."
         )
     height, width = image_shape
-    _check_whole(n=n, height=height, width=width, sector=sector)
-    _check_positive(photons=photons)
-    _check_not_negative(background=background, read_noise=read_noise)
+    check_whole(1, n=n, height=height, width=width, sector=sector)
+    check_positive(photons=photons)
+    check_at_least(0, background=background, read_noise=read_noise)
     check_seed(seed)
     if not (is_number(p_on) and 0 <= p_on <= 1):
         raise ValueError(f"p_on must lie in [0, 1], but received {p_on!r}.")

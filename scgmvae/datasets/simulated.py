@@ -12,7 +12,13 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from scgmvae.checks import check_seed, is_number
+from scgmvae.checks import (
+    check_at_least,
+    check_positive,
+    check_seed,
+    check_whole,
+    is_number,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,9 +92,9 @@ def blobs(
     >>> adata.obs.groupby(["class", "condition"], observed=True).size().unique().tolist()
     [100]
     """
-    _check_whole(n_per_group=n_per_group, n_classes=n_classes, n_conditions=n_conditions)
-    _check_whole(n_dims=n_dims)
-    _check_not_negative(class_scale=class_scale, condition_scale=condition_scale, noise=noise)
+    check_whole(1, n_per_group=n_per_group, n_classes=n_classes, n_conditions=n_conditions)
+    check_whole(1, n_dims=n_dims)
+    check_at_least(0, class_scale=class_scale, condition_scale=condition_scale, noise=noise)
     check_seed(seed)
     if n_dims < n_classes + n_conditions:
         raise ValueError(
@@ -209,10 +215,10 @@ def synthetic_counts(
     True
     """
     sizes = {"n_components": n_components, "n_batches": n_batches, "n_conditions": n_conditions}
-    _check_whole(n_cells=n_cells, n_genes=n_genes, **sizes)
+    check_whole(1, n_cells=n_cells, n_genes=n_genes, **sizes)
     scales = {"component_scale": component_scale, "condition_scale": condition_scale}
-    _check_not_negative(batch_scale=batch_scale, library_sigma=library_sigma, **scales)
-    _check_positive(library_size=library_size, inverse_dispersion=inverse_dispersion)
+    check_at_least(0, batch_scale=batch_scale, library_sigma=library_sigma, **scales)
+    check_positive(library_size=library_size, inverse_dispersion=inverse_dispersion)
     check_seed(seed)
     if not (is_number(program_fraction) and 0 < program_fraction <= 1):
         raise ValueError(
@@ -265,7 +271,7 @@ def _component_weights(
         return np.full(n_components, 1 / n_components)
     given = np.asarray(weights, dtype=np.float64)
     if given.ndim == 0:
-        _check_positive(weights=float(given))
+        check_positive(weights=float(given))
         return rng.dirichlet(np.full(n_components, given))
     if given.shape != (n_components,):
         raise ValueError(
@@ -341,25 +347,3 @@ def _annotated(
         obs=pd.DataFrame(obs, index=[f"{row}_{i}" for i in range(n_rows)]),
         var=pd.DataFrame(index=[f"{var_prefix}_{i}" for i in range(n_vars)]),
     )
-
-
-def _check_whole(**numbers: int) -> None:
-    """Raise ValueError unless every number is a whole number of at least 1."""
-    for name, value in numbers.items():
-        is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if not is_whole or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, received {value!r}.")
-
-
-def _check_not_negative(**numbers: float) -> None:
-    """Raise ValueError unless every number is finite and at least 0."""
-    for name, value in numbers.items():
-        if not (is_number(value) and value >= 0):
-            raise ValueError(f"{name} must be finite and at least 0, but received {value!r}.")
-
-
-def _check_positive(**numbers: float) -> None:
-    """Raise ValueError unless every number is finite and above 0."""
-    for name, value in numbers.items():
-        if not (is_number(value) and value > 0):
-            raise ValueError(f"{name} must be finite and above 0, but received {value!r}.")

@@ -385,10 +385,20 @@ def test_seed_decides_everything(simulate, arguments):
 @pytest.mark.parametrize(
     ("simulate", "arguments", "message"),
     [
-        pytest.param(datasets.blobs, {"n_per_group": 0}, "n_per_group must be a whole", id="none"),
-        pytest.param(datasets.blobs, {"n_classes": 2.5}, "n_classes .* received 2.5", id="half"),
         pytest.param(
-            datasets.blobs, {"noise": -1}, "noise must be finite and at least 0", id="sd"
+            datasets.blobs,
+            {"n_per_group": 0},
+            "n_per_group must be an integer of at least 1, but it is 0",
+            id="none",
+        ),
+        pytest.param(
+            datasets.blobs,
+            {"n_classes": 2.5},
+            "n_classes must be an integer of at least 1, but it is 2",
+            id="half",
+        ),
+        pytest.param(
+            datasets.blobs, {"noise": -1}, "noise must be at least 0, but it is -1", id="sd"
         ),
         pytest.param(
             datasets.blobs,
@@ -405,7 +415,7 @@ def test_seed_decides_everything(simulate, arguments):
         pytest.param(
             datasets.synthetic_counts,
             {"inverse_dispersion": np.inf},
-            "inverse_dispersion must be finite",
+            "inverse_dispersion must be above 0, but it is inf",
             id="infinite_theta",
         ),
         pytest.param(

@@ -72,12 +72,16 @@ def test_equal_seeds_give_equal_images():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        pytest.param({"n": 0}, "n must be a whole number of at least 1", id="n"),
+        pytest.param({"n": 0}, "n must be an integer of at least 1, but it is 0", id="n"),
         pytest.param({"image_shape": (60, 62)}, "multiples of sector.*sector=6", id="sides"),
         pytest.param({"p_on": 1.5}, r"p_on must lie in \[0, 1\].*1.5", id="p_on"),
-        pytest.param({"photons": 0.0}, "photons must be finite and above 0", id="photons"),
-        pytest.param({"background": -1.0}, "background must be finite and at least 0", id="below"),
-        pytest.param({"read_noise": -1.0}, "read_noise must be finite", id="read_noise"),
+        pytest.param({"photons": 0.0}, "photons must be above 0, but it is 0", id="photons"),
+        pytest.param(
+            {"background": -1.0}, "background must be at least 0, but it is -1", id="below"
+        ),
+        pytest.param(
+            {"read_noise": -1.0}, "read_noise must be at least 0, but it is -1", id="read_noise"
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(settings, message):
