@@ -175,6 +175,7 @@ LAYERS = {
     "nn": "networks",
     "metrics.py": "scores of clusterings",
     "checks.py": "checks of single values",
+    "compat.py": "differences between versions of other packages",
     "versions.py": "the version, and those of other packages",
 }
 """Folders and files of the package, and what is in them; each imports from those below it."""

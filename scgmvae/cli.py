@@ -21,6 +21,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
+from scgmvae.compat import named_layers
 from scgmvae.data.validation import default_layer
 from scgmvae.distributions.likelihoods import LIKELIHOODS, Likelihood
 from scgmvae.io.whole_files import check_target, whole_file
@@ -353,7 +354,7 @@ def _of_model(folder: Path) -> dict[str, Any]:
 
 def _of_data(path: Path) -> dict[str, Any]:
     adata = _read(path, backed="r")
-    matrices = {"X": adata.X} | {f"layer {name}": adata.layers[name] for name in adata.layers}
+    matrices = {"X": adata.X} | {f"layer {k}": v for k, v in named_layers(adata).items()}
     return {
         "kind": "data",
         "cells": adata.n_obs,

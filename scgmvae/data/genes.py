@@ -12,6 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scgmvae.checks import listed
+from scgmvae.compat import named_layers
 from scgmvae.data.keys import OBSERVED_KEY
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _padded(adata: AnnData, wanted: pd.Index, observed: NDArray[np.bool_]) -> An
 
     return AnnData(
         X=None if present.X is None else pad(present.X),
-        layers={name: pad(layer) for name, layer in present.layers.items()},
+        layers={name: pad(layer) for name, layer in named_layers(present).items()},
         obs=adata.obs.copy(),
         obsm=dict(adata.obsm),
         var=present.var.reindex(wanted).assign(**{OBSERVED_KEY: observed}),

@@ -13,6 +13,7 @@ from scipy import sparse
 from scvi.data import _constants as scvi_constants
 
 from scgmvae.checks import listed
+from scgmvae.compat import named_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -174,10 +175,11 @@ def check_layer(adata: AnnData, layer: str | None) -> None:
             f"The data must have cells, genes and a matrix of values, but it has {what}. Name a "
             "layer with layer=... if the values are in one."
         )
-    if layer is not None and layer not in list(adata.layers):
+    layers = list(named_layers(adata))
+    if layer is not None and layer not in layers:
         raise KeyError(
             f"layer names the layer {layer!r}, which the data does not have. Its layers are: "
-            f"{listed(list(adata.layers)) or 'none, so leave layer out to use X'}."
+            f"{listed(layers) or 'none, so leave layer out to use X'}."
         )
 
 

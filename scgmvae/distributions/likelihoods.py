@@ -58,8 +58,9 @@ class NegativeBinomial(scvi_distributions.NegativeBinomial):
     def __init__(self, logits: Tensor, theta: Tensor, size: Tensor):
         Distribution.__init__(self, batch_shape=logits.shape, validate_args=False)
         self.logits, self.dispersion, self.size_of_cells = logits, theta, size
-        # what scvi-tools reads where it draws and in its own log_prob
-        self.on_mps, self._eps = logits.device.type == "mps", MEAN_FLOOR
+        # what scvi-tools reads where it draws, _device from 1.5 on, and in its own log_prob
+        self._device, self.on_mps = logits.device, logits.device.type == "mps"
+        self._eps = MEAN_FLOOR
 
     @cached_property
     def _scale_and_mu(self) -> tuple[Tensor, Tensor]:

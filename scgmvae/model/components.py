@@ -119,7 +119,9 @@ class ComponentsMixin(AnnotationMixin):
         names = self.component_names
         table = pd.DataFrame(
             {
-                "cluster": np.array([*self.cluster_names, None], dtype=object)[clusters],
+                "cluster": _objects(
+                    np.array([*self.cluster_names, None], object)[clusters], names
+                ),
                 "n_cells": n_cells,
                 "share": share,
                 "weight": self.module.log_weights.detach().exp().cpu().numpy(),
@@ -136,7 +138,7 @@ class ComponentsMixin(AnnotationMixin):
             shares = self._label_shares(component, source, labels_key)
             largest = shares.max(axis=1).to_numpy()
             label = np.where(np.isnan(largest), None, shares.fillna(0).idxmax(axis=1).to_numpy())
-            table = table.assign(label=label, label_share=largest)
+            table = table.assign(label=_objects(label, names), label_share=largest)
         return table
 
     def _label_shares(
@@ -170,15 +172,21 @@ class ComponentsMixin(AnnotationMixin):
         is_given = key in adata.obs and self._known_labels(adata, key).notna().any()
         return key if is_given else None
 
-    def _nearest(self, names: NDArray[np.str_]) -> dict[str, NDArray]:
+    def _nearest(self, names: NDArray[np.str_]) -> dict[str, NDArray | pd.Series]:
         """Of each component the other that overlaps it most, and how much."""
         loc, scale = self._drawn_components()
         overlap = bhattacharyya(loc, scale)
         if len(names) == 1:
             none = np.array([np.nan])
-            return {"nearest": np.array([None]), "overlap": none, "distance": none}
+            nearest_to_none = _objects(np.array([None], object), names)
+            return {"nearest": nearest_to_none, "overlap": none, "distance": none}
         np.fill_diagonal(overlap, -1)
         nearest = overlap.argmax(1)
         pooled = (scale**2 + scale[:, nearest] ** 2) / 2  # (S, K, L)
         distance = np.sqrt(((loc - loc[:, nearest]) ** 2 / pooled).sum(-1)).mean(0)
         return {"nearest": names[nearest], "overlap": overlap.max(1), "distance": distance}
+
+
+def _objects(values: NDArray, names: NDArray[np.str_]) -> pd.Series:
+    """Values for the components, some of which may be ``None``, which pandas is to keep."""
+    return pd.Series(values, index=names, dtype=object)

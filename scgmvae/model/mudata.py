@@ -76,8 +76,7 @@ class MuDataMixin(SetupMixin):
         Examples
         --------
         >>> import mudata
-        >>> with mudata.set_options(pull_on_update=False):
-        ...     mdata = mudata.MuData({"rna": adata})
+        >>> mdata = mudata.MuData({"rna": adata})
         >>> mdata.obs["donor"] = np.where(np.arange(300) % 2, "a", "b")
         >>> scgmvae.SCGMVAE.setup_mudata(mdata, batch_key="donor", labels_key="rna:component")
         >>> of_rna = scgmvae.SCGMVAE(mdata)

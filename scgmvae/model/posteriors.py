@@ -334,7 +334,8 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
             raise ValueError("sample_key must name the obs column of the samples to compare.")
         adata = self._validate_anndata(adata)
         validation.check_columns(adata, sample_key=sample_key)
-        seeded(VAEMixin.differential_abundance)(self, adata, sample_key, **kwargs)
+        abundance = seeded(VAEMixin.differential_abundance)
+        abundance(self, adata, sample_key=sample_key, **kwargs)
 
     @torch.inference_mode()
     def get_aggregated_posterior(

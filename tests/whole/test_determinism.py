@@ -128,12 +128,13 @@ def test_the_same_again_in_one_process(first):
 
 
 def test_the_same_again_in_another_process(first):
+    path = [str(TESTS), *sys.path]
     script = "import json, test_determinism; print(json.dumps(test_determinism.fingerprints()))"
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script],
         cwd=Path(__file__).parent,
         # sets have another order there
-        env=os.environ | {"PYTHONHASHSEED": "123", "PYTHONPATH": str(TESTS)},
+        env=os.environ | {"PYTHONHASHSEED": "123", "PYTHONPATH": os.pathsep.join(path)},
         capture_output=True,
         text=True,
         check=False,

@@ -88,13 +88,12 @@ def reader(tmp_path, monkeypatch, hub):
     cell_type[1::2] = "unknown"
     adata.obs["cell_type"] = cell_type
     adata.write_h5ad(tmp_path / "counts.h5ad")
-    with mudata.set_options(pull_on_update=False):
-        protein = adata[:, :2].copy()
-        protein.var_names = ["CD3", "CD19"]
-        mdata = mudata.MuData({"rna": adata.copy(), "prot": protein})
-        mdata.obs["donor"] = adata.obs["condition"]
-        mdata.obs["wnn"] = adata.obs["component"]
-        mdata.write(tmp_path / "cells.h5mu")
+    protein = adata[:, :2].copy()
+    protein.var_names = ["CD3", "CD19"]
+    mdata = mudata.MuData({"rna": adata.copy(), "prot": protein})
+    mdata.obs["donor"] = adata.obs["condition"]
+    mdata.obs["wnn"] = adata.obs["component"]
+    mdata.write(tmp_path / "cells.h5mu")
     adata.obs["batch"] = "new"
     adata.write_h5ad(tmp_path / "new_batch.h5ad")
     monkeypatch.chdir(tmp_path)
@@ -102,8 +101,7 @@ def reader(tmp_path, monkeypatch, hub):
     monkeypatch.setattr(SCGMVAE, "train", shortened(SCGMVAE.train, SHORT | {"pretrain_epochs": 1}))
     monkeypatch.setattr(DualVAE, "train", shortened(DualVAE.train, SHORT))
     monkeypatch.setattr("scgmvae.datasets.two_photon", lambda: two_photon(40))
-    with mudata.set_options(pull_on_update=False):  # else mudata 0.3 warns
-        yield
+    yield
     plt.close("all")
 
 

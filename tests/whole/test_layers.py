@@ -12,7 +12,7 @@ from scgmvae import SCGMVAE, DualVAE
 
 PACKAGE = Path(__file__).parents[2] / "scgmvae"
 LAYERS = (
-    *("versions", "checks", "metrics", "nn", "distributions", "io", "datasets", "data"),
+    *("versions", "compat", "checks", "metrics", "nn", "distributions", "io", "datasets", "data"),
     *("clustering", "module", "train", "model", "dual", "plotting", "report", "cli"),
     *("__init__", "__main__"),
 )
