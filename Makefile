@@ -1,6 +1,7 @@
-# Needs Python 3.11 to 3.13 and make; everything else goes into .venv.
+# Needs Python 3.11 or newer and make; everything else goes into .venv.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+NEWEST ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
@@ -10,7 +11,7 @@ CODE := scgmvae tests benchmarks examples tutorials docs conftest.py
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tutorials docs tables build test test-benchmarks coverage test-lowest audit soak figures lint \
+.PHONY: help demo tutorials docs tables build test test-benchmarks coverage test-newest test-lowest audit soak figures lint \
 	format constraints clean
 
 help: ## show this list
@@ -53,8 +54,13 @@ coverage: $(VENV)/.installed-test ## the lines of scgmvae/ that no test runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov=scgmvae \
 		--cov-report=term-missing:skip-covered --ignore-glob='tests/test_benchmarks*'
 
-# Warnings are let through: old packages warn of what newer ones have changed. On Linux the oldest
-# torch brings 3 GB of CUDA with it.
+# Warnings are let through in both: old packages warn of what newer ones have changed, and new ones of
+# what others have not followed yet. On Linux torch brings gigabytes of CUDA with it.
+test-newest: ## all tests with the newest versions of everything, on the newest Python that is there
+	$(NEWEST) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --progress-bar off --quiet -e '.[test]'
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist loadfile -W default
+
 test-lowest: ## all tests with the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet uv
