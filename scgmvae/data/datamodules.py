@@ -114,7 +114,8 @@ def cells_of_categories(registry: Mapping[str, Any]) -> tuple[AnnData, dict[str,
     if covariates := found.state(REGISTRY_KEYS.CAT_COVS_KEY).get("mapping"):
         arguments["categorical_covariate_keys"] = list(covariates)
         columns |= {key: _in_order(names) for key, names in covariates.items()}
-    if labels.get("categorical_mapping") is not None:
+    # some data modules without labels bring the unlabelled category as the only one
+    if set(_label_names(registry)) - {str(labels.get("unlabeled_category"))}:
         arguments["labels_key"] = labels["original_key"]
         arguments["unlabeled_category"] = str(labels["unlabeled_category"])
         columns[arguments["labels_key"]] = _label_names(registry)
