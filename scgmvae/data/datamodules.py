@@ -66,7 +66,7 @@ class Layout:
     setup: Setup
     """What the model was set up with."""
     label_codes: tuple[int, ...]
-    """Component of each label of the data module; the number of labels if it means unlabelled."""
+    """Component of each label of the data module; the number of labels for unlabelled cells."""
     is_sparse: bool = False
     """Whether the model takes x as CSR tensors."""
 
@@ -132,7 +132,7 @@ def cells_of_categories(registry: Mapping[str, Any]) -> tuple[AnnData, dict[str,
 
 
 def label_codes_of(registry: Mapping[str, Any], label_names: Sequence[str]) -> tuple[int, ...]:
-    """Component of each label of a data module; the number of labels if it means unlabelled.
+    """Component of each label of a data module; the number of labels for unlabelled cells.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["GenerationMixin"]
 
 Place = Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, Any]]
-"""Function of a minibatch, as it is and under new conditions, that returns the z to decode."""
+"""Function of a minibatch, as it is and under new conditions: outputs of inference to decode."""
 
 
 class GenerationMixin(DecodingMixin):
@@ -162,9 +162,10 @@ class GenerationMixin(DecodingMixin):
         component
             Label, or name of a cluster or component (:attr:`cluster_names`,
             :attr:`component_names`), or the number of a component, counted from 0 in the order of
-            their names; ``None`` draws one for each cell.
+            their names; ``None`` draws the component of each cell.
         conditions
-            obs column of a registered condition → its value; ``None`` draws them for each cell.
+            obs column of a registered condition → its value; ``None`` draws the conditions of each
+            cell.
         batch_size
             Cells at a time.
         seed

@@ -1,4 +1,4 @@
-"""MuData: the model reads the AnnData of one modality, and only this module knows of others."""
+"""MuData: the model reads one modality, and the rest of the model sees only its AnnData."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
 
         Components that were merged have their cluster's name and a number in it: cluster ``"3"``
         has ``"3.0"`` and ``"3.1"``. Those that were dropped are ``"dropped.0"`` and so on.
-        Numbers that are labels themselves, or with which a label starts as the name of a part
-        would, are left out.
+        A number is left out if it is itself a label, or if a label looks like the name of a part
+        of it, as the label ``"3.1"`` does for 3.
         """
         return self._clustering.component_names
 

@@ -40,7 +40,7 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
     Parameters
     ----------
     adata
-        Cells × genes. Data that were not passed to :meth:`setup_anndata` get its defaults:
+        Cells × genes. Data that :meth:`setup_anndata` has not set up are set up with defaults:
         the layer ``counts`` if there is one, else ``X``; no batches, labels or covariates. A
         MuData stands for the modality that :meth:`setup_mudata` named, here and in all methods.
     registry
@@ -274,7 +274,7 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
         -----
         The data are left as they are.
         """
-        # the report imports models, so it cannot be imported at the top of this module
+        # the report reads models, so it is above this module and is imported only here
         from scgmvae.report.page import write_report
 
         write_report(self, path, labels_key, overwrite=overwrite, seed=seed)

@@ -44,8 +44,8 @@ def new_axes(height: float) -> Axes:
 def palette_of(adata: AnnData, key: str | None) -> list[str] | None:
     """Colours of the groups of an obs column; ``None`` leaves the choice to scanpy.
 
-    It does so if the column already has colours in ``uns``, if the user has set a colour cycle,
-    and if there are more groups than colours that can be told apart.
+    scanpy chooses if the column already has colours in ``uns``, if the user has set a colour
+    cycle, and if there are more groups than colours that can be told apart.
     """
     name = "axes.prop_cycle"
     is_users_own = mpl.rcParams[name] != mpl.rcParamsDefault[name]
