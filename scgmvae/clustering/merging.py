@@ -218,7 +218,7 @@ def levels_of(tree: NDArray[np.floating], names: Sequence[str] | NDArray[np.str_
     c  0  0  2
     """
     n = len(names)
-    cluster = np.arange(n)  # of each component, by its number in the tree
+    cluster = np.arange(n)  # cluster of each component, by its number in the tree
     levels = {n: cluster.copy()} if n else {}
     # scipy's cut_tree takes merges of equal height in an order of its own
     for step, (i, j) in enumerate(tree[:, :2].astype(int)):

@@ -89,7 +89,7 @@ def seeded(method: Callable[..., T], original: Callable[..., T] | None = None) -
     seed_parameter = Parameter("seed", Parameter.KEYWORD_ONLY, default=0, annotation="int")
     arguments = [*signature(method).parameters.values(), seed_parameter]
     shown = signature(method).replace(parameters=sorted(arguments, key=_kind))
-    read.__signature__ = shown  # type: ignore[attr-defined]  # as inspect reads it
+    read.__signature__ = shown  # type: ignore[attr-defined]  # inspect reads this
     return read
 
 
@@ -115,7 +115,7 @@ def _check_arguments(model: Fields, given: Mapping[str, Any]) -> None:
     if "weights" in given:
         checks.check_choices(weights=(given["weights"], (None, "uniform", "importance")))
         if given["weights"] == "importance":
-            model.get_importance_weights()  # which says why there are none
+            model.get_importance_weights()  # it raises and says why
     if given.get("gene_list") is not None:
         _check_genes(given["gene_list"], model.get_var_names())
     keys = {name: given[name] for name in ("groupby", "sample_key") if name in given}

@@ -75,7 +75,7 @@ class StartMixin(MergingMixin):
             if len(part):
                 codes[part] = self._posteriors(indices=part)["log_proba"].argmax(1)
         codes[others] = np.where(labels[others] >= 0, labels[others], codes[others])
-        self.mixture_started_ = True  # for checkpoints that are saved from now on
+        self.mixture_started_ = True  # checkpoints that are saved from now on need it
         self.module.train()
         return codes
 

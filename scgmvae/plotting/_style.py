@@ -64,7 +64,7 @@ def colors_of(adata: AnnData, key: str) -> dict[str, str]:
     colors = adata.uns.get(f"{key}_colors")
     if colors is None:
         colors = palette_of(adata, key)
-    if colors is None:  # as scanpy chooses
+    if colors is None:  # choose as scanpy does
         cycle = [style["color"] for style in mpl.rcParams["axes.prop_cycle"]]
         choices = (cycle, palettes.default_20, palettes.default_28, palettes.default_102)
         colors = next(

@@ -44,7 +44,7 @@ def training_findings(history: dict[str, pd.DataFrame] | None) -> list[str]:
         Term → its values by epoch, as :attr:`scgmvae.SCGMVAE.history` has them.
     """
     found = []
-    if not history or "kl_w_train" not in history:  # without a joint stage
+    if not history or "kl_w_train" not in history:  # there was no joint stage
         return found
     part = "validation" if "elbo_validation" in history else "train"
     kl_w = float(_curve(history, f"kl_w_{part}")[-1])
