@@ -1,4 +1,4 @@
-"""Checks of the input, each of which says the rule, what it found and what to do."""
+"""Checks of the input. Each error names the rule, what was found and what to do."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = [
 
 
 LARGEST_SEED = 2**32 - 1
-"""What numpy's global random state takes, by which scikit-learn and scvi-tools draw."""
+"""Largest seed of numpy's global random state, which scikit-learn and scvi-tools use."""
 
 MAX_LISTED = 10
-"""Names that a message lists before it only counts."""
+"""Number of names that a message lists; it only counts the others."""
 
 
 def listed(names: Sequence[object]) -> str:
-    """The first names, and how many more there are."""
+    """Text with the first names, and the number of further names."""
     shown = ", ".join(repr(str(name)) for name in names[:MAX_LISTED])
     more = len(names) - MAX_LISTED
     return f"{shown} and {more} more" if more > 0 else shown
@@ -76,7 +76,7 @@ def check_share(**values: float) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Raise ``ValueError`` for what cannot seed every random state that is in use."""
+    """Raise ``ValueError`` for a seed that does not suit every random state in use."""
     is_integer = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
     if not (is_integer and 0 <= seed <= LARGEST_SEED):
         raise ValueError(f"seed must be an integer from 0 to {LARGEST_SEED}, but it is {seed!r}.")
@@ -93,7 +93,7 @@ def check_whole(smallest: int, **values: int) -> None:
 
 
 def check_choices(**values: tuple[object, Sequence[str]]) -> None:
-    """Raise ``ValueError`` where a named setting is none of its choices."""
+    """Raise ``ValueError`` if a named setting is not one of its choices."""
     for name, (value, choices) in values.items():
         if value not in choices:
             raise ValueError(f"{name} must be one of {tuple(choices)}, but it is {value!r}.")

@@ -34,10 +34,10 @@ __all__ = ["main"]
 
 KEY = "scgmvae"
 DATA_ERRORS = (ArithmeticError, KeyError, OSError, RuntimeError, ValueError)
-"""What the package raises where data or files do not suit."""
+"""Errors that the package raises if data or files do not suit."""
 
 N_LOOKED_AT = 1000
-"""Rows by which ``info`` tells whether a matrix holds counts."""
+"""Number of rows from which ``info`` tells whether a matrix holds counts."""
 
 
 class Command(click.Command):
@@ -51,7 +51,7 @@ class Command(click.Command):
                 warnings.filterwarnings("ignore", module=r"lightning\.")
                 warnings.showwarning = _say_warning  # type: ignore[assignment]  # the rest is unused
                 result = super().invoke(ctx)
-        except click.Abort:  # a RuntimeError as well
+        except click.Abort:  # it is a RuntimeError too
             raise
         except DATA_ERRORS as error:
             # a KeyError's own text is the quoted message
@@ -62,7 +62,7 @@ class Command(click.Command):
 
 
 class Commands(click.Group):
-    """The commands."""
+    """The group of all commands."""
 
     command_class = Command
 
@@ -114,7 +114,7 @@ def _conditions(
 
 
 def _force(command: Callable) -> Callable:
-    # eager, because the paths of outputs are checked by it
+    # eager, because the checks of output paths need it
     return click.option(
         "--force", is_flag=True, is_eager=True, help="Replace outputs that exist."
     )(command)
@@ -153,8 +153,8 @@ def _as_json(content: dict[str, Any]) -> str:
 def main() -> None:
     """One generative model of single cells: embedding, clusters, labels and new cells.
 
-    Results go to stdout, progress and warnings to stderr. The exit code is 0, or 1 where the data
-    do not suit, or 2 where the command does not.
+    Results go to stdout, progress and warnings to stderr. The exit code is 0, or 1 if the data do
+    not suit, or 2 if the command is wrong.
     """
 
 
@@ -169,16 +169,28 @@ def main() -> None:
 @click.option("--layer", help="Layer with the counts.  [default: counts if there is one, else X]")
 @click.option("--batch-key", help="obs column of batches.")
 @click.option("--labels-key", help="obs column of labels, of all or some of the cells.")
-@click.option("--unlabeled", default="unknown", show_default=True, help="Label of the others.")
+@click.option(
+    "--unlabeled", default="unknown", show_default=True, help="Label of cells without one."
+)
 @click.option(
     "--covariate", "covariates", multiple=True, help="obs column of a further condition."
 )
 @click.option("--continuous", multiple=True, help="obs column of a continuous condition.")
-@click.option("--components", type=click.IntRange(1), help="K.  [default: found]")
-@click.option("--likelihood", type=click.Choice(LIKELIHOODS), help="p(x|z,c).  [default: nb]")
-@click.option("--epochs", type=click.IntRange(1), help="Of the joint stage.  [default: by cells]")
 @click.option(
-    "--pretrain-epochs", type=click.IntRange(0), help="Of the first.  [default: by cells]"
+    "--components",
+    type=click.IntRange(1),
+    help="Number of components.  [default: found from the data]",
+)
+@click.option("--likelihood", type=click.Choice(LIKELIHOODS), help="p(x|z,c).  [default: nb]")
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    help="Epochs of the joint stage.  [default: by number of cells]",
+)
+@click.option(
+    "--pretrain-epochs",
+    type=click.IntRange(0),
+    help="Epochs of pretraining.  [default: by number of cells]",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=OUTPUT, callback=_new_file, help="h5ad to write, with the results.")
@@ -262,7 +274,7 @@ def fit(
 @click.option("--out", type=OUTPUT, callback=_new_file, help="h5ad to write, in place of CSV.")
 @_force
 def predict(folder: Path, data: Path, out: Path | None, force: bool) -> str | None:
-    """Clusters, or labels, of the cells of DATA by a saved MODEL.
+    """Predict clusters, or labels, of the cells of DATA by a saved MODEL.
 
     Prints CSV: cell, cluster (the label where it carries one), component where components were
     merged, confidence and novelty. With --out an h5ad file is written instead, which has the
@@ -300,7 +312,7 @@ def predict(folder: Path, data: Path, out: Path | None, force: bool) -> str | No
     help="COLUMN=VALUE of a condition.  [default: as in the data]",
 )
 @click.option(
-    "--data", type=INPUT_FILE, help="h5ad that library sizes and the rest are drawn from."
+    "--data", type=INPUT_FILE, help="h5ad from which library sizes and conditions are drawn."
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=OUTPUT, callback=_new_file, required=True, help="h5ad to write.")
@@ -315,10 +327,10 @@ def sample(
     out: Path,
     force: bool,
 ) -> None:
-    """New cells from a saved MODEL.
+    """Generate new cells from a saved MODEL.
 
-    Library sizes, and what else the model has no density for, are drawn from data: those of the
-    training, as a rule, which --data names unless they were saved with the model.
+    The model has no density of library sizes and conditions, so they are drawn from data, as a
+    rule from those of the training. --data names them unless they were saved with the model.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No data were saved with the model")
@@ -331,11 +343,11 @@ def sample(
 @main.command(epilog=_examples("scgmvae info model", "scgmvae info counts.h5ad"))
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 def info(path: Path) -> str:
-    """What is in PATH, the folder of a saved model or an h5ad file, as JSON."""
-    return _as_json(_of_model(path) if path.is_dir() else _of_data(path))
+    """Show what is in PATH, the folder of a saved model or an h5ad file, as JSON."""
+    return _as_json(_model_info(path) if path.is_dir() else _data_info(path))
 
 
-def _of_model(folder: Path) -> dict[str, Any]:
+def _model_info(folder: Path) -> dict[str, Any]:
     model = SCGMVAE.load(folder, adata=False)
     saved_by = json.loads((folder / "model.json").read_text())["content"]["versions"]
     return {
@@ -352,7 +364,7 @@ def _of_model(folder: Path) -> dict[str, Any]:
     }
 
 
-def _of_data(path: Path) -> dict[str, Any]:
+def _data_info(path: Path) -> dict[str, Any]:
     adata = _read(path, backed="r")
     matrices = {"X": adata.X} | {f"layer {k}": v for k, v in named_layers(adata).items()}
     return {

@@ -1,10 +1,10 @@
 r"""Scores of clusterings, of predicted labels and of embeddings, where labels are known.
 
-Of a clustering: the two scores that scikit-learn lacks, the accuracy after the best one-to-one
-match of clusters to labels and the purity, and :func:`clustering_scores`, which gathers both with
-scikit-learn's NMI and ARI. They see only which cells share a group, never the names of the groups.
-Of probabilities of labels: :func:`calibration_error`. Of an embedding over several batches:
-:func:`mixing_scores`, which calls ``scib-metrics``.
+For a clustering there are the two scores that scikit-learn lacks, the accuracy after the best
+one-to-one match of clusters to labels and the purity, and :func:`clustering_scores`, which gathers
+both with scikit-learn's NMI and ARI. They see only which cells share a group, never the names of
+the groups. For probabilities of labels there is :func:`calibration_error`. For an embedding of
+several batches there is :func:`mixing_scores`, which calls ``scib-metrics``.
 
 Notation: :math:`N_{jk}` is the number of cells with label :math:`j` in cluster :math:`k`,
 :math:`n = \sum_{jk} N_{jk}`.
@@ -192,14 +192,14 @@ def type_recovery(labels: ArrayLike, clusters: ArrayLike) -> pd.DataFrame:
     B           1       x  0.666667
     T           3       y  0.800000
     """
-    _codes(labels, clusters)  # checks both
+    _codes(labels, clusters)  # this checks both
     table = pd.crosstab(np.asarray(labels), np.asarray(clusters))  # (types, clusters)
     n_cells = table.sum(axis=1)
     f1 = 2 * table / np.add.outer(n_cells.to_numpy(), table.sum(axis=0).to_numpy())
-    of_types = pd.DataFrame(
+    recovery = pd.DataFrame(
         {"n_cells": n_cells, "cluster": f1.idxmax(axis=1), "F1": f1.max(axis=1)}
     )
-    return of_types.rename_axis("type").sort_values("n_cells", kind="stable")
+    return recovery.rename_axis("type").sort_values("n_cells", kind="stable")
 
 
 def calibration_error(labels: ArrayLike, proba: pd.DataFrame, n_bins: int = 15) -> float:
@@ -209,7 +209,7 @@ def calibration_error(labels: ArrayLike, proba: pd.DataFrame, n_bins: int = 15) 
         \mathrm{ECE} = \sum_b \frac{n_b}{n} |\mathrm{acc}_b - \mathrm{conf}_b|
 
     over bins b of equal width of the largest probability of a cell: how far, on average, the share
-    of right predictions is from the confidence that they are made with.
+    of right predictions is from their confidence.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ def calibration_error(labels: ArrayLike, proba: pd.DataFrame, n_bins: int = 15) 
     >>> calibration_error(["B", "B", "T", "T"], proba)
     0.25
     """
-    _factorize(labels, "labels")  # checks them
+    _factorize(labels, "labels")  # this checks them
     check_whole(1, n_bins=n_bins)
     labels = np.asarray(labels)
     if not isinstance(proba, pd.DataFrame):
@@ -323,11 +323,11 @@ def mixing_scores(
             "embedding, batches and labels must have one entry per cell each, but received "
             f"{len(embedding)}, {len(batch_codes)} and {len(label_codes)}."
         )
-    of_labels = pd.Series(batch_codes).groupby(label_codes).agg(["nunique", "size"])
-    if not ((of_labels["nunique"] > 1) & (of_labels["nunique"] < of_labels["size"])).any():
+    by_label = pd.Series(batch_codes).groupby(label_codes).agg(["nunique", "size"])
+    if not ((by_label["nunique"] > 1) & (by_label["nunique"] < by_label["size"])).any():
         raise ValueError(
             "Mixing is measured within labels, so one at least must have cells of two batches and "
-            f"more cells than batches, but none of the {len(of_labels)} labels has."
+            f"more cells than batches, but none of the {len(by_label)} labels has."
         )
     neighbors = pynndescent(embedding, n_neighbors=min(n_neighbors, len(embedding) - 1))
     scores = {

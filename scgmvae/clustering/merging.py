@@ -1,6 +1,6 @@
 r"""Trees of components: which pair to merge next, by three criteria.
 
-A tree is a linkage matrix as of :func:`scipy.cluster.hierarchy.linkage`, ``(K − 1, 4)``: a row per
+A tree is a linkage matrix as in :func:`scipy.cluster.hierarchy.linkage`, ``(K − 1, 4)``: a row per
 merge, with the two clusters, a height that never falls, and the number of components in their
 union. ``benchmarks/studies/merging.py`` compares the criteria.
 """
@@ -36,7 +36,7 @@ Criterion = Literal["overlap", "entropy", "elbo"]
 Item = TypeVar("Item")
 
 SMALLEST = 1e-300
-"""Least overlap whose logarithm is taken."""
+"""Smallest overlap whose logarithm is taken; smaller ones are raised to it."""
 
 
 class ComponentTree(NamedTuple):
@@ -86,7 +86,7 @@ def tree_by_overlap(overlap: NDArray[np.floating]) -> NDArray[np.float64]:
     Parameters
     ----------
     overlap
-        Of each two components, ``(K, K)``.
+        Overlap of each two components, ``(K, K)``.
     """
     if len(overlap) == 1:
         return np.zeros((0, 4))
@@ -96,14 +96,14 @@ def tree_by_overlap(overlap: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def tree_by_entropy(proba: NDArray[np.floating]) -> NDArray[np.float64]:
-    r"""Merge the pair between which the posterior is least decided.
+    r"""Merge the pair between which the posterior is least certain.
 
     .. math:: 1 - \frac{\sum_n h(\tau_{ni}) + h(\tau_{nj}) - h(\tau_{ni} + \tau_{nj})}
         {\log 2 \sum_n \tau_{ni} + \tau_{nj}}, \qquad h(\tau) = -\tau \log \tau
 
-    is the height: 1 where each cell of either is surely in one of the two, 0 where all are torn
-    between them. The numerator is what Baudry et al. merge by, who do not divide it by the number
-    of cells.
+    is the height: 1 if each cell of either is surely in one of the two, 0 if all are equally
+    likely in both. Baudry et al. merge by the numerator, which they do not divide by the number of
+    cells.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ class _Shared(NamedTuple):
     loc: NDArray  # (L,)
     variance: NDArray  # (L,)
     proba: NDArray  # (n,), of the cells
-    cost: float  # its part of the negative ELBO, nats per cell
+    cost: float  # part of the negative ELBO, nats per cell
 
 
 def tree_by_elbo(
@@ -172,8 +172,8 @@ def tree_by_elbo(
         variance = share_a * a.variance + share_b * b.variance + spread
         return shared(weight, loc, variance, a.proba + b.proba)
 
-    weights = np.maximum(proba.mean(0), 1e-9)  # of an empty component: next to nothing
-    items = [shared(*of_one) for of_one in zip(weights, loc, variance, proba.T, strict=True)]
+    weights = np.maximum(proba.mean(0), 1e-9)  # an empty component has almost no weight
+    items = [shared(*component) for component in zip(weights, loc, variance, proba.T, strict=True)]
     return _agglomerate(items, lambda a, b: union(a, b).cost - a.cost - b.cost, union)
 
 
@@ -207,7 +207,7 @@ def levels_of(tree: NDArray[np.floating], names: Sequence[str] | NDArray[np.str_
     tree
         Linkage, ``(K − 1, 4)``.
     names
-        Of the K components.
+        Names of the K components.
 
     Examples
     --------
@@ -218,7 +218,7 @@ def levels_of(tree: NDArray[np.floating], names: Sequence[str] | NDArray[np.str_
     c  0  0  2
     """
     n = len(names)
-    cluster = np.arange(n)  # of each component, by its number in the tree
+    cluster = np.arange(n)  # cluster of each component, by its number in the tree
     levels = {n: cluster.copy()} if n else {}
     # scipy's cut_tree takes merges of equal height in an order of its own
     for step, (i, j) in enumerate(tree[:, :2].astype(int)):
@@ -239,7 +239,7 @@ def entropy_elbow(proba: NDArray[np.floating], levels: pd.DataFrame) -> int:
     proba
         Probabilities of the components, ``(n, K)``.
     levels
-        Of a tree, as :func:`levels_of` has them.
+        Levels of a tree, as :func:`levels_of` returns them.
 
     Returns
     -------

@@ -18,10 +18,10 @@ __all__ = ["Clustering"]
 
 
 class Clustering(NamedTuple):
-    """Components, the labels that the first of them carry, and the clusters they belong to."""
+    """Components, the labels that the first components carry, and the clusters of components."""
 
     n_components: int
-    """K."""
+    """K, number of components."""
     labels: Sequence[str] = ()
     """Names of the labels; the first components carry them."""
     clusters: NDArray[np.int64] | None = None
@@ -55,7 +55,7 @@ class Clustering(NamedTuple):
         return self.numbered(int(self.clusters.max()) + 1)
 
     def numbered(self, n: int) -> NDArray[np.str_]:
-        """Labels first, and then numbers that cannot be taken for labels or for parts of one.
+        """Names: first the labels, then numbers that cannot be taken for labels or parts of one.
 
         Parameters
         ----------

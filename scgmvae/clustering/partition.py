@@ -1,10 +1,10 @@
 """Initial partitions of the cells, made without labels.
 
-The default is Leiden on a kNN graph. Where the number of groups K is given, groups are split or
-merged on the same graph until there are K. k-means told K cuts the large types of uneven data to
-pieces of equal size, and so does Leiden at a resolution searched to give K groups; splitting
-where a group falls apart most easily, and merging where it does least harm, leaves them whole.
-Then each cell goes to the nearest group mean, once.
+The default is Leiden on a kNN graph. If the number of groups K is given, groups are split or
+merged on the same graph until there are K. With K given, k-means cuts the large types of uneven
+data into pieces of equal size, and so does Leiden at a resolution that gives K groups. Splitting
+the group that falls apart most easily, and merging the two groups whose union is best connected,
+leaves such types whole. In the end each cell goes to the nearest group mean, once.
 ``benchmarks/studies/start.py`` has the comparison.
 """
 
@@ -57,9 +57,9 @@ FINEST = 20.0
 """Largest resolution that is tried to get K groups to merge from."""
 N_VOTES = 15
 SMALLEST_GRAPH = 5
-"""Fewer cells are one group: there is no graph to speak of."""
+"""Smallest number of cells that have a graph; fewer cells are one group."""
 SMALLEST_SPLIT = 20
-"""Groups of fewer cells are not split, and no part gets fewer than a quarter of it."""
+"""Smallest group that is split; each part of it gets at least a quarter of this number."""
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def _torch_threads_kept() -> Iterator[None]:
 
 
 def check_start(method: Start, n_groups: int | None) -> None:
-    """Raise ``ValueError`` where a method is unknown, or lacks the K that it needs."""
+    """Raise ``ValueError`` if a method is unknown, or needs a K that is not given."""
     if method not in get_args(Start):
         raise ValueError(f"start must be one of {get_args(Start)}, but it is {method!r}.")
     if method != "leiden" and n_groups is None:
@@ -101,15 +101,15 @@ def initial_partition(
     x
         Representation of the cells, ``(n, D)``.
     n_groups
-        K. ``None``, with ``"leiden"`` alone, takes as many as there are at resolution 0.5.
+        K, number of groups. ``None``, only for ``"leiden"``, takes those at resolution 0.5.
     method
         ``"leiden"``, ``"kmeans"`` or ``"gmm"`` (diagonal Gaussian mixture).
     seed
         Seed of the method.
     straight
         Whether groups are balls with straight borders. Then, with ``"leiden"`` and K given, each
-        row goes to its nearest group mean in the end. Else Leiden goes on until its groups are
-        stable, and at a higher resolution while there are fewer than K.
+        row goes to its nearest group mean in the end. Otherwise Leiden runs until its groups are
+        stable, and again at a higher resolution while there are fewer than K.
 
     Returns
     -------
@@ -147,10 +147,10 @@ def initial_partition(
 
 
 def nearest_mean(x: NDArray[np.floating], codes: Codes) -> Codes:
-    """Each row to the group with the nearest mean, one step of k-means.
+    """Assign each row to the group with the nearest mean, which is one step of k-means.
 
-    Groups that were merged and split to a number have ragged borders. A Gaussian component will
-    ask for straight ones.
+    Groups that were merged and split to a given number have ragged borders, but Gaussian
+    components need straight ones.
     """
     means = np.stack([x[codes == k].mean(0) for k in range(codes.max() + 1)])
     return pairwise_distances_argmin(x, means).astype(np.int64)
@@ -166,10 +166,10 @@ def partition_by_labels(
 ) -> Codes:
     """Components of the cells where the first components stand for labels.
 
-    A group without any labelled cell is a type that no label names: it takes a component that no
-    label has, while there are some, the largest group first. Labelled cells take their label's
-    component, and every other cell that of the label which a classifier, fitted to the labelled
-    cells, gives it.
+    A group without any labelled cell is a type that no label names. It gets a component without a
+    label as long as there are any, the largest group first. Labelled cells get the component of
+    their label. Every other cell gets that of the label which a classifier predicts for it, fitted
+    to the labelled cells.
 
     Parameters
     ----------
@@ -182,17 +182,18 @@ def partition_by_labels(
     n_labels
         Number of labels.
     n_components
-        K; ``None`` has no bound.
+        K; ``None`` sets no bound.
     straight
         Whether borders between types are straight. Then the classifier is a linear discriminant
-        analysis, its covariance shrunk as Ledoit and Wolf have it, because there may be fewer
-        labelled cells than dimensions. Else, and where every label has but one cell, which shows
-        no spread, it is the commonest label of the cell's group or of its neighbours, whichever is
-        right more often in cross-validation; of its group where no two labels have two cells.
+        analysis with the shrunken covariance of Ledoit and Wolf, because there may be fewer
+        labelled cells than dimensions. Otherwise, and if every label has only one cell, which
+        shows no spread, a cell gets the commonest label of its group or of its neighbours,
+        whichever is right more often in cross-validation. If no two labels have two cells each,
+        it gets that of its group.
 
     Returns
     -------
-    Components ``(n,)``; −1 where none is left for a group.
+    Components ``(n,)``; −1 for the cells of a group for which no component is left.
     """
     is_labelled = labels >= 0
     if not is_labelled.any():  # all labelled cells are held out
@@ -215,18 +216,18 @@ def _label_by_group_or_neighbors(x: NDArray[np.floating], codes: Codes, labels: 
     """Label of every cell, (n,): the commonest of its group, or of its nearest labelled cells.
 
     With few labels a group of many cells knows more than the few neighbours that have one; with
-    many, groups are too coarse. Cells that alone have their label cannot be held out, and say
-    nothing of it.
+    many, groups are too coarse. The only cell of a label cannot be held out, so it is not used to
+    choose between the two.
     """
     is_labelled = labels >= 0
     known = labels[is_labelled]
     _, label, n_cells = np.unique(known, return_inverse=True, return_counts=True)
     group = codes[:, None]
-    of_group = CategoricalNB(alpha=1e-3, min_categories=int(codes.max()) + 1)
+    group_model = CategoricalNB(alpha=1e-3, min_categories=int(codes.max()) + 1)
     several = n_cells[n_cells > 1]
     # a label with fewer cells than votes could never win
-    of_neighbors = KNeighborsClassifier(min(N_VOTES, int(several.min(initial=N_VOTES))))
-    candidates = [(of_group, group), (of_neighbors, x)]
+    neighbor_model = KNeighborsClassifier(min(N_VOTES, int(several.min(initial=N_VOTES))))
+    candidates = [(group_model, group), (neighbor_model, x)]
     best = 0
     tested = n_cells[label] > 1
     if len(several) > 1:
@@ -241,7 +242,7 @@ def _label_by_group_or_neighbors(x: NDArray[np.floating], codes: Codes, labels: 
 
 
 def by_size(codes: NDArray[np.integer]) -> Codes:
-    """The same groups, numbered from the largest to the smallest."""
+    """Groups numbered from the largest to the smallest."""
     _, codes, sizes = np.unique(codes, return_inverse=True, return_counts=True)
     rank = np.argsort(np.argsort(-sizes, kind="stable"))
     return rank[codes].astype(np.int64)
@@ -266,9 +267,9 @@ def leiden(
     graph
         kNN graph of the cells, ``(n, n)``.
     resolution
-        γ of the modularity.
+        γ, resolution of the modularity.
     seed
-        Of the order in which cells are visited.
+        Seed of the order in which cells are visited.
     until_stable
         Go on until an iteration changes nothing, rather than for two, as scanpy advises. The
         modularity gets a little higher, in two to four times the seconds
@@ -315,9 +316,9 @@ def merge_groups(
     codes
         Groups ``(n,)`` from 0 on.
     n_groups
-        K.
+        K, number of groups.
     resolution
-        γ.
+        γ, resolution of the modularity.
 
     Returns
     -------
@@ -329,7 +330,7 @@ def merge_groups(
         degree = weights.sum(1)
         gain = weights - resolution * np.outer(degree, degree)
         if (weights[~np.eye(len(weights), dtype=bool)] > 0).any():
-            gain[weights == 0] = -np.inf  # two small groups apart would lose least
+            gain[weights == 0] = -np.inf  # two small groups without an edge would lose least
         gain[np.tri(len(gain), dtype=bool)] = -np.inf
         i, j = np.unravel_index(gain.argmax(), gain.shape)
         codes[codes == j] = i
@@ -341,7 +342,7 @@ def merge_groups(
 
 
 def split_groups(graph: sparse.csr_matrix, codes: Codes, n_groups: int, seed: int = 0) -> Codes:
-    """Split the group whose two halves hang together least until there are K.
+    """Split the group whose two halves are least connected until there are K.
 
     Parameters
     ----------
@@ -350,9 +351,9 @@ def split_groups(graph: sparse.csr_matrix, codes: Codes, n_groups: int, seed: in
     codes
         Groups ``(n,)`` from 0 on.
     n_groups
-        K.
+        K, number of groups.
     seed
-        Of Leiden within the groups.
+        Seed of Leiden within the groups.
 
     Returns
     -------
@@ -375,7 +376,7 @@ def split_groups(graph: sparse.csr_matrix, codes: Codes, n_groups: int, seed: in
 def _halves(
     graph: sparse.csr_matrix, members: NDArray[np.bool_], seed: int
 ) -> tuple[float, NDArray[np.integer]]:
-    """The weakest cut of a group by Leiden: edge weight across it over that expected, one side.
+    """Weakest cut of a group by Leiden: its edge weight over that expected, and the smaller side.
 
     The weight is infinite where the group cannot be split.
     """
@@ -412,7 +413,7 @@ def log_normalized_pcs(
     n_pcs
         Number of components, fewer for small data.
     seed
-        Of the solver.
+        Seed of the solver.
 
     Returns
     -------

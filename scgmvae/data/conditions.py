@@ -1,4 +1,4 @@
-"""Conditions as a user names them, and where each stands in a minibatch."""
+"""Conditions as a user names them, and the place of each in a minibatch."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Condition(NamedTuple):
     """A registered condition and the value that it is set to."""
 
     column: str
-    """Its column in obs."""
+    """Column of the condition in obs."""
     key: str
-    """Key of the field in a minibatch."""
+    """Key of the field that holds the condition in a minibatch."""
     position: int
-    """Column of the field."""
+    """Column of the condition within that field."""
     code: float
-    """What stands for the value in the field: the code of a category, or the value itself."""
+    """Number that stands for the value in the field: the code of a category, or the value."""
     categories: Sequence[object] | None
-    """All categories; ``None`` for a continuous condition."""
+    """All categories of the condition; ``None`` for a continuous condition."""
 
     def values(self, index: pd.Index) -> pd.Series:
-        """Column for obs, the same value in every row.
+        """Column for obs that has the same value in every row.
 
         Parameters
         ----------
@@ -57,7 +57,7 @@ def registered_conditions(setup: Setup) -> str:
 
 
 def resolved(conditions: Mapping[str, object], setup: Setup) -> list[Condition]:
-    """Where each condition stands in a minibatch, and what stands for its value there.
+    """Find the place of each condition in a minibatch, and the number that stands for its value.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def resolved(conditions: Mapping[str, object], setup: Setup) -> list[Condition]:
     Raises
     ------
     ValueError
-        If a column is no registered condition, or a value is none that the model knows.
+        If a column is not a registered condition, or the model does not know a value.
     """
     if not isinstance(conditions, Mapping):
         raise ValueError(
@@ -101,7 +101,7 @@ def resolved(conditions: Mapping[str, object], setup: Setup) -> list[Condition]:
 
 
 def _code_of(column: str, value: object, categories: Sequence[object]) -> int:
-    """Number of a category of a condition; ``ValueError`` where the model does not know it."""
+    """Code of a category of a condition; ``ValueError`` if the model does not know it."""
     names = [str(name) for name in categories]
     if str(value) not in names:
         raise ValueError(
@@ -112,7 +112,7 @@ def _code_of(column: str, value: object, categories: Sequence[object]) -> int:
 
 
 def _finite_number(column: str, value: Any) -> float:
-    """Value of a continuous condition; ``ValueError`` where it is no finite number."""
+    """Value of a continuous condition; ``ValueError`` if it is not a finite number."""
     number = pd.to_numeric(value, errors="coerce") if np.ndim(value) == 0 else np.nan
     if isinstance(value, bool | np.bool_):
         number = int(value)

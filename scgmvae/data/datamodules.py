@@ -1,8 +1,9 @@
-"""Data modules of scvi-tools: minibatches that others make, of cells that are in no AnnData.
+"""Data modules of scvi-tools, which make the minibatches themselves, without an AnnData.
 
-A model that is made for one keeps a sample of its cells as an AnnData. By these the mixture
-starts, components are merged and novelty is measured, as elsewhere by all cells of the model. In
-the joint stage every minibatch is guided by the model as it was when the mixture had started.
+A model that is made for a data module keeps a sample of its cells as an AnnData. The mixture is
+started, components are merged and novelty is measured with this sample, where a model of an
+AnnData uses all of its cells. In the joint stage every minibatch is guided by a copy of the
+module that was made when the mixture had started.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 Minibatch = Mapping[str, Tensor | object]
-"""What a data module makes: x, codes, and ``None``, 0 or an empty tensor for a missing field."""
+"""Minibatch of a data module: x and codes; a missing field is ``None``, 0 or an empty tensor."""
 
 
 def is_of_data_module(registry: Mapping[str, Any] | None) -> bool:
@@ -65,7 +66,7 @@ class Layout:
     setup: Setup
     """What the model was set up with."""
     label_codes: tuple[int, ...]
-    """Component of each label of the data module, or the number of labels where it means none."""
+    """Component of each label of the data module; the number of labels for unlabelled cells."""
     is_sparse: bool = False
     """Whether the model takes x as CSR tensors."""
 
@@ -76,21 +77,21 @@ class Layout:
 
     @property
     def n_categories(self) -> tuple[int, ...]:
-        """Categories of the batch, 1 without batches, and of each further condition."""
+        """Number of categories of the batch (1 without batches) and of each further condition."""
         batch_key = self.setup.arguments["batch_key"]
         sizes = {column: len(names) for column, names in self.setup.categories.items()}
         return (sizes.pop(batch_key, 1), *sizes.values())
 
     @property
     def description(self) -> tuple[object, ...]:
-        """All that two data modules for one model have in common."""
+        """Everything that must be equal in two data modules for the same model."""
         categories = [(column, list(names)) for column, names in self.setup.categories.items()]
         labels = (self.setup.label_names, self.label_codes)
         return self.gene_names, categories, self.setup.continuous, *labels
 
 
 def cells_of_categories(registry: Mapping[str, Any]) -> tuple[AnnData, dict[str, Any]]:
-    """An AnnData of as few cells as have all categories of a data module, without any counts.
+    """Smallest AnnData that has all categories of a data module; its counts are all 0.
 
     What ``setup_anndata`` registers for these cells is what it would register for those of the
     data module, if they were in an AnnData.
@@ -132,7 +133,7 @@ def cells_of_categories(registry: Mapping[str, Any]) -> tuple[AnnData, dict[str,
 
 
 def label_codes_of(registry: Mapping[str, Any], label_names: Sequence[str]) -> tuple[int, ...]:
-    """Component of each label of a data module, or the number of labels where it means none.
+    """Component of each label of a data module; the number of labels for unlabelled cells.
 
     Parameters
     ----------
@@ -147,30 +148,30 @@ def label_codes_of(registry: Mapping[str, Any], label_names: Sequence[str]) -> t
 
 
 def _label_names(registry: Mapping[str, Any]) -> list[str]:
-    """Names of a data module's labels by their codes; none without labels."""
+    """Names of a data module's labels in the order of their codes; empty without labels."""
     names = Setup(registry).state(REGISTRY_KEYS.LABELS_KEY).get("categorical_mapping")
     return [] if names is None else [str(name) for name in names]
 
 
 def _in_order(names: Mapping[object, int] | Sequence[object]) -> list[object]:
-    """Categories by their codes, which some data modules keep as a dictionary."""
+    """Categories in the order of their codes; some data modules keep them as a dictionary."""
     return sorted(names, key=names.get) if isinstance(names, Mapping) else list(names)
 
 
 def check_data_module(datamodule: object, is_made_for_one: bool) -> None:
-    """Raise unless a data module is one that this model can train on.
+    """Raise unless this model can train on a data module.
 
     Parameters
     ----------
     datamodule
-        What a user has passed.
+        The object that a user has passed as a data module.
     is_made_for_one
         Whether the model was made of the registry of a data module.
 
     Raises
     ------
     TypeError
-        If it is none of Lightning's, or without a registry.
+        If it is not a data module of Lightning, or has no registry.
     ValueError
         If the model was made of an AnnData.
     """
@@ -187,19 +188,19 @@ def check_data_module(datamodule: object, is_made_for_one: bool) -> None:
 
 
 def tensors_of(layout: Layout, minibatch: Minibatch) -> dict[str, Tensor]:
-    """A data module's minibatch as the module reads it.
+    """Minibatch of a data module, converted to what the module of the model reads.
 
     Parameters
     ----------
     layout
-        How the model reads it.
+        Genes, labels and conditions in the order in which the model reads them.
     minibatch
         The minibatch, with the codes of the data module.
 
     Raises
     ------
     ValueError
-        If genes or conditions are not those of the model, or a code is none of the data module's.
+        If genes or conditions are not those of the model, or the data module has no such code.
     """
     n_genes, n_labels = len(layout.setup.gene_names), len(layout.setup.label_names)
     x = torch.as_tensor(minibatch[REGISTRY_KEYS.X_KEY]).float()
@@ -242,12 +243,12 @@ def tensors_of(layout: Layout, minibatch: Minibatch) -> dict[str, Tensor]:
 def _field(
     values: Any, key: str, shape: tuple[int, int], device: torch.device, is_needed: bool
 ) -> Tensor | None:
-    """A field of a minibatch as a tensor of a shape; ``None`` where there is none and need not be.
+    """Field of a minibatch as a tensor of a shape; ``None`` if it is missing and not needed.
 
     Raises
     ------
     ValueError
-        If it is missing, or of another shape.
+        If the field is needed and missing, or of another shape.
     """
     is_there = values is not None and np.ndim(values) > 0
     found = torch.as_tensor(values, device=device) if is_there else torch.empty(0)
@@ -263,7 +264,7 @@ def _field(
 
 
 def _codes(key: str, values: Tensor, n_categories: Sequence[int]) -> Tensor:
-    """The codes of a field, (n, columns), each below the number of its column's categories."""
+    """Codes of a field, (n, columns), checked to be below the number of categories."""
     for column, n in zip(values.T, n_categories, strict=True):
         is_known = torch.isin(column, torch.arange(n, device=column.device))
         if not is_known.all():
@@ -275,24 +276,24 @@ def _codes(key: str, values: Tensor, n_categories: Sequence[int]) -> Tensor:
 
 
 class ForeignMinibatches(pl.LightningDataModule):
-    """A data module whose minibatches are made into those of the model, and guided.
+    """A data module whose minibatches are converted to those of the model, and guided.
 
     Parameters
     ----------
     datamodule
         The data module.
     layout
-        How the model reads minibatches.
+        Genes, labels and conditions in the order in which the model reads them.
     validates
-        Whether the training reads something off validation cells.
+        Whether the training needs validation cells.
 
     Raises
     ------
     ValueError
-        If there are none, or nobody knows how many minibatches an epoch has.
+        If validation cells are needed and missing, or the length of an epoch is unknown.
     """
 
-    # its cells have no numbers
+    # the cells of a data module have no row numbers
     train_idx = val_idx = test_idx = None
 
     def __init__(self, datamodule: pl.LightningDataModule, layout: Layout, validates: bool):
@@ -319,7 +320,7 @@ class ForeignMinibatches(pl.LightningDataModule):
             ) from error
 
     def setup(self, stage: str) -> None:
-        """Show the data module its trainer, which can have one device alone."""
+        """Give the data module its trainer, which can have only one device."""
         if self.trainer.world_size > 1:
             raise NotImplementedError(
                 "A data module trains a model on one device, but there are "
@@ -336,11 +337,11 @@ class ForeignMinibatches(pl.LightningDataModule):
         return [] if self.validation is None else self.validation
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """As the data module does."""
+        """Prepare a minibatch as the data module does, before it is moved to the device."""
         return self.datamodule.on_before_batch_transfer(batch, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> dict[str, Tensor]:
-        """Make a minibatch of the model of it, and add the guide to those of the joint stage."""
+        """Convert a minibatch to one of the model, and add the guide in the joint stage."""
         batch = self.datamodule.on_after_batch_transfer(batch, dataloader_idx)
         tensors = tensors_of(self.layout, batch)
         if self.trainer is None or not self.trainer.training:
@@ -357,7 +358,7 @@ class ForeignMinibatches(pl.LightningDataModule):
 
     @torch.no_grad()
     def _component_of(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Component of each cell, (n,), by its label or by the model that guides."""
+        """Component of each cell, (n,): that of its label, or else the guiding module's."""
         inputs = self.guide._get_inference_input(tensors)
         return self.guide.component_of(self.guide.inference(**inputs, sample=False)["z"], tensors)
 
@@ -366,7 +367,7 @@ class ForeignMinibatches(pl.LightningDataModule):
         self.guide = deepcopy(module).eval()
 
     def sample(self) -> AnnData:
-        """Cells of the first minibatches, at least as many as are in memory elsewhere."""
+        """Sample of cells: the first minibatches, until there are 16,384 cells or no more."""
         parts, n_cells = [], 0
         for tensors in self._minibatches():
             parts.append(tensors)
@@ -412,6 +413,6 @@ class ForeignMinibatches(pl.LightningDataModule):
 
 
 def _scipy(x: Tensor) -> sparse.csr_matrix:
-    """A CSR tensor as a matrix."""
+    """CSR matrix of scipy with the values of a CSR tensor."""
     parts = (x.values(), x.col_indices(), x.crow_indices())
     return sparse.csr_matrix(tuple(part.numpy() for part in parts), shape=x.shape)

@@ -1,4 +1,4 @@
-"""Genes of new data, brought to those of a model: the same order, absent ones marked as such."""
+"""Genes of new data, brought into the order of a model's genes; missing ones are marked."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = ["match_genes", "observed_genes"]
 
 
 SMALLEST_SHARE = 0.8
-"""Share of a model's genes that data must have to be mapped."""
+"""Smallest share of a model's genes that data must have to be mapped."""
 
 
 def match_genes(adata: AnnData, var_names: ArrayLike) -> AnnData:
-    """The data with the model's genes in the model's order: ``adata`` itself where it has them so.
+    """The data with the model's genes in the model's order; ``adata`` itself if it has them so.
 
     Genes that the data lacks get columns of zeros and ``False`` in the var column
-    ``"_scgmvae_observed"``, by which the model takes them as unobserved: the encoder treats them
-    as it treats genes that dropout hides, and the likelihood leaves them out.
+    ``"_scgmvae_observed"``. The model treats them as unobserved: the encoder treats them like
+    genes that dropout hides, and the likelihood leaves them out.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def match_genes(adata: AnnData, var_names: ArrayLike) -> AnnData:
 
 
 def _padded(adata: AnnData, wanted: pd.Index, observed: NDArray[np.bool_]) -> AnnData:
-    """A copy with the wanted genes, zeros for those that are not observed."""
+    """Copy of the data with the wanted genes; genes that are not observed get zeros."""
     present = adata[:, adata.var_names.get_indexer_for(wanted[observed])]
     columns = np.flatnonzero(observed)
     place = sparse.csr_matrix(
@@ -99,6 +99,6 @@ def _padded(adata: AnnData, wanted: pd.Index, observed: NDArray[np.bool_]) -> An
 
 
 def observed_genes(adata: AnnData) -> NDArray[np.bool_] | None:
-    """Which genes were measured, (G,); ``None`` where all were."""
+    """Mask of the genes that were measured, (G,); ``None`` if all were."""
     column = adata.var.get(OBSERVED_KEY)
     return None if column is None else column.to_numpy(dtype=bool)

@@ -27,22 +27,22 @@ __all__ = ["check_same_shape", "distorted", "image_shape_of", "pixel_scale", "sh
 
 
 LARGEST_DISTORTION = (0.15, 0.2, 0.1, 1 / 28, 1 / 28)
-"""Angle, shear, change of size, shift to the right and down in sides of the image."""
+"""Largest angle, shear and change of size, and shifts right and down in sides of the image."""
 
 
 def image_shape_of(adata: AnnData) -> tuple[int, ...] | None:
-    """Shape of the images in the rows of ``X``, or ``None`` where they are none.
+    """Shape of the images in the rows of ``X``, or ``None`` if the rows are not images.
 
     Parameters
     ----------
     adata
-        Any data.
+        The data.
 
     Raises
     ------
     ValueError
-        If the shape is not one of two or three positive whole numbers, or does not make as many
-        values as there are columns.
+        If the shape is not two or three positive whole numbers, or their product is not the
+        number of columns.
 
     Examples
     --------
@@ -64,7 +64,7 @@ def image_shape_of(adata: AnnData) -> tuple[int, ...] | None:
 
 
 def shape_of(given: object) -> tuple[int, ...]:
-    """The shape of an image as a tuple; ``ValueError`` for what is none."""
+    """Shape of an image as a tuple; ``ValueError`` if it is not one."""
     sizes = np.asarray(given).ravel()
     is_whole = sizes.dtype.kind in "iuf" and (sizes == np.floor(sizes)).all()
     if not (is_whole and len(sizes) in (2, 3) and (sizes > 0).all()):
@@ -76,16 +76,16 @@ def shape_of(given: object) -> tuple[int, ...]:
 
 
 def check_same_shape(manager: AnnDataManager, image_shape: Sequence[int] | None) -> None:
-    """Raise ``ValueError`` where data are no images of the shape that a model has.
+    """Raise ``ValueError`` if data are not images of the shape that a model has.
 
-    Floats without a shape pass: what they mean is the same with and without one.
+    Floats without a shape are accepted, because their values mean the same without one.
 
     Parameters
     ----------
     manager
         Manager of the AnnData.
     image_shape
-        The model's; ``None`` for one without images.
+        Image shape of the model; ``None`` for a model that is not of images.
     """
     shape = image_shape_of(manager.adata)
     is_bytes = manager.get_from_registry(REGISTRY_KEYS.X_KEY).dtype == np.uint8
@@ -103,7 +103,7 @@ def check_same_shape(manager: AnnDataManager, image_shape: Sequence[int] | None)
 
 
 def pixel_scale(manager: AnnDataManager) -> float:
-    """What a value of the registered matrix is multiplied by: 1/255 for bytes of images, else 1.
+    """Factor of the values of the registered matrix: 1/255 for bytes of images, else 1.
 
     Parameters
     ----------
@@ -140,13 +140,13 @@ def distorted(x: Tensor, image_shape: Sequence[int], amount: float = 1.0) -> Ten
         (2 * torch.rand(len(x), 5, device=x.device) - 1) * bounds
     ).T
     cosine, sine = (1 + growth) * turn.cos(), (1 + growth) * turn.sin()
-    # where each pixel comes from, in half sides from the middle
-    aspect = height / width  # a turn is one of pixels, not of sides
+    # place that each pixel comes from, in half sides from the middle
+    aspect = height / width  # angles are those between pixels, not between sides
     rows = [
         torch.stack([cosine, aspect * (shear * cosine - sine), 2 * right], dim=1),
         torch.stack([sine / aspect, shear * sine + cosine, 2 * down], dim=1),
     ]
-    with torch.autocast(x.device.type, enabled=False):  # places are finer than bfloat16
+    with torch.autocast(x.device.type, enabled=False):  # bfloat16 is too coarse for places
         grid = affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
         moved = grid_sample(images, grid, align_corners=False)
     return moved.permute(0, 2, 3, 1).flatten(1)

@@ -1,4 +1,4 @@
-"""Keys of what comes with the cells beside the fields that scvi-tools registers."""
+"""Keys of data that come with the cells beside the fields that scvi-tools registers."""
 
 __all__ = [
     "CELLS_KEY",
@@ -11,22 +11,22 @@ __all__ = [
 ]
 
 CELLS_KEY = "cells"
-"""Of a minibatch: the rows of the AnnData that it is made of, (n,)."""
+"""Key in a minibatch of the rows of the AnnData that it is made of, (n,)."""
 
 GUIDE_KEY = "guide"
-"""Of a minibatch: the starting partition as component codes, (n,), −1 where a cell has none."""
+"""Key in a minibatch of the starting partition, codes (n,), −1 for cells without a component."""
 
 COMPONENT_KEY = "component"
-"""Of a minibatch: the components that cells are to be drawn from, (n,)."""
+"""Key in a minibatch of the components from which cells are drawn, (n,)."""
 
 SEEN_KEY = "seen"
-"""Of a minibatch: the images as the encoder sees them, where they are distorted for it."""
+"""Key in a minibatch of the images as the encoder sees them, if they are distorted for it."""
 
 OBSERVED_KEY = "_scgmvae_observed"
-"""Of a minibatch, and a column of ``var``: whether a gene was measured, (G,)."""
+"""Key in a minibatch, and column of ``var``: whether a gene was measured, (G,)."""
 
 IMAGE_SHAPE_KEY = "image_shape"
-"""Of ``adata.uns``: height, width and, if there are any, channels of the images in the rows."""
+"""Key in ``adata.uns`` of height, width and, if any, channels of the images in the rows."""
 
 MODALITY_KEY = "_scgmvae_modality"
-"""Of ``mdata.uns``: the modality that was set up."""
+"""Key in ``mdata.uns`` of the modality that was set up."""

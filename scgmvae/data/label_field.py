@@ -17,7 +17,7 @@ __all__ = ["LabelsField"]
 
 
 class LabelsField(CategoricalObsField):
-    """Labels of cells as codes, of which the last one means that there is none.
+    """Labels of cells as codes; the last code means that a cell has no label.
 
     Names are compared as strings, so the column can be of any type. Only names that some cell has
     count: a category without cells is no label. In data that is registered with the names of a
@@ -34,7 +34,7 @@ class LabelsField(CategoricalObsField):
     obs_key
         Column of obs.
     unlabeled_category
-        Its value for cells without a label.
+        Value of that column for cells without a label.
     """
 
     UNLABELED_CATEGORY = "unlabeled_category"
@@ -52,7 +52,7 @@ class LabelsField(CategoricalObsField):
         values = values[values.astype(str) != str(self._unlabeled_category)]
         try:
             names = sorted(values.unique())
-        except TypeError:  # of several types
+        except TypeError:  # values of several types cannot be sorted
             names = sorted(values.unique(), key=str)
         return self._register(adata, [str(name) for name in names])
 

@@ -39,9 +39,10 @@ class SparseRows:
     Parameters
     ----------
     offsets, genes, values
-        Its parts: ``(n + 1,)`` and twice ``(nnz,)``, of any numeric type.
+        Parts of the CSR matrix: row offsets ``(n + 1,)``, columns ``(nnz,)`` and values
+        ``(nnz,)``, of any numeric type.
     n_genes
-        G.
+        G, number of genes.
     """
 
     def __init__(self, offsets: Tensor, genes: Tensor, values: Tensor, n_genes: int):
@@ -50,9 +51,9 @@ class SparseRows:
 
     @classmethod
     def of(cls, matrix: sparse.spmatrix | sparse.sparray) -> Self:
-        """Of a scipy matrix, whose memory is shared where it is CSR, each value stored once."""
+        """Rows of a scipy matrix; memory is shared if it is CSR and stores each value once."""
         csr = matrix.tocsr()
-        if not csr.has_canonical_format:  # values of one place are meant as their sum
+        if not csr.has_canonical_format:  # several values at one place stand for their sum
             csr = csr.copy()
             csr.sum_duplicates()
         offsets, genes, values = map(_tensor, (csr.indptr, csr.indices, csr.data))
@@ -60,16 +61,16 @@ class SparseRows:
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes of what a device would hold."""
+        """Size in bytes of the parts that a device would hold."""
         return self.genes.nbytes + self.values.nbytes
 
     def compact(self) -> Self:
-        """The same in the smallest types that hold it."""
+        """The matrix in the smallest types that hold its values."""
         genes = self.genes.to(torch.int16 if self.n_genes <= 2**15 else torch.int32)
         return type(self)(self.offsets, genes, _smallest(self.values), self.n_genes)
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device."""
+        """The matrix on a device."""
         # offsets stay: asking a GPU for the number of values would wait for it in every step
         return type(self)(
             self.offsets, self.genes.to(device), self.values.to(device), self.n_genes
@@ -97,20 +98,20 @@ class DenseRows:
 
     @classmethod
     def of(cls, matrix: NDArray) -> Self:
-        """Of a numpy array, whose memory is shared."""
+        """Rows of a numpy array, whose memory is shared."""
         return cls(_tensor(np.ascontiguousarray(matrix)))
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes."""
+        """Size of the matrix in bytes."""
         return self.values.nbytes
 
     def compact(self) -> Self:
-        """The same in the smallest type that holds it."""
+        """The matrix in the smallest type that holds its values."""
         return type(self)(_smallest(self.values))
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device."""
+        """The matrix on a device."""
         return type(self)(self.values.to(device))
 
     def __getitem__(self, rows: Rows) -> Tensor:
@@ -124,19 +125,19 @@ class RowsOnDisk:
     Parameters
     ----------
     matrix
-        anndata's backed matrix, or anything else that slices of rows can be read of.
+        Backed matrix of anndata, or anything else from which slices of rows can be read.
     """
 
     def __init__(self, matrix: Matrix):
         self.matrix = matrix
 
     def load(self, rows: Rows) -> SparseRows | DenseRows:
-        """Rows in memory, see :func:`read_rows`."""
+        """Read rows into memory, see :func:`read_rows`."""
         part = self.read(rows)
         return SparseRows.of(part) if sparse.issparse(part) else DenseRows.of(part)
 
     def read(self, rows: Rows) -> NDArray | sparse.csr_matrix:
-        """Rows as :func:`read_rows` gives them."""
+        """Read rows as :func:`read_rows` returns them."""
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
         bounds = [(int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]
         try:
@@ -153,11 +154,11 @@ class RowsOnDisk:
 
     @cached_property
     def _offsets(self) -> NDArray[np.integer]:
-        """Where the values of each row of a CSR matrix begin and end, (n + 1,)."""
+        """Offsets at which the values of each row of a CSR matrix begin and end, (n + 1,)."""
         return self.matrix.group["indptr"][:]
 
     def _read_csr(self, rows: Rows, bounds: list[tuple[int, int]]) -> sparse.csr_matrix:
-        """Runs of rows of a CSR matrix; anndata's own slices take several milliseconds each."""
+        """Read runs of rows of a CSR matrix; slices of anndata take several milliseconds each."""
         ends = [(self._offsets[first], self._offsets[end]) for first, end in bounds]
         values, columns = (
             np.concatenate([part[:0], *(part[first:end] for first, end in ends)])
@@ -180,9 +181,9 @@ def read_rows(matrix: Matrix, rows: Rows) -> NDArray | sparse.csr_matrix:
     Parameters
     ----------
     matrix
-        In memory or on disk.
+        The registered matrix, in memory or on disk.
     rows
-        Row numbers, ascending, none twice. On disk neighbours are read at once.
+        Row numbers, ascending, without duplicates. On disk, neighbouring rows are read together.
 
     Raises
     ------
@@ -195,7 +196,7 @@ def read_rows(matrix: Matrix, rows: Rows) -> NDArray | sparse.csr_matrix:
 
 
 def _check_whole(matrix: Matrix) -> None:
-    """Raise ``OSError`` where an HDF5 file has gone or lost its end, which HDF5 reads as zeros."""
+    """Raise ``OSError`` if an HDF5 file is gone or cut short; HDF5 would read zeros."""
     file = getattr(getattr(matrix, "group", matrix), "file", None)
     if isinstance(file, h5py.File):
         missing = file.id.get_filesize() - os.path.getsize(file.filename)
@@ -223,7 +224,7 @@ def rows_in(matrix: Matrix) -> SparseRows | DenseRows | RowsOnDisk:
 
 
 def column_means(matrix: Matrix, rows: Rows, n_at_once: int = 4096) -> NDArray[np.float64]:
-    """Means over some rows of a registered matrix, (G,), read a few at a time; rows ascend."""
+    """Means over rows of a registered matrix, (G,); rows ascend and are read a few at a time."""
     source = rows_in(matrix)
     total = torch.zeros(matrix.shape[1], dtype=torch.double)
     for part in np.split(rows, range(n_at_once, len(rows), n_at_once)):
@@ -236,12 +237,12 @@ def column_means(matrix: Matrix, rows: Rows, n_at_once: int = 4096) -> NDArray[n
 
 
 def _tensor(array: NDArray) -> Tensor:
-    """The array as a tensor, of the same memory where torch has its type."""
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch hardly knows these
+    """Tensor of an array; it shares the memory if torch has its type."""
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch barely supports these
         array = array.astype(np.int64)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     with warnings.catch_warnings():
-        # of arrays that must not be written to, as those of a file; nothing here does
+        # torch warns of read-only arrays, such as those of a file; nothing here writes to them
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
 

@@ -41,13 +41,13 @@ __all__ = ["MinibatchLoader", "SeededDataSplitter", "in_layout", "stacked"]
 
 
 CELLS_IN_MEMORY = 16_384
-"""Cells that are read at once from data on disk."""
+"""Number of cells that are read at once from data on disk."""
 
 BLOCK = 64
-"""Neighbouring cells on disk that are read together in shuffled passes."""
+"""Number of neighbouring cells on disk that are read together in shuffled passes."""
 
 IGNORED = {name for loader in (AnnDataLoader, DataLoader) for name in signature(loader).parameters}
-"""Settings of loaders with workers."""
+"""Settings of loaders with workers, which are accepted and ignored."""
 
 DEVICE_SHARE = 0.5
 """Share of a GPU's free memory that data may take."""
@@ -68,24 +68,24 @@ class MinibatchLoader:
         because batch normalisation has no value for it.
     shuffle
         Whether to draw a new order for every pass, from torch's random state. On disk blocks of
-        64 neighbouring cells are drawn, and the cells of those that are in memory at a time mixed.
+        64 neighbouring cells are drawn, and the cells that are in memory together are mixed.
     copies
         Expected number of times that each cell of the AnnData comes up in a pass, ``(n,)``, for a
-        shuffled loader; ``None`` is once for all. In every pass a cell comes up as often as that,
+        shuffled loader; ``None`` is once for every cell. In every pass the number of times is
         rounded up or down at random.
     sparse
-        Whether minibatches bring x as a CSR tensor, or with its zeros.
+        Whether minibatches hold x as a CSR tensor, in place of a dense one.
     cells_in_memory
-        Cells that are read at once from a matrix on disk, which bounds the memory it takes.
+        Number of cells that are read at once from a matrix on disk, which bounds the memory.
     **ignored
-        What :class:`scvi.dataloaders.AnnDataLoader` takes for its workers, which are not needed.
+        Arguments of :class:`scvi.dataloaders.AnnDataLoader` for its workers; there are none here.
 
     Raises
     ------
     TypeError
-        If a keyword is none of these.
+        If there is no such argument.
     ValueError
-        If a number is not a whole one of at least 1.
+        If a number is not a whole number of at least 1.
 
     Attributes
     ----------
@@ -132,11 +132,11 @@ class MinibatchLoader:
         self.cells_in_memory = cells_in_memory
         self.extra: dict[str, Tensor] = {}
         observed = observed_genes(adata)
-        self.of_all_cells = {} if observed is None else {OBSERVED_KEY: torch.from_numpy(observed)}
+        self.shared = {} if observed is None else {OBSERVED_KEY: torch.from_numpy(observed)}
 
     @property
     def n_obs_per_pass(self) -> int:
-        """Cells in a pass, those that come up twice counted twice."""
+        """Number of cells in a pass; a cell that comes up twice is counted twice."""
         return len(self.indices) if self.copies is None else round(self.copies[-1])
 
     @property
@@ -161,12 +161,12 @@ class MinibatchLoader:
         n_at_once = max(1, self.cells_in_memory // len(minibatches[0]))
         for first in range(0, len(minibatches), n_at_once):
             part = minibatches[first : first + n_at_once]
-            of_part = np.concatenate(part)
-            in_memory = np.unique(of_part)
+            part_rows = np.concatenate(part)
+            in_memory = np.unique(part_rows)
             x = self.x.load(in_memory)
             if self.shuffle:
-                of_part = _shuffled(of_part)
-            for rows in np.split(of_part, np.cumsum([len(rows) for rows in part[:-1]])):
+                part_rows = _shuffled(part_rows)
+            for rows in np.split(part_rows, np.cumsum([len(rows) for rows in part[:-1]])):
                 yield self._minibatch(rows, x[np.searchsorted(in_memory, rows)])
 
     def _minibatch(self, rows: NDArray[np.integer], x: Tensor) -> dict[str, Tensor]:
@@ -174,10 +174,10 @@ class MinibatchLoader:
             x = x * self.pixel_scale
         x = in_layout(x, self.sparse)
         places = torch.from_numpy(rows)
-        of_cells = {key: values[places] for key, values in (self.fields | self.extra).items()}
+        fields = {key: values[places] for key, values in (self.fields | self.extra).items()}
         if self.pin_memory:
             x = pinned(x)
-        return {REGISTRY_KEYS.X_KEY: x, CELLS_KEY: places} | of_cells | self.of_all_cells
+        return {REGISTRY_KEYS.X_KEY: x, CELLS_KEY: places} | fields | self.shared
 
     def move_to(self, device: torch.device) -> None:
         """Keep x on a GPU, in the smallest types that hold it, where it fits.
@@ -206,12 +206,12 @@ class MinibatchLoader:
         self.x, self.pin_memory = x.to(device), False
 
     def share_out(self, rank: int, n_ranks: int, seed: int) -> None:
-        """Give each of several processes, which call this alike, its part of the minibatches.
+        """Give this process its part of the minibatches; all processes call this alike.
 
         Parameters
         ----------
         rank, n_ranks
-            Number of this process, and of all.
+            Number of this process, and number of all processes.
         seed
             Seed of the order, which has to be the same in all processes.
         """
@@ -227,7 +227,7 @@ class MinibatchLoader:
             return self._drawn_order()
 
     def _drawn_order(self) -> NDArray[np.integer]:
-        """An order from torch's random state."""
+        """Rows in an order that is drawn from torch's random state."""
         order = self.indices
         if self.copies is not None:
             # systematic resampling: evenly spaced points on the cumulated numbers of copies
@@ -245,9 +245,9 @@ class MinibatchLoader:
 
 
 def stacked(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, NDArray]:
-    """Results of minibatches, those of one name below each other.
+    """Results of minibatches, concatenated by name.
 
-    A list of parts would leave holes in memory where a minibatch was worked on, so arrays grow.
+    The arrays grow in place, because a list of parts would fragment the memory.
 
     Parameters
     ----------
@@ -281,7 +281,7 @@ def stacked(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, NDArray]:
 
 
 def in_layout(x: Tensor, sparse: bool) -> Tensor:
-    """The matrix x as a CSR tensor, or with its zeros."""
+    """The matrix x as a CSR tensor, or as a dense one."""
     if not sparse:
         return x if x.layout is torch.strided else x.to_dense()
     return x if is_sparse(x) else x.to_sparse_csr()
@@ -298,7 +298,7 @@ def _field_tensor(manager: AnnDataManager, key: str) -> Tensor:
 
 
 class SeededDataSplitter(DataSplitter):
-    """Training, validation and test cells, split by a seed of its own.
+    """Splits cells into training, validation and test cells by a seed of its own.
 
     scvi-tools splits by its global seed, and without one at random.
 
@@ -314,7 +314,7 @@ class SeededDataSplitter(DataSplitter):
     Raises
     ------
     ValueError
-        If a size is no share, rows are missing, or there are fewer than two training cells.
+        If a size is not a share, rows are missing, or there are fewer than two training cells.
     """
 
     data_loader_cls = MinibatchLoader
@@ -373,7 +373,8 @@ class SeededDataSplitter(DataSplitter):
         loader = super().train_dataloader()
         if self.trainer is not None:
             loader.move_to(self.trainer.strategy.root_device)
-            seed = self.seed + self.trainer.current_epoch  # where another part of it has ended
+            # an earlier part of the training may have ended at this epoch
+            seed = self.seed + self.trainer.current_epoch
             loader.share_out(self.trainer.global_rank, self.trainer.world_size, seed)
         return loader
 

@@ -1,4 +1,4 @@
-"""Expression on the scale that it is compared on: log(1 + counts per 10,000)."""
+"""Expression on the scale on which it is compared: log(1 + counts per 10,000)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["log_normalized", "mean_expression", "r_squared"]
 
 TARGET_SUM = 1e4
-"""Counts per cell that all cells are brought to."""
+"""Counts per cell after normalisation."""
 
 
 def log_normalized(counts: sparse.spmatrix | NDArray) -> AnnData:

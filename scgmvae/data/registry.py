@@ -1,7 +1,7 @@
-"""What was registered of an AnnData, under names of its own.
+"""Readable names for what was registered for an AnnData.
 
-scvi-tools keeps it as nested dictionaries: arguments of the set-up, and for each field where it
-stands and what was found in it. All that the package reads of them is read here.
+scvi-tools keeps a registry as nested dictionaries: the arguments of the set-up, and for each field
+its place in the AnnData and what was found in it. The package reads them through this module.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Setup:
     Parameters
     ----------
     registry
-        Of a model, of a saved one, or of an :class:`~scvi.data.AnnDataManager`.
+        Registry of a model, of a saved model, or of an :class:`~scvi.data.AnnDataManager`.
     """
 
     def __init__(self, registry: Mapping[str, Any]):
@@ -49,7 +49,7 @@ class Setup:
         return self._registry[scvi_constants._SETUP_ARGS_KEY]
 
     def state(self, key: str) -> Mapping[str, Any]:
-        """What was found in a field; nothing where there is no such field.
+        """What was found in a field; empty if there is no such field.
 
         Parameters
         ----------
@@ -71,12 +71,12 @@ class Setup:
 
     @property
     def labels_key(self) -> str | None:
-        """Column of the labels in obs."""
+        """Column of the labels in obs; ``None`` without labels."""
         return self.arguments["labels_key"]
 
     @property
     def label_names(self) -> list[str]:
-        """Names of the labels in the order of their components; none without labels."""
+        """Names of the labels in the order of their components; empty without labels."""
         state = self.state(REGISTRY_KEYS.LABELS_KEY)
         if LabelsField.UNLABELED_CATEGORY not in state:
             return []
@@ -111,7 +111,7 @@ class Setup:
 
 
 def label_codes(manager: AnnDataManager) -> NDArray[np.int64]:
-    """Label of each cell as the number of its component, −1 where it has none, (n,).
+    """Label of each cell as the number of its component, −1 if it has none, (n,).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Checks of an AnnData, each of which says the rule, what it found and what to do."""
+"""Checks of an AnnData. Each error names the rule, what was found and what to do."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ __all__ = [
 ]
 
 CHUNK = 10_000
-"""Cells looked at at a time: a matrix on disk is never read whole."""
+"""Number of cells that are checked at a time: a matrix on disk is never read whole."""
 
 LARGEST = 1e18
-"""Size up to which the square of a value is finite in single precision."""
+"""Absolute value up to which the square of a value is finite in single precision."""
 
 
 @contextmanager
 def unchanged_on_error(adata: AnnData) -> Iterator[None]:
-    """Take back what registration wrote into ``adata`` if the block raises."""
+    """Undo what registration wrote into ``adata`` if the block raises."""
     if adata.is_view:  # a view cannot be registered, and writing to it would make it a copy
         yield
         return
@@ -80,7 +80,7 @@ def unchanged_on_error(adata: AnnData) -> Iterator[None]:
 
 
 def check_anndata(adata: object) -> None:
-    """Raise for what is no AnnData (``ValueError``), or minified (``NotImplementedError``)."""
+    """Raise if data are no AnnData (``ValueError``) or minified (``NotImplementedError``)."""
     if not isinstance(adata, AnnData):
         raise ValueError(
             f"adata must be an AnnData, but it is a {type(adata).__name__}. Read a file with "
@@ -92,7 +92,7 @@ def check_anndata(adata: object) -> None:
 
 
 def refuse_minified() -> None:
-    """Raise ``NotImplementedError``: what is kept of minified data is not enough here."""
+    """Raise ``NotImplementedError``: minified data do not keep enough for this model."""
     raise NotImplementedError(
         "Minified data keep posteriors of z in place of counts, but w and the components are "
         "inferred from the counts as well. Use the data with their counts; backed AnnData take "
@@ -219,7 +219,7 @@ def check_continuous(adata: AnnData, continuous_covariate_keys: Sequence[str] | 
 
 
 def _single_precision(column: pd.Series) -> NDArray[np.float32]:
-    """A column as a model computes with it; NaN or infinite where it holds no such number."""
+    """Column in the precision of a model; NaN or infinite for values that are no such number."""
     if column.dtype.kind in "cmM":  # complex numbers, dates and times pass for numbers in pandas
         return np.full(len(column), np.nan, dtype=np.float32)
     values = pd.to_numeric(column, errors="coerce").to_numpy(float)
@@ -228,7 +228,7 @@ def _single_precision(column: pd.Series) -> NDArray[np.float32]:
 
 
 def _chunks(x: Matrix) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """First row, stored values and, per chunk of rows, the row sums of a matrix."""
+    """First row, stored values and row sums of each chunk of rows of a matrix."""
     for first in range(0, x.shape[0], CHUNK):
         block = x[first : first + CHUNK]
         if sparse.issparse(block):
@@ -278,11 +278,11 @@ def check_counts(x: Matrix, name: str, obs_names: pd.Index, likelihood: str) -> 
     x
         The matrix, dense, sparse or backed.
     name
-        What to call it in messages.
+        Name of the matrix in messages.
     obs_names
-        Names of its rows.
+        Names of the rows of the matrix.
     likelihood
-        The count likelihood that asks.
+        Name of the count likelihood.
     """
     remedy = (
         f"The likelihood {likelihood!r} is one of counts: name the layer that holds the raw "
@@ -311,7 +311,7 @@ def check_counts(x: Matrix, name: str, obs_names: pd.Index, likelihood: str) -> 
 
 
 def refuse_counts(name: str, likelihood: str) -> None:
-    """Raise ``ValueError``: images do not have a likelihood of counts."""
+    """Raise ``ValueError``: a likelihood of counts does not suit images."""
     raise ValueError(
         f"{name} holds bytes of images, which are no counts, but the likelihood is "
         f"{likelihood!r}. Use 'bernoulli' or 'gaussian', or remove adata.uns['image_shape'] if "
@@ -348,7 +348,7 @@ def check_n_components(n_components: int | None, n_obs: int, n_labels: int = 0) 
 
 
 def check_key_added(setup: dict[str, Any], key_added: str = "scgmvae") -> None:
-    """Raise ``ValueError`` for no name, or where writing back would overwrite what is read."""
+    """Raise ``ValueError`` if the key is not a name, or would overwrite a column that is read."""
     is_name = isinstance(key_added, str) and key_added and not key_added.startswith("_scvi")
     if not is_name or "/" in key_added:
         raise ValueError(
@@ -402,7 +402,7 @@ def rows_of(adata: AnnData, indices: ArrayLike | None) -> NDArray[np.int64]:
     Raises
     ------
     ValueError
-        If they select no cell, or one that is not there.
+        If they select no cell, or a cell that does not exist.
     """
     if indices is None:
         return np.arange(adata.n_obs)

@@ -14,7 +14,7 @@
 =========================  ===============================================================
 
 The simulators draw from their own generator, made from ``seed``; equal arguments give equal data.
-Counts are neither filtered, normalised nor scaled: that is left to scanpy. Images are rows of
+Counts are neither filtered, normalised nor scaled: this is left to scanpy. Images are rows of
 pixels, uint8 (v stands for v / 255), float32 in [0, 1] or, of microscopy, float32 in photons, of
 the shape ``uns["image_shape"]``.
 

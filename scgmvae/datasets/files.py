@@ -65,7 +65,7 @@ _REMEDY = "Remove the file, and it is downloaded anew, or put the original in it
 
 
 def obtain(dataset: str, names: Sequence[str], read: Callable[[Path], T]) -> T:
-    """What ``read`` makes of the first such file; if there is none, ``names[0]`` is downloaded."""
+    """Result of ``read`` for the first of the files; if none exists, download ``names[0]``."""
     cache = Path(pooch.os_cache("scgmvae")) / dataset
     local = os.environ.get(DATA_DIR)
     folders = [Path(local).expanduser() / dataset, cache] if local else [cache]
@@ -85,7 +85,7 @@ def obtain(dataset: str, names: Sequence[str], read: Callable[[Path], T]) -> T:
         except OSError as error:  # all of requests' errors are of this class
             failures.append(error)
         except ValueError as error:
-            # What was sent in its place, a log-in page for example, must not stay in the cache.
+            # Another file sent in its place, such as a log-in page, must not stay in the cache.
             path.unlink(missing_ok=True)
             failures.append(error)
     attempts = zip(ADDRESSES[dataset], failures, strict=True)
@@ -102,7 +102,7 @@ def read_idx(path: Path, sha256: str) -> NDArray[np.uint8]:
     """Array of an idx file, compressed or not, of the shape its header gives."""
     content, fault = _decompressed(path)
     n_axes = 3 if "idx3" in path.name else 1
-    magic, header = bytes([0, 0, 8, n_axes]), 4 + 4 * n_axes  # 8: of unsigned bytes
+    magic, header = bytes([0, 0, 8, n_axes]), 4 + 4 * n_axes  # 8 stands for unsigned bytes
     if not magic.startswith(content[:4]):
         raise ValueError(
             f"{path} must begin with the bytes {magic.hex(' ')} of such an idx file, but begins "
@@ -138,7 +138,7 @@ def _decompressed(path: Path) -> tuple[bytes, Exception | None]:
 def read_cifar(path: Path, md5: str) -> list[NDArray[np.uint8]]:
     """Train images ``(n, 32, 32, 3)``, train labels ``(n,)``, and both for test."""
     _check_checksum(path, pooch.file_hash(str(path), "md5"), md5)
-    # In the archive's order and never back, so that it is decompressed once.
+    # Members are read in the order of the archive, so that it is decompressed once.
     with tarfile.open(path, "r|gz") as tar:
         found = {
             Path(member.name).name: tar.extractfile(member).read()

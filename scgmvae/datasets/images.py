@@ -67,7 +67,7 @@ def mnist() -> ad.AnnData:
     Raises
     ------
     FileNotFoundError
-        If a file is neither there nor to be had; the message says where to put it.
+        If a file is not there and cannot be downloaded; the message says where to put it.
     ValueError
         If a local or cached file is damaged, or its content is not the original.
 
@@ -141,7 +141,8 @@ def images_to_anndata(images: ArrayLike, labels: Sequence | None = None) -> ad.A
         Shape ``(n, height, width)`` or ``(n, height, width, channels)``. Either uint8, where v
         stands for v / 255, or floats in [0, 1].
     labels
-        One per image, or None. Categories keep their order, and are sorted where there are none.
+        One label per image, or None. Categories keep their order, and are sorted where there are
+        none.
 
     Returns
     -------
@@ -175,7 +176,7 @@ def images_to_anndata(images: ArrayLike, labels: Sequence | None = None) -> ad.A
             f"images must be uint8 or floats in [0, 1], but received {images.dtype}; convert "
             "whole numbers from 0 to 255 by images.astype(np.uint8)."
         )
-    # Negated, so that a NaN is refused as well.
+    # The condition is negated so that a NaN is refused as well.
     if images.dtype != np.uint8 and not (images.min() >= 0 and images.max() <= 1):
         raise ValueError(
             "Floats must lie in [0, 1], but received values from "

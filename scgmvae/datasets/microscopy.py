@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["two_photon"]
 
 SOURCES = (2, 2)
-"""Wide sources of the background: one in each quarter of the image."""
+"""Rows and columns of wide sources of the background: one in each quarter of the image."""
 
 STRENGTH_SHAPE = 2.0
 """Shape of the gamma distribution of a source's strength, whose sd is 0.7 of its mean."""
@@ -46,9 +46,9 @@ def two_photon(
         f = \mathtt{photons} \cdot a_{\mathrm{sector}}, \quad a \sim \mathrm{Bernoulli}(p_{on}),
         \qquad b = \textstyle\sum_j s_j h_j, \quad s_j \sim \mathrm{Gamma}
 
-    The foreground f is a grid of square sectors, each on or off for itself. The background b comes
-    from four wide sources h, one somewhere in each quarter of the image, of a strength that varies
-    from image to image.
+    The foreground f is a grid of square sectors, each on or off independently. The background b
+    comes from four wide sources h, one somewhere in each quarter of the image, of a strength that
+    varies from image to image.
 
     Parameters
     ----------

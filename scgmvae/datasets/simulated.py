@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["blobs", "synthetic_counts"]
 
 _CHUNK_ENTRIES = 4_000_000  # dense entries of synthetic_counts at a time: 32 MB in float64
-_BASELINE_SIGMA = 1.5  # of log expression over genes: a few genes hold most of the counts
+_BASELINE_SIGMA = 1.5  # sd of log expression over genes: a few genes hold most of the counts
 _MAX_DRAWS = 100
 
 

@@ -35,7 +35,7 @@ MEAN_FLOOR = 1e-8
 """Added to every mean count: a softmax output underflows to 0, where log μ has no value."""
 
 TABLE_SIZE = 8
-"""Counts up to this one are read from a table; few are larger."""
+"""Largest count whose terms are read from a table; few counts are larger."""
 
 
 def nb_log_prob(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def nb_log_prob(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
 def softmax_nb_log_prob(x: Tensor, logits: Tensor, theta: Tensor, size: Tensor) -> Tensor:
     """:func:`nb_log_prob` at the means :func:`softmax_means` of ``logits`` and ``size``.
 
-    Its gradient goes through the softmax in the same passes, without one of the means.
+    The gradient of the logits is computed in the same passes, without a gradient of the means.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def softmax_means(logits: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     Parameters
     ----------
     logits
-        Log shares but for a constant, ``(..., n, G)``.
+        Log shares up to a constant, ``(..., n, G)``.
     size
         Counts of a cell, ``(n, 1)``.
 
@@ -101,7 +101,7 @@ def softmax_means(logits: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nb_log_prob(x: Tensor, means: Tensor, theta: Tensor, size: Tensor | None) -> Tensor:
-    """Of means or, where there is a size, of what they are the softmax of, (..., n, G)."""
+    """Log likelihood at means or, if there is a size, at logits of the means, (..., n, G)."""
     at = NonZero.of(x)
     if means.dim() == 2:
         return _NegativeBinomialLogProb.apply(*at, means, theta, size)
@@ -112,10 +112,10 @@ def _nb_log_prob(x: Tensor, means: Tensor, theta: Tensor, size: Tensor | None) -
 
 
 class _NegativeBinomialLogProb(torch.autograd.Function):
-    """Forward and backward of the negative binomial, of means or of what they are the softmax of.
+    """Forward and backward pass of the negative binomial, at means or at logits of the means.
 
     Every pass over all cells and genes costs as much as a product of matrices, so none is made
-    twice: the means and log(1 + μ/θ), the dearest, are kept for the gradient.
+    twice: the means and log(1 + μ/θ), the most expensive ones, are kept for the gradient.
     """
 
     @staticmethod
@@ -143,7 +143,7 @@ class _NegativeBinomialLogProb(torch.autograd.Function):
         bracket = mu_nz.log().sub_(_at(log_ratio, flat)).mul_(terms.small).add_(terms.value())
         value += sums_by_row(bracket, offsets)
         if len(terms.large):
-            value.index_add_(0, cell[terms.large], terms.of_large(mu_nz))
+            value.index_add_(0, cell[terms.large], terms.large_values(mu_nz))
         ctx.save_for_backward(cell, flat, scale, mu, log_ratio, mu_nz, theta, size, *terms)
         return value
 
@@ -163,21 +163,21 @@ class _NegativeBinomialLogProb(torch.autograd.Function):
                 grad_theta = grad @ share - grad @ log_ratio
             else:
                 grad_theta = (share - log_ratio) * grad.unsqueeze(-1)
-            of_nz = _at(share, flat).mul_(terms.small).add_(terms.slope()).mul_(grad_nz)
-            by_column = torch.zeros_like(terms.theta).index_add_(0, terms.column, of_nz)
+            nz_grad = _at(share, flat).mul_(terms.small).add_(terms.slope()).mul_(grad_nz)
+            by_column = torch.zeros_like(terms.theta).index_add_(0, terms.column, nz_grad)
             by_column.div_(terms.theta)
             if len(terms.large):
-                of_large = grad_nz[terms.large] * terms.grad_of_large(mu_nz)
-                by_column.index_add_(0, terms.column[terms.large], of_large)
+                large_grad = grad_nz[terms.large] * terms.large_slopes(mu_nz)
+                by_column.index_add_(0, terms.column[terms.large], large_grad)
             if theta.dim() == 1:
                 grad_theta += by_column
             else:
                 grad_theta.view(-1).index_add_(0, flat, by_column)
         if wants_means:
             grad_means = torch.div(theta, total, out=total)  # θ/(θ+μ)
-            of_nz = _at(grad_means, flat).mul_(terms.x).mul_(grad_nz).div_(mu_nz)
+            nz_grad = _at(grad_means, flat).mul_(terms.x).mul_(grad_nz).div_(mu_nz)
             grad_means.mul_(-grad.unsqueeze(-1))
-            grad_means.view(-1).index_add_(0, flat, of_nz)
+            grad_means.view(-1).index_add_(0, flat, nz_grad)
             if size is not None:  # through the softmax
                 grad_means.mul_(scale).mul_(size)
                 grad_means.addcmul_(scale, grad_means.sum(-1, keepdim=True), value=-1)
@@ -192,8 +192,9 @@ def _at(values: Tensor, flat: Tensor) -> Tensor:
 class _RisingFactorial(NamedTuple):
     r"""log Γ(x+θ)/Γ(θ) − x log θ − log x! of the non-zero counts, and its gradient.
 
-    That is Σ_{i<x} log(1 + i/θ) − log x! for whole numbers, which small counts read from a table.
-    The others, few, have log Γ in double precision: its values are large and nearly cancel.
+    For whole numbers it is Σ_{i<x} log(1 + i/θ) − log x!, which small counts read from a table.
+    For the few others log Γ is computed in double precision, as its values are large and nearly
+    cancel.
     """
 
     x: Tensor
@@ -203,14 +204,15 @@ class _RisingFactorial(NamedTuple):
     theta: Tensor
     """Inverse dispersions of the columns of the table, (G,) or (nnz,)."""
     column: Tensor
-    """Which of them each count has, (nnz,)."""
+    """Column of the table that each count reads, (nnz,)."""
     place: Tensor
-    """Which place in the flattened table each count reads, (nnz,)."""
+    """Place in the flattened table that each count reads, (nnz,)."""
     large: Tensor
-    """Which counts have no row in the table."""
+    """Numbers of the counts that have no row in the table."""
 
     @classmethod
     def of(cls, x: Tensor, theta: Tensor, gene: Tensor, flat: Tensor) -> _RisingFactorial:
+        """Terms of the non-zero counts x, with inverse dispersions (G,) or (n, G)."""
         if theta.dim() == 1:
             column = gene
         else:
@@ -240,17 +242,17 @@ class _RisingFactorial(NamedTuple):
         i = self._i
         return self._read((i / (self.theta + i)).cumsum(0).neg_())
 
-    def of_large(self, mu_nz: Tensor) -> Tensor:
+    def large_values(self, mu_nz: Tensor) -> Tensor:
         """The whole bracket of the log likelihood of large counts at means (nnz,)."""
         x, theta, mu = (v.double() for v in (*self._large(), mu_nz[self.large]))
-        of_data = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
-        return (of_data + x * torch.log(mu / (theta + mu))).to(mu_nz.dtype)
+        data_terms = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+        return (data_terms + x * torch.log(mu / (theta + mu))).to(mu_nz.dtype)
 
-    def grad_of_large(self, mu_nz: Tensor) -> Tensor:
-        """Derivatives in θ of what :meth:`of_large` gives, (n_large,)."""
+    def large_slopes(self, mu_nz: Tensor) -> Tensor:
+        """Derivatives in θ of what :meth:`large_values` gives, (n_large,)."""
         x, theta, mu = (v.double() for v in (*self._large(), mu_nz[self.large]))
-        of_data = torch.digamma(x + theta) - torch.digamma(theta)
-        return (of_data - x / (theta + mu)).to(mu_nz.dtype)
+        data_terms = torch.digamma(x + theta) - torch.digamma(theta)
+        return (data_terms - x / (theta + mu)).to(mu_nz.dtype)
 
     def _large(self) -> tuple[Tensor, Tensor]:
         """Large counts and their inverse dispersions."""
@@ -269,7 +271,7 @@ def zinb_log_prob(x: Tensor, mu: Tensor, theta: Tensor, zi_logits: Tensor) -> Te
     x, mu, theta
         As in :func:`nb_log_prob`.
     zi_logits
-        π, log odds of a zero that is not of the negative binomial, ``(..., n, G)``.
+        π, log odds of a zero that the negative binomial does not make, ``(..., n, G)``.
 
     Returns
     -------
@@ -280,27 +282,27 @@ def zinb_log_prob(x: Tensor, mu: Tensor, theta: Tensor, zi_logits: Tensor) -> Te
     nb_zero = no_inflation - theta * torch.log1p(mu / theta)
     zero = torch.logaddexp(no_inflation + zi_logits, nb_zero)  # (..., n, G)
     theta_nz = theta[at.gene] if theta.dim() == 1 else theta.flatten()[at.flat]
-    counts, theta_nz, mu_nz = at.values.double(), theta_nz.double(), _of_nonzero(mu, at).double()
+    counts, theta_nz, mu_nz = at.values.double(), theta_nz.double(), _at_nonzero(mu, at).double()
     bracket = (
         torch.lgamma(counts + theta_nz)
         - torch.lgamma(theta_nz)
         - torch.lgamma(counts + 1)
         + counts * torch.log(mu_nz / (theta_nz + mu_nz))
     )
-    other = _of_nonzero(nb_zero, at) + bracket.to(mu.dtype) - _of_nonzero(zero, at)
+    other = _at_nonzero(nb_zero, at) + bracket.to(mu.dtype) - _at_nonzero(zero, at)
     other = torch.where(at.values > 0, other, 0)  # a CSR matrix may store zeros as well
     return _add_to_cells(zero.sum(-1), at, other)
 
 
 def poisson_log_prob(x: Tensor, mu: Tensor) -> Tensor:
-    """Poisson log likelihood, summed over genes, of arguments as in :func:`nb_log_prob`."""
+    """Poisson log likelihood, summed over genes, for arguments as in :func:`nb_log_prob`."""
     at = NonZero.of(x)
     counts = at.values.double()
-    other = counts * torch.log(_of_nonzero(mu, at).double()) - torch.lgamma(counts + 1)
+    other = counts * torch.log(_at_nonzero(mu, at).double()) - torch.lgamma(counts + 1)
     return _add_to_cells(-mu.sum(-1), at, other.to(mu.dtype))
 
 
-def _of_nonzero(values: Tensor, at: NonZero) -> Tensor:
+def _at_nonzero(values: Tensor, at: NonZero) -> Tensor:
     """Values (..., n, G) at the non-zero counts, (S, nnz)."""
     return values.reshape(-1, values.shape[-2] * values.shape[-1]).index_select(1, at.flat)
 

@@ -34,7 +34,7 @@ def normal_kl(q: Normal, p: Normal, z: Tensor | None = None) -> Tensor:
         Gaussians whose parameters broadcast to ``(..., L)``.
     z
         Samples of q, ``(..., L)``: the divergence is estimated at each by log q(z) − log p(z).
-        ``None`` has the closed form.
+        ``None`` takes the closed form.
 
     Returns
     -------
@@ -53,8 +53,8 @@ def normal_kl(q: Normal, p: Normal, z: Tensor | None = None) -> Tensor:
 class _NormalKL(torch.autograd.Function):
     r"""Σ ½ (r² + t² − 1) − log r with r = σ_q/σ_p and t = (μ_q − μ_p)/σ_p, and its gradient.
 
-    A minibatch's divergences are small, and autograd's own way through them, some twenty steps
-    there and back, takes several times as long as their arithmetic.
+    The divergences of a minibatch are small tensors. Autograd would take some twenty steps forward
+    and backward, several times as long as their arithmetic.
     """
 
     @staticmethod
@@ -75,8 +75,8 @@ class _NormalKL(torch.autograd.Function):
         grad = grad.unsqueeze(-1) * inverse
         grads: list[Tensor | None] = [None] * 4
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
-            of_shift = grad * t
-            grads[0], grads[2] = of_shift, -of_shift
+            shift_grad = grad * t
+            grads[0], grads[2] = shift_grad, -shift_grad
         if ctx.needs_input_grad[1]:
             grads[1] = grad * (r - r.reciprocal())
         if ctx.needs_input_grad[3]:
@@ -103,7 +103,7 @@ def mixture_kl(q_z: Normal, p_z: Normal, q_y: Tensor, z: Tensor | None = None) -
     q_y
         Component probabilities, ``(n, K)``.
     z
-        Samples of q(z|x), ``(..., n, L)``, to estimate the divergences at; ``None`` has their
+        Samples of q(z|x), ``(..., n, L)``, to estimate the divergences at; ``None`` takes their
         closed form.
 
     Returns
@@ -246,7 +246,7 @@ def categorical_dirichlet_kl(q_y: Tensor, concentration: Tensor) -> Tensor:
 
 
 def conjugate_dirichlet_bound(q_y: Tensor, alpha: Tensor) -> Tensor:
-    r"""Smallest value of the y and d terms together over all q(d).
+    r"""Smallest sum of the terms of y and d over all q(d).
 
     The Dirichlet is conjugate to the categorical, so the best q(d) is Dir(α + q(y)), and at it
 
@@ -275,7 +275,7 @@ def conjugate_dirichlet_bound(q_y: Tensor, alpha: Tensor) -> Tensor:
 
 
 class _ConjugateDirichletBound(torch.autograd.Function):
-    """The bound, and its gradient, which E[log d] of both Dirichlets is most of."""
+    """The bound and its gradient, which is mostly E[log d] of both Dirichlets."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, q_y: Tensor, alpha: Tensor) -> Tensor:
@@ -292,6 +292,6 @@ class _ConjugateDirichletBound(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_q = grad * (_log(q_y) + 1 - expected)
         if ctx.needs_input_grad[1]:
-            of_prior = expected_log_dirichlet(alpha)
-            grad_alpha = (grad * (of_prior - expected)).sum_to_size(alpha.shape)
+            prior_expected = expected_log_dirichlet(alpha)
+            grad_alpha = (grad * (prior_expected - expected)).sum_to_size(alpha.shape)
         return grad_q, grad_alpha

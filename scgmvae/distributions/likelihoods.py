@@ -1,6 +1,6 @@
 """p(x|z,c): from decoder outputs to distributions that scvi-tools' methods understand.
 
-scvi-tools reads ``mu``, ``scale`` and ``theta`` off p(x|z,c) and calls ``get_normalized`` on it;
+scvi-tools reads ``mu``, ``scale`` and ``theta`` from p(x|z,c) and calls ``get_normalized`` on it;
 the classes here add what the ones of :mod:`scvi.distributions` lack.
 """
 
@@ -43,10 +43,10 @@ LOG_DISPERSION_BOUND = 14.0
 
 
 class NegativeBinomial(scvi_distributions.NegativeBinomial):
-    """scvi-tools' negative binomial that makes its means from logits where they are asked for.
+    """scvi-tools' negative binomial, which computes its means from logits when they are read.
 
-    Training does not ask: the fast likelihood is one of logits, and sums over cells where the
-    dispersion is one per gene.
+    Training does not read them: the fast likelihood takes the logits, and sums over cells if each
+    gene has one dispersion.
     """
 
     arg_constraints = {
@@ -58,7 +58,7 @@ class NegativeBinomial(scvi_distributions.NegativeBinomial):
     def __init__(self, logits: Tensor, theta: Tensor, size: Tensor):
         Distribution.__init__(self, batch_shape=logits.shape, validate_args=False)
         self.logits, self.dispersion, self.size_of_cells = logits, theta, size
-        # what scvi-tools reads where it draws, _device from 1.5 on, and in its own log_prob
+        # scvi-tools reads these when it draws samples (_device from 1.5 on) and in its own log_prob
         self._device, self.on_mps = logits.device, logits.device.type == "mps"
         self._eps = MEAN_FLOOR
 
@@ -88,7 +88,7 @@ class NegativeBinomial(scvi_distributions.NegativeBinomial):
 
 
 class ZeroInflatedNegativeBinomial(scvi_distributions.ZeroInflatedNegativeBinomial):
-    """scvi-tools' zero-inflated negative binomial that keeps its dispersion as it was given."""
+    """scvi-tools' zero-inflated negative binomial, which keeps its dispersion as it was given."""
 
     def __init__(self, mu: Tensor, theta: Tensor, zi_logits: Tensor, scale: Tensor):
         super().__init__(mu=mu, theta=theta, zi_logits=zi_logits, scale=scale, validate_args=False)
@@ -122,7 +122,7 @@ def make_likelihood(
     Parameters
     ----------
     kind
-        The likelihood's name.
+        Name of the likelihood.
     heads
         Decoder outputs, each ``(..., n, G)``.
     library

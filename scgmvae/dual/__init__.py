@@ -1,1 +1,1 @@
-"""The dual VAE, a slice of its own: nothing outside of it is needed to remove it."""
+"""The dual VAE, a separate part of the package: no other model depends on it."""

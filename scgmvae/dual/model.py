@@ -33,12 +33,12 @@ __all__ = ["DualVAE"]
 Source = Literal["foreground", "background"]
 
 OBSM = {"foreground": "X_dualvae_fg", "background": "X_dualvae_bg"}
-"""Where the latent of each layer is written."""
+"""Key in obsm under which the latent of each source of light is written."""
 
 LATENTS = {"foreground": "z1", "background": "z2"}
 
 N_START = 1024
-"""Training images that the networks are scaled to at the start."""
+"""Number of training images to which the networks are scaled at the start."""
 
 
 class DualVAE(Model):
@@ -55,11 +55,11 @@ class DualVAE(Model):
     adata
         Images in the rows of ``X`` or of a layer, with ``uns["image_shape"]``: height, width and,
         if there are any, channels. Intensities count from darkness, as both sources are at least
-        0. One that was not passed to :meth:`setup_anndata` is set up with defaults.
+        0. Data that were not passed to :meth:`setup_anndata` are set up with defaults.
     registry
         Registry of a model without data; used by :meth:`load`.
     image_shape
-        Used by :meth:`load`; of data it is read from ``uns``.
+        Used by :meth:`load`; with data it is read from ``uns``.
     likelihood
         ``"gaussian"``, or ``"poisson"`` for counts of photons.
     **module_kwargs
@@ -202,7 +202,7 @@ class DualVAE(Model):
         max_epochs
             Passes over the images.
         seed
-            Of everything random: first weights (drawn anew by the first call), order of the
+            Seed of everything random: first weights (drawn anew by the first call), order of the
             images, samples. Any other random state stays as it is. ``None`` takes
             ``scvi.settings.seed``, or 0. On a CPU the same seed gives the same result bit for
             bit.
@@ -259,7 +259,7 @@ class DualVAE(Model):
         self.annotate()
 
     def _start_module(self, rows: NDArray[np.integer]) -> None:
-        """Make new weights, and scale them to the first of some images."""
+        """Make new weights, and scale them to the first training images."""
         self.module = self._make_module()
         (tensors,) = self._make_data_loader(self.adata, indices=rows[:N_START], batch_size=N_START)
         self.module.start_at(tensors[REGISTRY_KEYS.X_KEY])
@@ -319,7 +319,7 @@ class DualVAE(Model):
         Parameters
         ----------
         adata, indices, batch_size
-            As of :meth:`get_foreground`.
+            As in :meth:`get_foreground`.
 
         Returns
         -------
@@ -345,7 +345,7 @@ class DualVAE(Model):
         Parameters
         ----------
         adata, indices, batch_size
-            As of :meth:`get_foreground`.
+            As in :meth:`get_foreground`.
         which
             ``"foreground"`` for z₁, ``"background"`` for z₂.
 
@@ -373,7 +373,7 @@ class DualVAE(Model):
         Parameters
         ----------
         adata
-            Images with the pixels of the model, in its order; ``None`` is the model's own.
+            Images with the pixels of the model, in the same order; ``None`` is the model's own.
 
         Raises
         ------

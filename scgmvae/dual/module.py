@@ -10,7 +10,7 @@ z₂      latent of the background                   (n, L₂)          ``z2``, 
 f       foreground, of z₁ alone, ≥ 0               (n, P)           ``foreground``
 b       background, of z₂ alone, > 0               (n, Q)           ``background``
 U       low resolution to pixels, linear           Q → P            ``resolution.upsample``
-γ       share of f in g(x) that r is told          (n, Q) or 0, 1   ``gate``
+γ       share of f in g(x) that r includes         (n, Q) or 0, 1   ``gate``
 ======  =========================================  ===============  ====================
 
 Generative model: p(z₁) p(z₂) p(x|f + U b), and r(g(x)|b + γ g(f)) beside it. Inference: q(z₁|x)
@@ -51,11 +51,12 @@ Interaction = Literal["none", "concatenation", "gated"]
 NO_CONDITIONS, NO_SIZES = Conditions(), ConditionSizes()
 
 BACKGROUND_WIDTHS = (64,)
-"""Hidden layers between g(x), which is small, and z₂, and back."""
+"""Widths of the hidden layers between g(x), which is small, and z₂, and back."""
 
 START_FOREGROUND = 0.1
-"""Foreground at the start, and size of the decoder's weights, as multiples of the unit. Nearly
-dark, it leaves all that is diffuse to the background, and grows where that cannot follow."""
+"""Foreground at the start, and size of the decoder's weights, as multiples of the unit. As it
+is nearly dark, the background takes all diffuse light, and the foreground grows where the
+background cannot follow."""
 
 
 class DualModule(BaseModuleClass):
@@ -68,15 +69,16 @@ class DualModule(BaseModuleClass):
     n_latent_foreground, n_latent_background
         L₁ and L₂.
     encoder
-        Of the foreground: ``"mlp"``, or ``"conv"``, three convolutions in place of hidden layers.
+        Encoder of the foreground: ``"mlp"``, or ``"conv"``, three convolutions in place of hidden
+        layers.
     n_hidden
         Width of each hidden layer of an ``"mlp"`` encoder; without any it is linear. The decoder
         of the foreground is always linear up to the cut at 0.
     window, blur
-        Of g, in pixels; see :class:`~scgmvae.dual.resolution.LowResolution`.
+        Window and blur of g, in pixels; see :class:`~scgmvae.dual.resolution.LowResolution`.
     interaction
-        What r(g(x)|z̃₂) is told of the foreground: ``"none"`` (γ = 0), ``"concatenation"`` (γ = 1:
-        all of its light) or ``"gated"`` (γ a sigmoid of z₁ and z₂).
+        What part of the foreground r(g(x)|z̃₂) includes: ``"none"`` (γ = 0), ``"concatenation"``
+        (γ = 1: all of its light) or ``"gated"`` (γ a sigmoid of z₁ and z₂).
     likelihood
         ``"gaussian"``, with a learned standard deviation for each pixel, or ``"poisson"``.
 
@@ -185,7 +187,7 @@ class DualModule(BaseModuleClass):
         x
             Images, ``(n, P)``.
         n_samples
-            S, samples of both latents.
+            S, number of samples of both latents.
         sample
             ``False`` takes the posterior means for z₁ and z₂.
 
@@ -257,7 +259,7 @@ class DualModule(BaseModuleClass):
         tensors
             The minibatch.
         inference_outputs, generative_outputs
-            Of :meth:`inference` and :meth:`generative`.
+            What :meth:`inference` and :meth:`generative` returned.
         kl_weight
             Weight of both divergences.
         """
@@ -302,7 +304,7 @@ class DualModule(BaseModuleClass):
         return_mean: bool = False,
         n_mc_samples_per_pass: int = 25,
     ) -> Tensor | float:
-        r"""Importance-sampled log p(x), the image's alone, with z₁ and z₂ drawn from q and s.
+        r"""Importance-sampled log p(x), of the image alone, with z₁ and z₂ drawn from q and s.
 
         .. math::
             \log \tfrac{1}{S} \sum_s \frac{p(x|z_{1s}, z_{2s})\, p(z_{1s})\, p(z_{2s})}
@@ -313,11 +315,11 @@ class DualModule(BaseModuleClass):
         tensors
             The minibatch.
         n_mc_samples
-            S.
+            S, number of samples.
         return_mean
-            The mean over the minibatch, or one value per image.
+            Whether to return the mean over the minibatch, or one value per image.
         n_mc_samples_per_pass
-            Samples held in memory at once.
+            Number of samples held in memory at once.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""How the dual VAE trains: divergences that fade in, a step length that fades out."""
+"""Training plan of the dual VAE: the divergences' weight rises, the step length falls."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ DECLINE = 0.5
 
 
 class DecliningPlan(CheckedPlan):
-    """scvi-tools' training plan with both schedules told in steps.
+    """scvi-tools' training plan with both schedules counted in steps.
 
     Parameters
     ----------
     module
         The module.
     n_steps
-        Steps of the whole training.
+        Number of steps of the whole training.
     lr, eps, weight_decay
-        Of Adam.
+        Settings of the Adam optimiser: step length, epsilon and weight decay.
     **kwargs
         Further arguments of :class:`scvi.train.TrainingPlan`.
 
     Notes
     -----
-    scvi-tools warms the weight up over 400 epochs by default, which is longer than a training. The
-    weights of 3,600 pixels follow the noise of the last minibatches unless the steps get shorter.
+    By default scvi-tools lets the weight of the divergences rise over 400 epochs, which is longer
+    than a training. The weights of 3,600 pixels follow the noise of the last minibatches unless
+    the steps get shorter.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class DecliningPlan(CheckedPlan):
         self.n_steps = n_steps
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Adam, with a step length that falls in a line over the last half of the steps."""
+        """Adam, with a step length that falls linearly over the last half of the steps."""
         optimizer = super().configure_optimizers()["optimizer"]
         schedule = LambdaLR(optimizer, lambda step: declined(step / self.n_steps, DECLINE))
         return {

@@ -1,1 +1,1 @@
-"""Files that hold a model: values as JSON and arrays, checksums, and writes that are whole."""
+"""Files that hold a model: values as JSON and arrays, checksums, and files written as a whole."""

@@ -42,11 +42,11 @@ __all__ = ["FORMAT", "PICKLE", "Saved", "check_there", "read", "write"]
 FORMAT = 2
 """Version of the format. Raised when an older scgmvae could not read what this one writes.
 
-1 had the weights of :class:`~scgmvae.nn.layers.ConditionedLinear` as :class:`torch.nn.Linear` has
-them, with a row for each output."""
+Format 1 had the weights of :class:`~scgmvae.nn.layers.ConditionedLinear` as
+:class:`torch.nn.Linear` has them, with a row for each output."""
 
 ARRAY, WEIGHT = "array.", "weight."
-"""What names of tensors begin with: arrays of the settings, and weights of the module."""
+"""Prefixes of the names of tensors: arrays of the settings, and weights of the module."""
 
 PICKLE = "model.pt"
 """File of a model in scvi-tools' own format."""
@@ -58,11 +58,11 @@ WEIGHTS_FILE, DATA_FILE, TRAINING_FILE = "model.safetensors", "adata.h5ad", "tra
 """Names of the files without their hashes; the last two are optional."""
 
 Writer = Callable[[Path], object]
-"""Writes a file to a path."""
+"""Function that writes a file to a path."""
 
 
 def check_there(folder: Path, prefix: str = "") -> None:
-    """Raise ``ValueError`` where a folder holds no model in our files, and say what it holds."""
+    """Raise ``ValueError`` if a folder holds no model in our files, and say what it holds."""
     if (folder / f"{prefix}model.json").exists():
         return
     if not (folder / f"{prefix}{PICKLE}").exists():
@@ -98,8 +98,8 @@ class Saved(NamedTuple):
         weights = dict(self.weights)
         for name, layer in module.named_modules():
             if self.format == 1 and isinstance(layer, ConditionedLinear):
-                of_layer = {f"{name}.weight", f"{name}.slopes"} & weights.keys()
-                weights |= {key: weights[key].T for key in of_layer}
+                names = {f"{name}.weight", f"{name}.slopes"} & weights.keys()
+                weights |= {key: weights[key].T for key in names}
         module.load_state_dict(weights)
 
 
@@ -116,7 +116,7 @@ def write(
     write_data: Writer | None = None,
     training: Mapping[str, object] | None = None,
 ) -> None:
-    """Write a model in place of what is there.
+    """Write a model in place of the one that is there.
 
     Parameters
     ----------
@@ -125,15 +125,15 @@ def write(
     class_name
         Class of the model.
     var_names
-        Names of its genes.
+        Names of the genes of the model.
     attributes
         Attributes of the model by name.
     weights
-        Weights of its module.
+        Weights of the module of the model.
     write_data
-        Writes the data, where they are to be saved as well.
+        Function that writes the data; ``None`` if they are not saved.
     training
-        State of a training, for a checkpoint.
+        State of a training, for a checkpoint; ``None`` for a saved model.
 
     Raises
     ------
@@ -155,9 +155,9 @@ def write(
     if write_data is not None:
         writers[DATA_FILE] = write_data
     if training is not None:
-        of_training: dict[str, NDArray] = {}
-        content["training"] = encode(training, of_training)
-        writers[TRAINING_FILE] = lambda path: save_file(_tensors_of(of_training), path)
+        training_arrays: dict[str, NDArray] = {}
+        content["training"] = encode(training, training_arrays)
+        writers[TRAINING_FILE] = lambda path: save_file(_tensors_of(training_arrays), path)
     try:
         _put_in_place(folder, prefix, content, writers)
     except (OSError, SafetensorError) as error:
@@ -213,7 +213,7 @@ def _put_in_place(
             digest = _digest_of_file(made)
             stem, suffix = name.split(".")
             final = folder / f"{prefix}{stem}.{digest[:12]}.{suffix}"
-            if not final.exists():  # else it is the very same
+            if not final.exists():  # otherwise the same file is there already
                 placed.append(final)
             _to_disk(made)
             made.replace(final)
@@ -222,7 +222,7 @@ def _put_in_place(
         made = workshop / "model.json"
         made.write_text(json.dumps(document))
         _to_disk(made)
-        _to_disk(folder)  # the names of the files before the one that refers to them
+        _to_disk(folder)  # the files come to disk before the document that names them
         made.replace(document_path)
         _to_disk(folder)
     except BaseException:
@@ -237,14 +237,15 @@ def _put_in_place(
             folder.rmdir()
     for name in replaced - _named_in(document_path):
         (folder / name).unlink(missing_ok=True)
-    for left in folder.glob(".saving-*"):  # by saves that were killed, not those that go on
+    # saves that were killed have left these; a save that still runs is younger
+    for left in folder.glob(".saving-*"):
         with suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > ABANDONED:
                 shutil.rmtree(left, ignore_errors=True)
 
 
 def _to_disk(path: Path) -> None:
-    """Have a file, or the names in a folder, outlast a loss of power."""
+    """Flush a file, or the names in a folder, to disk, so that they survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -284,7 +285,7 @@ def _check_content(content: dict[str, Any]) -> None:
 
 
 def read(folder: Path, prefix: str, class_name: str, wanted: Set[str] = frozenset()) -> Saved:
-    """What a folder holds, checked against its checksums.
+    """Read what a folder holds, and check it against its checksums.
 
     Parameters
     ----------
@@ -313,8 +314,8 @@ def read(folder: Path, prefix: str, class_name: str, wanted: Set[str] = frozense
     tensors = load_file(paths[WEIGHTS_FILE])
     arrays, training = _arrays_in(tensors), None
     if TRAINING_FILE in paths:
-        of_training = _arrays_in(load_file(paths[TRAINING_FILE]))
-        training = decode(content["training"], of_training)
+        training_arrays = _arrays_in(load_file(paths[TRAINING_FILE]))
+        training = decode(content["training"], training_arrays)
     weights = {k.removeprefix(WEIGHT): v for k, v in tensors.items() if k.startswith(WEIGHT)}
     return Saved(
         {name: decode(value, arrays) for name, value in content["attributes"].items()},

@@ -1,4 +1,4 @@
-"""Values as JSON has them, and arrays beside it."""
+"""Conversion of values to JSON, with arrays beside it, and back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KIND = "type"
 
 
 def encode(value: object, arrays: dict[str, NDArray]) -> object:
-    """A value as JSON has it; arrays of numbers go into ``arrays`` and leave their name.
+    """Value as JSON has it; arrays of numbers go into ``arrays``, and their names stay.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def encode(value: object, arrays: dict[str, NDArray]) -> object:
         Numbers, strings, ``None``, arrays, tensors, DataFrames, and lists, tuples and mappings of
         these.
     arrays
-        Gets the arrays.
+        Dictionary that receives the arrays.
 
     Raises
     ------
@@ -74,9 +74,9 @@ def decode(value: Any, arrays: Mapping[str, NDArray]) -> Any:
     Parameters
     ----------
     value
-        As parsed from JSON.
+        Value as parsed from JSON.
     arrays
-        The arrays that it names.
+        The arrays that the value names.
     """
     if isinstance(value, list):
         return [decode(v, arrays) for v in value]

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and never in place of another by mistake."""
+"""Files that are written whole or not at all, and never replace another by mistake."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_target(path: str | Path, overwrite: bool, remedy: str = "overwrite=Tru
     FileNotFoundError
         If its folder does not exist.
     ValueError
-        If it exists and must not be overwritten, or is a folder.
+        If the file exists and must not be overwritten, or the path is a folder.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -37,10 +37,10 @@ def check_target(path: str | Path, overwrite: bool, remedy: str = "overwrite=Tru
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to, whose file takes the place of ``path`` when the block ends well.
+    """A path to write to; its file replaces ``path`` if the block ends without an error.
 
-    It is in the same folder, so that one rename does it, and has the same name, because writers
-    go by suffixes.
+    That path is in the same folder, so that one rename is enough, and has the same name, because
+    writers read its suffix.
     """
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as workshop:
         made = Path(workshop) / path.name

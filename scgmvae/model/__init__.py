@@ -1,1 +1,1 @@
-"""The model that users meet: an AnnData in, training, results out and written back."""
+"""The models that users work with: they read an AnnData, train, and return or write results."""

@@ -1,4 +1,4 @@
-"""Results written into an AnnData: the only place where that happens."""
+"""Writing of results into an AnnData, which happens only here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["AnnotationMixin"]
 
 
 class AnnotationMixin(NoveltyMixin):
-    """``annotate``."""
+    """The method ``annotate``."""
 
     def annotate(self, adata: AnnData | MuData | None = None, key_added: str = "scgmvae") -> None:
         """Write embedding and clusters into an AnnData.
@@ -28,16 +28,16 @@ class AnnotationMixin(NoveltyMixin):
         probabilities of the clusters, ``obs["<key>"]`` the most probable one (categorical),
         ``obs["<key>_fine"]`` the most probable component, once components were merged to clusters
         (without merging clusters are components),
-        ``obs["<key>_novelty"]`` how far out the cell lies (:meth:`get_novelty`),
+        ``obs["<key>_novelty"]`` how unlike the training cells the cell is (:meth:`get_novelty`),
         ``obs["<key>_confidence"]`` the probability of its cluster, which falls to 0 from novelty
-        0.99 to 1 because such cells fit none, ``uns["<key>"]`` settings, versions and seed. A
-        model without components writes the embedding and the settings alone.
+        0.99 to 1 because such cells fit no component, ``uns["<key>"]`` settings, versions and
+        seed. A model without components writes the embedding and the settings alone.
 
         Parameters
         ----------
         adata
-            Data with the genes of the model; ``None`` is the model's own. Of a MuData the modality
-            is written into.
+            Data with the genes of the model; ``None`` is the model's own. For a MuData
+            the results are written into its modality.
         key_added
             Name of what is written.
 
@@ -92,7 +92,7 @@ class AnnotationMixin(NoveltyMixin):
         target.uns[key_added] = self._settings()
 
     def _settings(self) -> dict[str, Any]:
-        """What made the annotation, in types that h5ad keeps."""
+        """Settings, seed and versions of the annotation, in types that h5ad files can hold."""
         settings = super()._settings()
         if self.module.mixture_started:
             settings["n_components"] = self.n_components_

@@ -28,7 +28,7 @@ __all__ = ["Model"]
 
 
 class Model(Showing, Seeded, Saving):
-    """A model of an AnnData, without what is special to cells or to two sources of light.
+    """What all models of an AnnData have, whether of cells or of two sources of light.
 
     A class of models says how its data are set up, how its module is made
     (:meth:`_make_module`), how it is trained, and what it shows of itself
@@ -66,7 +66,7 @@ class Model(Showing, Seeded, Saving):
 
     @contextmanager
     def _in_training(self, seed: int) -> Iterator[None]:
-        """Draw from a seed alone, and be as before if training fails before anything is kept."""
+        """Draw from a seed alone; restore the model if training fails before a result is kept."""
         with (
             unchanged_without_training(self),
             torch.random.fork_rng(range(torch.cuda.device_count())),
@@ -90,10 +90,10 @@ class Model(Showing, Seeded, Saving):
         Parameters
         ----------
         read
-            Takes outputs of inference and generative model of a minibatch, and returns what is
-            wanted of them by name.
+            Function that takes the outputs of inference and of the generative model for a
+            minibatch, and returns the wanted results by name.
         adata, indices, batch_size
-            Cells to read, and how many at a time.
+            Data, rows to use, and number of cells at a time.
         """
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
@@ -104,7 +104,7 @@ class Model(Showing, Seeded, Saving):
         return stacked(read(*self.module(tensors, **at_means)) for tensors in loader)
 
     def _settings(self) -> dict[str, Any]:
-        """What made an annotation, in types that h5ad keeps."""
+        """Settings, seed and versions of an annotation, in types that h5ad files can hold."""
         return {
             "params": {
                 name: list(value) if isinstance(value, tuple) else value

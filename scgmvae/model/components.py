@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["ComponentsMixin"]
 
 N_DRAWS = 256
-"""Draws of w over which the overlap of components is averaged."""
+"""Number of draws of w over which the overlap of components is averaged."""
 
 
 class ComponentsMixin(AnnotationMixin):
-    """How components are used, and how they lie to each other."""
+    """Number of cells in each component, and overlap of the components."""
 
     # -------------------------------------------------------------------------- similarity
 
@@ -31,8 +31,8 @@ class ComponentsMixin(AnnotationMixin):
         r"""Overlap of each two components in z.
 
         The Bhattacharyya coefficient of p(z|w,y=i,c) and p(z|w,y=j,c), averaged over 256 draws of
-        c from the data and of w from p(w|c): 1 for components that are the same, 0 for such that
-        have nothing in common.
+        c from the data and of w from p(w|c): 1 for equal components, 0 for components
+        that do not overlap.
 
         Returns
         -------
@@ -68,7 +68,7 @@ class ComponentsMixin(AnnotationMixin):
     def component_table(
         self, adata: AnnData | None = None, labels_key: str | None = None
     ) -> pd.DataFrame:
-        r"""How the components are used, and how they lie to each other.
+        r"""Table of the components: their cells, their weights and their overlap.
 
         Parameters
         ----------
@@ -96,7 +96,7 @@ class ComponentsMixin(AnnotationMixin):
         RuntimeError
             If the model has no trained components.
         ValueError
-            If no cell has a label in it.
+            If no cell has a label in that column.
 
         Examples
         --------
@@ -165,7 +165,7 @@ class ComponentsMixin(AnnotationMixin):
         return labels
 
     def _labels_key_of(self, adata: AnnData) -> str | None:
-        """The obs column of labels of the setup, where the data have it and any label in it."""
+        """The obs column of labels of the set-up, if the data have it and any label in it."""
         key = self._setup.labels_key
         if not self._setup.label_names:
             return None
@@ -173,7 +173,7 @@ class ComponentsMixin(AnnotationMixin):
         return key if is_given else None
 
     def _nearest(self, names: NDArray[np.str_]) -> dict[str, NDArray | pd.Series]:
-        """Of each component the other that overlaps it most, and how much."""
+        """Nearest other component of each component, by overlap, and how much they overlap."""
         loc, scale = self._drawn_components()
         overlap = bhattacharyya(loc, scale)
         if len(names) == 1:

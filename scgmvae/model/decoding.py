@@ -1,4 +1,4 @@
-"""What a point of the latent stands for: expected x at the z of cells, at any z, of components."""
+"""Expected x at points of the latent: at the z of cells, at any z, and at components."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["DecodingMixin"]
 
 BATCH_SIZE = 1024
-"""Points decoded at a time."""
+"""Number of points that are decoded at a time."""
 
 
 class DecodingMixin(MergingMixin):
@@ -77,7 +77,8 @@ class DecodingMixin(MergingMixin):
         z
             Points, ``(n, L)``.
         conditions
-            obs column of each registered condition → its value; none for a model without.
+            obs column of each registered condition → its value; empty for a model without
+            conditions.
         library_size
             Expected counts per cell. With 1 the values are frequencies. Count likelihoods only.
 
@@ -135,7 +136,7 @@ class DecodingMixin(MergingMixin):
         conditions, library_size
             As in :meth:`decode`.
         seed
-            Of the draws.
+            Seed of the random draws.
 
         Returns
         -------
@@ -163,10 +164,10 @@ class DecodingMixin(MergingMixin):
             tensors = self._tensors_of(n_draws, conditions or {})
             z = self.module.prior_components(tensors).loc  # (n_draws, K, L)
         n_components = z.shape[1]
-        of_each = {
+        repeated = {
             key: values.repeat_interleave(n_components, 0) for key, values in tensors.items()
         }
-        expected = self._expected(z.flatten(0, 1), of_each, library_size)
+        expected = self._expected(z.flatten(0, 1), repeated, library_size)
         return expected.unflatten(0, (n_draws, n_components)).numpy()
 
     def _expected(self, z: Tensor, tensors: dict[str, Tensor], library_size: float) -> Tensor:

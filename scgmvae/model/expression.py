@@ -1,4 +1,4 @@
-"""Expression under the model: methods of scvi-tools, mended where they do not fit this one."""
+"""Expression under the model: methods of scvi-tools, changed where they do not fit it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ExpressionMixin(Model, RNASeqMixin):
         dataloader: Iterator[dict[str, Tensor]] | None = None,
         **kwargs: object,
     ) -> pd.DataFrame | NDArray[np.float32]:
-        """As in scvi-tools, except that what is asked for is never left out silently.
+        """Normalised expression as in scvi-tools, but no argument is ignored silently.
 
         Parameters
         ----------
@@ -57,7 +57,7 @@ class ExpressionMixin(Model, RNASeqMixin):
         Raises
         ------
         KeyError
-            If a gene is none of the model's.
+            If the model does not have a gene.
         ValueError
             If cells, genes or batches are chosen together with ``dataloader``.
         """
@@ -93,7 +93,7 @@ class ExpressionMixin(Model, RNASeqMixin):
         dataloader: Iterator[dict[str, Tensor]] | None = None,
         **kwargs: object,
     ) -> object:
-        """As in scvi-tools, except that what is asked for is never left out silently.
+        """Posterior predictive samples as in scvi-tools, but no argument is ignored silently.
 
         Parameters
         ----------
@@ -109,7 +109,7 @@ class ExpressionMixin(Model, RNASeqMixin):
         Raises
         ------
         KeyError
-            If a gene is none of the model's.
+            If the model does not have a gene.
         ValueError
             If cells, genes or batches are chosen together with ``dataloader``.
         """
@@ -142,7 +142,7 @@ class ExpressionMixin(Model, RNASeqMixin):
             )
 
     def get_importance_weights(self, *args: object, **kwargs: object) -> NDArray[np.floating]:
-        """Not available: scvi-tools' weights assume the prior N(0, I) of z, a VAE's alone.
+        """Not available: scvi-tools' weights assume that the prior of z is N(0, I).
 
         Parameters
         ----------
@@ -161,7 +161,7 @@ class ExpressionMixin(Model, RNASeqMixin):
 
     @partial(seeded, original=RNASeqMixin.get_likelihood_parameters)
     def get_likelihood_parameters(self, *args: object, **kwargs: object) -> dict[str, NDArray]:
-        """As in scvi-tools, for the likelihoods ``nb`` and ``zinb``.
+        """Parameters of the likelihood as in scvi-tools, for ``nb`` and ``zinb``.
 
         Parameters
         ----------
@@ -178,7 +178,7 @@ class ExpressionMixin(Model, RNASeqMixin):
 
     @partial(seeded, original=RNASeqMixin.get_feature_correlation_matrix)
     def get_feature_correlation_matrix(self, *args: object, **kwargs: object) -> pd.DataFrame:
-        """As in scvi-tools, for the likelihoods ``nb`` and ``zinb``.
+        """Correlations of genes as in scvi-tools, for the likelihoods ``nb`` and ``zinb``.
 
         Parameters
         ----------
@@ -207,7 +207,7 @@ class ExpressionMixin(Model, RNASeqMixin):
 
     @partial(seeded, original=RNASeqMixin.get_latent_library_size)
     def get_latent_library_size(self, *args: object, **kwargs: object) -> NDArray[np.float32]:
-        """As in scvi-tools: the observed library size, with ``give_mean=False``, of counts.
+        """Observed library size of counts, as in scvi-tools with ``give_mean=False``.
 
         Parameters
         ----------
@@ -217,7 +217,7 @@ class ExpressionMixin(Model, RNASeqMixin):
         Raises
         ------
         NotImplementedError
-            For a likelihood that is none of counts.
+            For a likelihood that is not one of counts.
         RuntimeError
             With ``give_mean=True``: the library size has no posterior here.
         """

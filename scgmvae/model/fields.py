@@ -33,7 +33,7 @@ __all__ = ["Fields"]
 
 
 class Fields(BaseModelClass):
-    """What a model reads of an AnnData: registered once, and checked in data that are new."""
+    """Base of models: registers the fields that a model reads, and checks them in new data."""
 
     _data_loader_cls = MinibatchLoader
     _module_kwargs: dict[str, Any]
@@ -59,10 +59,10 @@ class Fields(BaseModelClass):
         data
             What a user has passed.
         attributes
-            Attributes of the model that is to read it, where there is one: ``registry_``, and
-            what else its class asks for.
+            Attributes of the model that reads the data, if there is one: ``registry_``, and
+            others that its class needs.
         to_write
-            Refuse a view, which nothing can be written to.
+            Whether to refuse a view, which nothing can be written to.
 
         Raises
         ------
@@ -88,14 +88,14 @@ class Fields(BaseModelClass):
 
     @classmethod
     def _original_of(cls, adata: AnnData) -> AnnDataManager | None:
-        """Manager of other data that this is a copy of, by the identity that copies share."""
+        """Manager of the data that this is a copy of, by the identifier that copies share."""
         uuid = adata.uns.get(scvi_constants._SCVI_UUID_KEY)
         manager = cls._setup_adata_manager_store.get(uuid)
         return None if manager is None or manager.adata is adata else manager
 
     @classmethod
     def _set_up_if_needed(cls, adata: AnnData) -> None:
-        """Register data that was not set up: a copy as its original was, else with defaults."""
+        """Register data that was not set up: a copy like its original, others with defaults."""
         validation.check_not_view(adata)
         if adata.uns.get(scvi_constants._SCVI_UUID_KEY) not in cls._setup_adata_manager_store:
             cls.setup_anndata(adata, layer=validation.default_layer(adata))
@@ -134,14 +134,14 @@ class Fields(BaseModelClass):
 
     @adata.setter
     def adata(self, adata: AnnData) -> None:
-        # the copy with the model's genes, where they are others or in another order
+        # this is a copy if the data have other genes, or in another order
         validated = self._validate_anndata(self._anndata_of(adata, vars(self)))
         BaseModelClass.adata.fset(self, validated)
 
     def _make_data_loader(
         self, adata: AnnData, indices: ArrayLike | None = None, *args: Any, **kwargs: Any
     ) -> MinibatchLoader:
-        """As in scvi-tools, for rows that are there."""
+        """Loader of minibatches as in scvi-tools, of rows that are checked to exist."""
         rows = validation.rows_of(adata, indices)
         return super()._make_data_loader(adata, rows, *args, **kwargs)
 
@@ -150,7 +150,7 @@ class Fields(BaseModelClass):
         return dataloader
 
     def minify_adata(self, *args: object, **kwargs: object) -> None:
-        """Not available: posteriors of z do not stand for a cell's counts here.
+        """Not available: posteriors of z cannot replace the counts of a cell here.
 
         Parameters
         ----------
@@ -165,12 +165,12 @@ class Fields(BaseModelClass):
         validation.refuse_minified()
 
     def view_registry(self, hide_state_registries: bool = False) -> None:
-        """Print what was registered; of a model without data, what it was set up with.
+        """Print what was registered, or for a model without data the arguments of its set-up.
 
         Parameters
         ----------
         hide_state_registries
-            Leave out the categories and the like of each field.
+            Whether to leave out what was found in each field, such as categories.
         """
         if self.adata_manager is None:
             self.view_setup_method_args()
@@ -215,11 +215,11 @@ class Fields(BaseModelClass):
         return adata
 
     def _check_columns(self, adata: AnnData) -> None:
-        """Raise where new data lack the layer or a column of the set-up, or suit it not."""
+        """Raise if new data lack the layer or a column of the set-up, or do not suit it."""
         setup = self._setup
         validation.check_obs_names(adata)
         validation.check_layer(adata, setup.layer)
-        # all but the layer are there where the model has them
+        # apart from the layer, the arguments depend on the class of the model
         columns = {k: v for k, v in setup.arguments.items() if k in CONDITION_ARGUMENTS}
         validation.check_columns(adata, **columns)
         validation.check_size_factors(adata, columns.get("size_factor_key"))
@@ -229,9 +229,9 @@ class Fields(BaseModelClass):
 
     @contextmanager
     def _registers_unchanged_on_error(self) -> Iterator[None]:
-        """Forget data that turn out to be refused; they would pass as known the next time."""
-        of_model = self._per_instance_manager_store.setdefault(self.id, {})
-        before = [(s, dict(s)) for s in (of_model, self._setup_adata_manager_store)]
+        """Forget data that are refused, which would otherwise be taken for known the next time."""
+        own_managers = self._per_instance_manager_store.setdefault(self.id, {})
+        before = [(s, dict(s)) for s in (own_managers, self._setup_adata_manager_store)]
         own = self._adata, self._adata_manager  # a model without data makes them its own
         try:
             yield
@@ -243,9 +243,9 @@ class Fields(BaseModelClass):
             raise
 
     def _forget_matched(self) -> None:
-        """Let go of the last copy that was made to match genes, unless it is the model's data."""
-        of_model = self._per_instance_manager_store.get(self.id, {})
-        for store in (of_model, self._setup_adata_manager_store):
+        """Forget the last copy that was made to match genes, unless it is the model's data."""
+        own_managers = self._per_instance_manager_store.get(self.id, {})
+        for store in (own_managers, self._setup_adata_manager_store):
             for uuid in [
                 uuid for uuid, manager in store.items() if manager.adata is self._matched
             ]:
@@ -255,8 +255,8 @@ class Fields(BaseModelClass):
     def _is_copy(self, adata: AnnData) -> bool:
         """Whether the data carries the identity of other data that is registered."""
         uuid = adata.uns.get(scvi_constants._SCVI_UUID_KEY)
-        of_model = self._per_instance_manager_store.get(self.id, {})
-        stores = (self._setup_adata_manager_store, of_model)
+        own_managers = self._per_instance_manager_store.get(self.id, {})
+        stores = (self._setup_adata_manager_store, own_managers)
         managers = [store[uuid] for store in stores if uuid in store]
         return any(manager.adata is not adata for manager in managers)
 

@@ -20,7 +20,7 @@ class Fitted:
     """
 
     n_components: int | None = None
-    """K, or ``None`` as long as it is not known."""
+    """K, number of components, or ``None`` as long as it is not known."""
     mixture_started: bool = False
     """Whether the mixture is the prior of z, as it is from the start of the joint stage on."""
     component_clusters: NDArray[np.int64] | None = None
@@ -32,7 +32,7 @@ class Fitted:
 
     @classmethod
     def of(cls, model: Any) -> Fitted:
-        """What a model has learned.
+        """Attributes that a model has learned.
 
         Parameters
         ----------
@@ -42,7 +42,7 @@ class Fitted:
         return cls(**{field.name: getattr(model, f"{field.name}_") for field in fields(cls)})
 
     def give_to(self, model: Any) -> None:
-        """Make these the attributes of a model.
+        """Set these attributes on a model.
 
         Parameters
         ----------

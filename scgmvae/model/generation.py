@@ -1,4 +1,4 @@
-"""Cells that were not measured: the same ones under other conditions, and new ones."""
+"""Cells that were not measured: measured cells under other conditions, and new cells."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from scgmvae.data.conditions import (
 from scgmvae.data.keys import COMPONENT_KEY, IMAGE_SHAPE_KEY, OBSERVED_KEY
 from scgmvae.data.registry import label_codes
 from scgmvae.model.decoding import DecodingMixin
-from scgmvae.module.cgmvae import of_component
+from scgmvae.module.cgmvae import rows_of_component
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["GenerationMixin"]
 
 Place = Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, Any]]
-"""Inference outputs whose z is to be decoded, of a minibatch as it is and under new conditions."""
+"""Function of a minibatch, as it is and under new conditions: outputs of inference to decode."""
 
 
 class GenerationMixin(DecodingMixin):
@@ -52,7 +52,7 @@ class GenerationMixin(DecodingMixin):
         batch_size: int = 1024,
         seed: int = 0,
     ) -> AnnData:
-        r"""The same cells under other conditions.
+        r"""Predict cells under other conditions.
 
         .. math::
             \text{via z:}\quad z \sim q(z|x,c), \quad x' \sim p(x|z,c') \qquad
@@ -74,17 +74,17 @@ class GenerationMixin(DecodingMixin):
             where it has one, else the most probable component) and w, and lets the component's
             mean under the new conditions place z.
         n_samples
-            S, draws from the posterior of each cell, over which the expected counts are averaged.
-            The counts are drawn at the first.
+            S, number of draws from the posterior of each cell, over which the expected counts are
+            averaged. The counts are drawn at the first of these draws.
         batch_size
             Cells at a time.
         seed
-            Of the draws.
+            Seed of the random draws.
 
         Returns
         -------
         AnnData of the same cells and genes. ``X``: counts drawn from the predictive distribution
-        at the cell's own library size (CSR; dense for likelihoods that are none of counts).
+        at the cell's own library size (CSR; dense for likelihoods that are not of counts).
         ``layers["rate"]``: their expectation. ``obs``: as before, with the new conditions in their
         columns and the former values in ``"<column>_from"``.
 
@@ -127,7 +127,7 @@ class GenerationMixin(DecodingMixin):
             if via == "w":
                 component = self.module.component_of(outputs["qz"].loc, tensors)
                 p_z = self.module.component_density(outputs["w"], new)
-                outputs["z"] = of_component(p_z.loc, component)
+                outputs["z"] = rows_of_component(p_z.loc, component)
             return outputs
 
         generated = self._generate(loader, new_conditions, place, n_samples, seed, adata.var)
@@ -150,10 +150,10 @@ class GenerationMixin(DecodingMixin):
 
         .. math:: w \sim p(w|c), \quad z \sim p(z|w,y,c), \quad x \sim p(x|z,c)
 
-        What the model has no density for, library size and conditions, is taken from cells of the
-        training data drawn at random; so is y, where it is not given, and then comes with its
-        frequency there. With a component or conditions the cells are drawn among those that have
-        them, as far as there are any.
+        The model has no density of library sizes and conditions, so they are taken from randomly
+        drawn cells of the training data. If no component is given, y is taken from these cells as
+        well, so it has the frequency that it has there. If a component or conditions are given,
+        the cells are drawn among those that have them, as far as there are any.
 
         Parameters
         ----------
@@ -162,24 +162,25 @@ class GenerationMixin(DecodingMixin):
         component
             Label, or name of a cluster or component (:attr:`cluster_names`,
             :attr:`component_names`), or the number of a component, counted from 0 in the order of
-            their names; ``None`` draws each cell's.
+            their names; ``None`` draws the component of each cell.
         conditions
-            obs column of a registered condition → its value; ``None`` draws each cell's.
+            obs column of a registered condition → its value; ``None`` draws the conditions of each
+            cell.
         batch_size
             Cells at a time.
         seed
-            Of the draws.
+            Seed of the random draws.
 
         Returns
         -------
         AnnData of n cells and the model's genes. ``X``: drawn counts (CSR; dense for likelihoods
-        that are none of counts). ``layers["rate"]``: their expectation. ``obs``: ``"component"``
+        that are not of counts). ``layers["rate"]``: their expectation. ``obs``: ``"component"``
         and the registered conditions.
 
         Raises
         ------
         RuntimeError
-            If the model is untrained, or a component is asked of one without.
+            If the model is untrained, or a component is given and the model has none.
         NotImplementedError
             For an autoencoder, which has no density of z.
         ValueError
@@ -244,9 +245,9 @@ class GenerationMixin(DecodingMixin):
         conditions: Sequence[Condition],
         seed: int,
     ) -> NDArray[np.int64]:
-        """Rows of n cells of a component, drawn with replacement, under conditions if there are.
+        """Rows of n cells, drawn with replacement among those of a component and conditions.
 
-        What a generated cell has of a real one is its library size and its other conditions.
+        A generated cell takes its library size and its other conditions from such a real cell.
         """
         wanted = np.ones(self.adata.n_obs, dtype=bool)
         if component is not None:
@@ -299,7 +300,7 @@ class GenerationMixin(DecodingMixin):
         seed: int,
         var: pd.DataFrame,
     ) -> AnnData:
-        """Cells decoded under conditions from where ``place`` puts them; obs is left empty.
+        """Cells decoded under conditions at the z that ``place`` returns; obs is left empty.
 
         The counts are drawn at the first of the S placements, which is a draw from the predictive
         distribution, and the rate is the mean over all.
@@ -331,11 +332,11 @@ class GenerationMixin(DecodingMixin):
         )
 
     def _density(self, tensors: dict[str, Tensor], outputs: dict[str, Any]) -> Distribution:
-        """p(x|z,c) at latents of some outputs of inference, under a minibatch's conditions."""
+        """p(x|z,c) at the latents of outputs of inference, under the conditions of a minibatch."""
         inputs = self.module._get_generative_input(tensors, outputs)
         return self.module.generative(**inputs)["px"]
 
 
 def _asked_for(component: str | int, names: NDArray[np.str_]) -> str:
-    """The name of what was asked for by name or number."""
+    """Name of a component that was asked for by its name or number."""
     return component if isinstance(component, str) else str(names[component])

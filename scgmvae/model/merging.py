@@ -1,4 +1,4 @@
-"""Components that the data do not tell apart, merged to clusters."""
+"""Merging of components that the data do not tell apart into clusters."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["MergingMixin"]
 
 THRESHOLDS = {"overlap": 0.3, "elbo": 0.05}
-"""Overlap from which on two clusters are one; nats per cell that a merge may cost."""
+"""Default thresholds: overlap from which on clusters are merged; nats per cell of a merge."""
 
 
 class MergingMixin(ComponentsMixin):
-    """``merge_components``."""
+    """The method ``merge_components``."""
 
     def merge_components(
         self,
@@ -39,7 +39,7 @@ class MergingMixin(ComponentsMixin):
         threshold: float | None = None,
         method: Criterion = "overlap",
     ) -> ComponentTree:
-        """Merge components that the data do not tell apart to clusters, and write them back.
+        """Merge components that the data do not tell apart into clusters, and write the clusters.
 
         Afterwards :meth:`predict` and ``obs["scgmvae"]`` have the clusters,
         ``predict(components=True)`` and ``obs["scgmvae_fine"]`` the components. The model itself
@@ -53,14 +53,14 @@ class MergingMixin(ComponentsMixin):
             Number of clusters, labels among them; there are fewer where fewer components have
             cells.
         threshold
-            In place of ``n``, where to stop. For ``"overlap"`` the least overlap, in (0, 1], that
-            is merged, 0.3 by default; for ``"elbo"`` the most nats per cell that a merge may
-            cost, 0.05 by default; for ``"entropy"`` the height, in (0, 1], the default being the
-            elbow of the entropy.
+            Threshold at which to stop, in place of ``n``. For ``"overlap"`` the least overlap, in
+            (0, 1], that is merged, 0.3 by default; for ``"elbo"`` the most nats per cell that a
+            merge may cost, 0.05 by default; for ``"entropy"`` the height, in (0, 1], the default
+            being the elbow of the entropy.
         method
             ``"overlap"``: average linkage of −log overlap of p(z|w,y,c)
             (:meth:`component_similarity`), the safest where the number of clusters is open.
-            ``"entropy"``: the pair between which the cells' posteriors are least decided.
+            ``"entropy"``: the pair between which the cells' posteriors are least certain.
             ``"elbo"``: the pair that costs least of the ELBO when one Gaussian takes the place of
             two, on held-out cells if there are any; the best where ``n`` is given
             (``benchmarks/studies/merging.py``).

@@ -1,4 +1,4 @@
-"""MuData: of its modalities the model reads one, whose AnnData is all that the rest of it sees."""
+"""MuData: the model reads one modality, and the rest of the model sees only its AnnData."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["MuDataMixin", "named_columns"]
 
 
 class MuDataMixin(SetupMixin):
-    """``setup_mudata``, and MuData wherever an AnnData is taken."""
+    """The method ``setup_mudata``, and MuData wherever an AnnData is taken."""
 
     modality_: str | None
     """Name of the modality that is read, where the model was made of a MuData."""
@@ -51,8 +51,8 @@ class MuDataMixin(SetupMixin):
         Parameters
         ----------
         mdata
-            Cells × genes of several modalities. Cells that it has not measured in this one are
-            left out.
+            Cells × genes of several modalities. Cells that were not measured in this modality
+            are left out.
         modality
             Name of the modality.
         layer
@@ -70,8 +70,8 @@ class MuDataMixin(SetupMixin):
         KeyError
             If there is no such modality, or a column or layer is missing.
         ValueError
-            If ``mdata`` is none, a column of this name differs between the modality and the
-            MuData, or as in :meth:`setup_anndata`. The data are then as they were before.
+            If ``mdata`` is not a MuData, a column of this name differs between the modality and
+            the MuData, or as in :meth:`setup_anndata`. The data are then as they were before.
 
         Examples
         --------
@@ -99,10 +99,10 @@ class MuDataMixin(SetupMixin):
             "continuous_covariate_keys": continuous_covariate_keys,
         }
         prefix = f"{modality}:"
-        of_mdata = [name for name in named_columns(setup) if not name.startswith(prefix)]
-        _check_same(mdata, adata, of_mdata, prefix)
+        mdata_columns = [name for name in named_columns(setup) if not name.startswith(prefix)]
+        _check_same(mdata, adata, mdata_columns, prefix)
         with validation.unchanged_on_error(adata):
-            _copy_missing(mdata, adata, of_mdata)
+            _copy_missing(mdata, adata, mdata_columns)
             cls.setup_anndata(
                 adata,
                 layer=layer,
@@ -112,11 +112,11 @@ class MuDataMixin(SetupMixin):
         mdata.uns[MODALITY_KEY] = modality
 
     @classmethod
-    def _modality_of(cls, data: object, of_model: str | None = None) -> str | None:
+    def _modality_of(cls, data: object, model_modality: str | None = None) -> str | None:
         """Name of the modality that a MuData stands for: the model's, the one set up, or rna."""
         if not isinstance(data, MuData):
             return None
-        name = of_model or data.uns.get(MODALITY_KEY, "rna")
+        name = model_modality or data.uns.get(MODALITY_KEY, "rna")
         if name not in data.mod:
             raise KeyError(
                 f"{cls.__name__} reads one modality of a MuData, here {name!r}, which this one "
@@ -129,7 +129,7 @@ class MuDataMixin(SetupMixin):
     def _anndata_of(
         cls, data: Any, attributes: Mapping[str, Any], to_write: bool = False
     ) -> AnnData:
-        """As of every model, and of a MuData its modality, with the columns that the model reads.
+        """AnnData that a user has passed; of a MuData its modality, with the columns to read.
 
         Parameters
         ----------
@@ -138,7 +138,7 @@ class MuDataMixin(SetupMixin):
         attributes
             Attributes of the model, if there is one: ``modality_`` and ``registry_``.
         to_write
-            Refuse a view.
+            Whether to refuse a view.
         """
         modality = cls._modality_of(data, attributes.get("modality_"))
         if modality is None:
@@ -159,20 +159,20 @@ class MuDataMixin(SetupMixin):
         return adata
 
     def _places_shown(self) -> list[str]:
-        of_modality = [] if self.modality_ is None else [f"modality {self.modality_}"]
-        return super()._places_shown() + of_modality
+        shown = [] if self.modality_ is None else [f"modality {self.modality_}"]
+        return super()._places_shown() + shown
 
     def get_anndata_manager(
         self, adata: AnnData | MuData, required: bool = False
     ) -> AnnDataManager | None:
-        """What the model has registered of data.
+        """Manager of data that the model has registered.
 
         Parameters
         ----------
         adata
             Data that were set up, or read with the model.
         required
-            Raise an error where nothing was registered, in place of ``None``.
+            Whether to raise an error if nothing was registered, in place of returning ``None``.
         """
         if isinstance(adata, MuData):
             adata = self._anndata_of(adata, vars(self))
@@ -191,22 +191,22 @@ def named_columns(setup: Mapping[str, object]) -> list[str]:
 
 
 def _without(prefix: str, value: Any) -> Any:
-    """A column, or a list of columns, by its name in the modality."""
+    """Name of a column, or names of columns, without the prefix of the modality."""
     if isinstance(value, list):
         return [_without(prefix, name) for name in value]
     return value.removeprefix(prefix) if isinstance(value, str) else value
 
 
 def _is_twice(mdata: MuData, adata: AnnData, name: str) -> bool:
-    """Whether a column is there twice, with different values."""
+    """Whether MuData and modality both have a column, with different values."""
     if name not in mdata.obs or name not in adata.obs:
         return False
-    of_mdata = mdata.obs[name].reindex(adata.obs_names).astype(object)
-    return not of_mdata.equals(adata.obs[name].astype(object))
+    values = mdata.obs[name].reindex(adata.obs_names).astype(object)
+    return not values.equals(adata.obs[name].astype(object))
 
 
 def _check_same(mdata: MuData, adata: AnnData, columns: Iterable[str], prefix: str) -> None:
-    """Raise ``ValueError`` where a column is there twice, with different values."""
+    """Raise ``ValueError`` if MuData and modality both have a column, with different values."""
     for name in columns:
         if _is_twice(mdata, adata, name):
             raise ValueError(

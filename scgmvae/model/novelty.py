@@ -1,4 +1,4 @@
-"""How far out a cell lies, and how sure its cluster is."""
+"""Novelty and confidence: how unlike the training cells a cell is, how sure its cluster."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["OUTERMOST", "NoveltyMixin"]
 
 N_QUANTILES = 1001
-"""Quantiles of the training cells' distances that a model keeps."""
+"""Number of quantiles of the training cells' distances that a model keeps."""
 
 OUTERMOST = 0.01
-"""Share of the training cells, those furthest out, whose confidence is lowered."""
+"""Share of the training cells that count as outliers: their confidence is reduced."""
 
 
 class NoveltyMixin(PosteriorsMixin):
-    """``get_novelty``, and the confidence that it lowers."""
+    """The method ``get_novelty``, and the confidence, which is reduced for outliers."""
 
     distance_quantiles_: NDArray[np.float64] | None
     """Quantiles of the training cells' distances to their components."""
@@ -39,7 +39,7 @@ class NoveltyMixin(PosteriorsMixin):
         batch_size: int | None = None,
         dataloader: Iterator[dict[str, Tensor]] | None = None,
     ) -> NDArray[np.float64]:
-        r"""How far out each cell lies of what the model was trained on.
+        r"""Novelty of each cell: how far it is from the cells that the model was trained on.
 
         .. math::
             \delta = \min_k \lVert (z - \mu_k(w,c)) / \sigma_k(w,c) \rVert
@@ -75,8 +75,9 @@ class NoveltyMixin(PosteriorsMixin):
         Notes
         -----
         Cells like those trained on, but not seen in training, lie nearer to the components than
-        the training cells do, because the encoder knows less of them; half of them may have a
-        novelty below 0.25. So compare the novelty of groups of new cells with one another too.
+        the training cells do, because the encoder was not fitted to them; half of them may
+        have a novelty below 0.25. So compare the novelty of groups of new cells with one another
+        too.
 
         Examples
         --------
@@ -101,11 +102,11 @@ class NoveltyMixin(PosteriorsMixin):
         return posteriors["distances"][:, self.used_components_].min(1).astype(float)
 
     def _remember_training_cells(self, posteriors: dict[str, NDArray]) -> None:
-        """Keep what the novelty of other cells is measured by."""
+        """Keep the distances of the training cells, against which novelty is measured."""
         self.used_components_ = np.unique(posteriors["log_proba"].argmax(1))
         shares = np.linspace(0, 1, N_QUANTILES)
         self.distance_quantiles_ = np.quantile(self._distance(posteriors), shares)
 
     def _confidence(self, proba: NDArray, novelty: NDArray) -> NDArray[np.float32]:
-        """Probability of the chosen component, towards 0 for the outermost cells, (n,)."""
+        """Probability of the chosen cluster, reduced towards 0 for outliers, (n,)."""
         return (proba.max(1) * ((1 - novelty) / OUTERMOST).clip(max=1)).astype(np.float32)

@@ -40,11 +40,11 @@ READ_BATCH_SIZE = 1024
 """Cells per minibatch where posteriors are read out: no gradients, so larger than in training."""
 
 N_POINTS = 16
-"""Points of q(z|x,c) that probabilities of components are averaged over."""
+"""Number of points of q(z|x,c) over which probabilities of components are averaged."""
 
 
 class PosteriorsMixin(MuDataMixin, VAEMixin):
-    """What a trained model says of cells: embedding, clusters or labels."""
+    """Results of a trained model for cells: embedding, clusters, labels."""
 
     n_components_: int | None
     """K, or ``None`` as long as it is not known."""
@@ -65,8 +65,8 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
 
         Components that were merged have their cluster's name and a number in it: cluster ``"3"``
         has ``"3.0"`` and ``"3.1"``. Those that were dropped are ``"dropped.0"`` and so on.
-        Numbers that are themselves labels, or that a label starts with as a part's name would,
-        are left out.
+        A number is left out if it is itself a label, or if a label looks like the name of a part
+        of it, as the label ``"3.1"`` does for 3.
         """
         return self._clustering.component_names
 
@@ -74,7 +74,7 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
     def cluster_names(self) -> NDArray[np.str_]:
         """Names of the clusters: labels first, then numbers, the largest cluster first.
 
-        Without any merging clusters are the components.
+        Without any merging the clusters are the components.
         """
         return self._clustering.cluster_names
 
@@ -130,17 +130,17 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         )
 
     def _posteriors_of(self, tensors: dict[str, Tensor], noise: Tensor) -> dict[str, Tensor]:
-        """The same of one minibatch."""
+        """Parameters of the posteriors of one minibatch."""
         inputs = self.module._get_inference_input(tensors)
         outputs = self.module.inference(**inputs, sample=False)
         z, w = outputs["z"], outputs["w"]
-        of_z = {"z_loc": z, "z_var": outputs["qz"].variance}
+        posteriors = {"z_loc": z, "z_var": outputs["qz"].variance}
         if not self.module.mixture_started:
-            return of_z
+            return posteriors
         p_z = self.module.component_density(w, tensors)
         log_proba = self.module.classify(z + outputs["qz"].scale * noise, tensors)
         log_proba = torch.logsumexp(log_proba.log_softmax(-1), 0) - math.log(len(noise))
-        return of_z | {
+        return posteriors | {
             "w_loc": w,
             "w_var": outputs["qw"].variance,
             "log_proba": log_proba,
@@ -155,7 +155,7 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         return normal.float().unsqueeze(1).to(self.device)
 
     def _check_mixture(self) -> None:
-        """Raise ``RuntimeError`` where there are no trained components to speak of."""
+        """Raise ``RuntimeError`` if there are no trained components."""
         self._check_if_trained(warn=False)
         if not self.module.mixture_started:
             why = (
@@ -187,19 +187,19 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         indices
             Rows to use.
         give_mean
-            Posterior means, or else one draw from the posteriors.
+            Whether to return the posterior means, or one draw from the posteriors.
         mc_samples
             Without effect, as in scvi-tools for a Gaussian z: its mean needs no samples.
         batch_size
             Cells at a time.
         return_dist
-            Return means and variances.
+            Whether to return means and variances.
         dataloader
             Minibatches to use in place of ``adata``.
         which
-            ``"z"``, or ``"w"``, the latent that places the components.
+            ``"z"``, or ``"w"``, the latent that shifts the components.
         seed
-            Of the draw.
+            Seed of the random draw.
 
         Returns
         -------
@@ -250,7 +250,7 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
             q(k) = \mathbb{E}_{q(z|x,c)}[q(y{=}k|z,c)]
 
         with the sum over the components that carry labels. The others stand for types that no
-        label names: their cells get the label that comes nearest, and show with
+        label names: their cells get the nearest label, and their own component with
         ``components=True``. The probability of a cluster is the sum over its components; where
         some were dropped, the clusters' sum to 1 without them.
 
@@ -261,14 +261,14 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         indices
             Rows to use.
         soft
-            Return probabilities in place of the most probable name.
+            Whether to return probabilities in place of the most probable name.
         batch_size
             Cells at a time.
         dataloader
             Minibatches to use in place of ``adata``.
         components
-            Predict among all K components. A model without labels does so anyway, as long as
-            none of them were merged.
+            Whether to predict among all K components. A model without labels does so anyway, as
+            long as none of them were merged.
 
         Returns
         -------
@@ -285,7 +285,7 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         Notes
         -----
         The expectation over q(z|x,c) is taken at 16 quasi-random points, the same for every cell.
-        It makes the probabilities less sure than they are at the mean of z alone.
+        It makes the probabilities less extreme than they are at the mean of z alone.
 
         Examples
         --------

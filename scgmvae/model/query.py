@@ -1,4 +1,4 @@
-"""Query mapping: new data into a reference that does not move."""
+"""Query mapping: new data are mapped to a reference that stays as it is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["QueryMixin"]
 
 
 class QueryMixin(MergingMixin):
-    """``load_query_data`` and ``prepare_query_anndata``, in the way of scArches."""
+    """The methods ``load_query_data`` and ``prepare_query_anndata``, in the way of scArches."""
 
     @classmethod
     def load_query_data(
@@ -37,24 +37,26 @@ class QueryMixin(MergingMixin):
 
         Batches, or other categories of registered conditions, that the reference does not know
         get weights of their own, which start as the mean of the known ones. They are all that
-        :meth:`train` changes, so that the embedding of the reference's cells stays what it was to
-        the last bit. Results can be read before training as well.
+        :meth:`train` changes, so the embedding of the reference's cells stays the same bit for
+        bit. Results can be read before training as well.
 
         Parameters
         ----------
         adata
             New data with the obs columns that the reference was set up with. Cells without a
-            label, or with one that the reference does not know, count as unlabelled; a missing
-            label column as one without labels. Genes are put into the reference's order, in a
-            copy; up to 20 % can be missing and are then treated as unobserved, with a warning.
+            label, or with one that the reference does not know, count as unlabelled; so do
+            all cells if the column of labels is missing. Genes are put into the reference's order,
+            in a copy; up to 20 % can be missing and are then treated as unobserved, with a
+            warning.
         reference_model
             The trained reference, or the folder that it was saved in.
         inplace_subset_query_vars
-            Put the genes in order in ``adata`` itself, see :meth:`prepare_query_anndata`.
+            Whether to put the genes in order in ``adata`` itself, see
+            :meth:`prepare_query_anndata`.
         accelerator, device
             Where to put a reference that is read from a folder, as in :meth:`load`.
         **of_scvi
-            What scvi-tools can freeze or not, which is all frozen here.
+            Arguments of scvi-tools that choose what is frozen; here everything is.
 
         Returns
         -------
@@ -106,8 +108,8 @@ class QueryMixin(MergingMixin):
             )
             params = reference.init_params_
             settings = params["non_kwargs"] | {"adata": adata, "n_components": None}
-            for of_kwargs in params["kwargs"].values():
-                settings |= of_kwargs
+            for group in params["kwargs"].values():
+                settings |= group
             model = cls(**settings)
         model._take_from(reference)
         return model
@@ -173,9 +175,9 @@ class QueryMixin(MergingMixin):
         reference_model
             A model, or the folder that it was saved in.
         return_reference_var_names
-            Return the genes of the model, and leave the data alone.
+            Whether to return the genes of the model, and leave the data alone.
         inplace
-            Change ``adata`` itself, or return a copy.
+            Whether to change ``adata`` itself, or to return a copy.
 
         Returns
         -------

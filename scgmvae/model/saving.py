@@ -30,7 +30,7 @@ __all__ = ["Saving"]
 
 
 class Saving(Fields):
-    """``save`` and ``load``."""
+    """The methods ``save`` and ``load``."""
 
     def save(
         self,
@@ -51,10 +51,10 @@ class Saving(Fields):
         prefix
             Prefix of the files' names, where several models share a folder.
         overwrite
-            Write into a folder that exists. A model that it holds is replaced once the new one is
-            whole.
+            Whether to write into a folder that exists. A model that it holds is replaced once the
+            new one is whole.
         save_anndata
-            Save the data as well.
+            Whether to save the data as well.
         **anndata_write_kwargs
             Further arguments of :meth:`anndata.AnnData.write_h5ad`.
 
@@ -63,8 +63,8 @@ class Saving(Fields):
         OSError
             If the files cannot be written. What was there stays as it was.
         TypeError
-            If the model holds something that has no place in JSON, as a category that is neither
-            number, string nor boolean; or for an argument that there is not.
+            If the model holds something that has no place in JSON, such as a category that is
+            neither number, string nor boolean; or if there is no such argument.
         ValueError
             If the folder exists and ``overwrite`` is False, or there is no data to save.
 
@@ -101,7 +101,7 @@ class Saving(Fields):
         self._write_files(folder, prefix, self._attributes(), write_data=write_data)
 
     def _attributes(self) -> dict[str, Any]:
-        """What of the model is kept, by scvi-tools' rule that its name ends in one underscore."""
+        """Attributes that are saved: as in scvi-tools, those whose name ends in one underscore."""
         return {name: v for name, v in self._get_user_attributes() if name.endswith("_")}
 
     def _write_files(
@@ -145,8 +145,8 @@ class Saving(Fields):
         prefix
             Prefix of the files' names.
         allow_pickle
-            Read a model in scvi-tools' own format. Such a file can run any code when it is loaded:
-            allow it only where you trust who made it.
+            Whether to read a model in scvi-tools' own format. Such a file can run any code when it
+            is loaded: allow it only where you trust who made it.
         **kwargs
             Further arguments of :meth:`scvi.model.base.BaseModelClass.load`, for a pickle alone.
 
@@ -199,7 +199,7 @@ class Saving(Fields):
 
     @classmethod
     def _of_files(cls, saved: Saved, adata: AnnData | None) -> Self:
-        """The model that was saved, with data of its genes, if there are any."""
+        """The model that was saved, with data that have its genes, if any are given."""
         registry = saved.attributes.pop("registry_")
         with nullcontext() if adata is None else unchanged_on_error(adata):
             if adata is not None:

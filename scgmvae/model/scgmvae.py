@@ -1,4 +1,4 @@
-"""SCGMVAE, the model that users meet: how it is made, and what it says of itself."""
+"""SCGMVAE, the model that users work with: its construction, its summary and its report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["SCGMVAE"]
 
 
 class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
-    r"""c*GMVAE for single-cell data: embedding, clusters and expression of one generative model.
+    r"""c*GMVAE for single-cell data: embedding, clusters and expression by one generative model.
 
     .. math::
         p(x, z, w, y, d \mid c) = p(w|c)\, p(d)\, p(y|d)\, p(z|w,y,c)\, p(x|z,c)
@@ -40,9 +40,9 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
     Parameters
     ----------
     adata
-        Cells × genes. One that was not passed to :meth:`setup_anndata` is set up with defaults:
+        Cells × genes. Data that :meth:`setup_anndata` has not set up are set up with defaults:
         the layer ``counts`` if there is one, else ``X``; no batches, labels or covariates. A
-        MuData stands for the modality that :meth:`setup_mudata` was told, here and in all methods.
+        MuData stands for the modality that :meth:`setup_mudata` named, here and in all methods.
     registry
         Registry of a model without data: that of a data module of scvi-tools, to be trained by
         ``train(datamodule=...)``; also used by :meth:`load`.
@@ -63,9 +63,9 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
         ``"dirichlet"`` (c*GMVAE), ``"mixture"`` (GMVAE), ``"normal"`` (VAE, no components) or
         ``"none"`` (autoencoder).
     image_shape
-        Used by :meth:`load`; of data it is read from ``uns["image_shape"]``: height, width and, if
-        any, channels of the images that are the rows of ``X``. Bytes (uint8) of images stand for
-        0/255 to 255/255.
+        Used by :meth:`load`; with data it is read from ``uns["image_shape"]``: height, width and,
+        if any, channels of the images that are the rows of ``X``. Bytes (uint8) of images stand
+        for 0/255 to 255/255.
     **module_kwargs
         Further settings of :class:`~scgmvae.CGMVAE`: ``encoder``, ``encode_covariates``,
         ``dispersion``, ``gaussian_scale``, ``component_weights``, ``concentration``,
@@ -75,10 +75,10 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
     Raises
     ------
     NotImplementedError
-        For minified data, and settings of scvi-tools' SCVI without a meaning here.
+        For minified data, and for settings of scvi-tools' SCVI without a meaning here.
     ValueError
-        If the data does not suit the likelihood, or ``n_components`` the data. ``adata`` is then
-        as it was before.
+        If the data does not suit the likelihood, or ``n_components`` does not suit the data.
+        ``adata`` is then as it was before.
 
     References
     ----------
@@ -171,7 +171,7 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
         )
 
     def _make_data_loader(self, *args: Any, **kwargs: Any) -> MinibatchLoader:
-        """As in scvi-tools, with x in the layout that the module reads faster."""
+        """Loader of minibatches as in scvi-tools, with x in the layout that is read faster."""
         kwargs = {"sparse": self.module.takes_sparse} | kwargs
         return super()._make_data_loader(*args, **kwargs)
 
@@ -227,9 +227,9 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
             reads = ["predict"] if self.module.has_mixture else []
             reads.append("get_latent_representation")
             return [f"model.{name}(dataloader=dataloader)" for name in reads]
-        of_clusters = ["model.predict()", "model.component_table()"]
+        cluster_calls = ["model.predict()", "model.component_table()"]
         calls = ["model.get_latent_representation()", 'model.report("report.html")']
-        return [*(of_clusters if self.module.has_mixture else ()), *calls, "model.save(folder)"]
+        return [*(cluster_calls if self.module.has_mixture else ()), *calls, "model.save(folder)"]
 
     # ----------------------------------------------------------------------------- report
 
@@ -241,9 +241,9 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
         overwrite: bool = False,
         seed: int = 0,
     ) -> None:
-        """Write what a fit is judged by into one HTML file that needs nothing else.
+        """Write a report of the fit into one HTML file that needs no other file.
 
-        Data, settings and versions; training curves; scatters of z by cluster, label and
+        It has data, settings and versions; training curves; scatters of z by cluster, label and
         condition; the components with their marker genes; agreement with labels; how components
         merge; and what to look at, in plain words (:mod:`scgmvae.report.diagnosis`).
 
@@ -255,9 +255,9 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
             obs column of labels to compare with; ``None`` takes the one that the model was set up
             with, if any.
         overwrite
-            Replace a file that exists.
+            Whether to replace a file that exists.
         seed
-            Of the cells that are drawn where there are more than 5,000, and of the UMAP.
+            Seed of the draw of cells, if there are more than 5,000, and of the UMAP.
 
         Raises
         ------
@@ -274,7 +274,7 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
         -----
         The data are left as they are.
         """
-        # the report reads models, so it is the one thing imported from further down
+        # the report reads models, so it is above this module and is imported only here
         from scgmvae.report.page import write_report
 
         write_report(self, path, labels_key, overwrite=overwrite, seed=seed)

@@ -14,7 +14,7 @@ LIKELIHOOD_NAMES: dict[str, Likelihood] = {"normal": "gaussian"}
 """Values of SCVI's ``gene_likelihood`` that have another name here."""
 
 Offered = Mapping[str, tuple[object, str]]
-"""Name of a setting → its value that stands for what is done here, and why it has no other."""
+"""Name of a setting → the only value that it can have here, and why it has no other."""
 
 OF_MODEL: Offered = {
     "latent_distribution": ("normal", "The components are Gaussians, so z is one."),
@@ -50,14 +50,14 @@ OF_QUERY: Offered = {
 
 
 def check_offered(offered: Offered, given: Mapping[str, object]) -> dict[str, Any]:
-    """Settings that are none of scvi-tools'; ``NotImplementedError`` for a value without meaning.
+    """Settings that are not of scvi-tools; ``NotImplementedError`` for values without meaning.
 
     Parameters
     ----------
     offered
-        The settings of scvi-tools.
+        Settings of scvi-tools, with the values that they can have here.
     given
-        What a user has passed.
+        Settings that a user has passed.
     """
     for name, value in given.items():
         if name in offered and value != offered[name][0]:
@@ -77,7 +77,7 @@ def from_scvi(
     Parameters
     ----------
     likelihood
-        As named here; ``None`` where it is not given, or by SCVI's name.
+        Likelihood by its name here; ``None`` if it is not given, or given by SCVI's name.
     settings
         Further settings.
 
@@ -94,12 +94,12 @@ def from_scvi(
     ('gaussian', {'dispersion': 'gene'})
     """
     settings = check_offered(OF_MODEL, settings)
-    of_scvi = settings.pop("gene_likelihood", None)
-    if of_scvi is None:
+    scvi_name = settings.pop("gene_likelihood", None)
+    if scvi_name is None:
         return likelihood, settings
     if likelihood is not None:
         raise ValueError(
             "gene_likelihood is SCVI's name of likelihood, so give one of them, but they are "
-            f"{of_scvi!r} and {likelihood!r}."
+            f"{scvi_name!r} and {likelihood!r}."
         )
-    return LIKELIHOOD_NAMES.get(of_scvi, of_scvi), settings
+    return LIKELIHOOD_NAMES.get(scvi_name, scvi_name), settings

@@ -1,4 +1,4 @@
-"""scvi-tools' methods that read a model, for trained models alone and with a seed of their own.
+"""scvi-tools' methods that read a model: here for trained models only, with their own seed.
 
 In scvi-tools most of them take an untrained model as well, whose batch normalisation they then
 change, and all of them draw from the random states that the rest of the program draws from.
@@ -42,8 +42,8 @@ NUMBERS = ("n_samples", "n_samples_overall", "n_mc_samples", "n_mc_samples_per_p
 def drawing_from(seed: int) -> Iterator[None]:
     """Seed numpy's and torch's global random states, and leave them as they were.
 
-    Within another such block draws go on from that one's seed: methods that call one another would
-    else repeat the same draws.
+    Within another such block, draws continue from the seed of the outer block. Otherwise methods
+    that call one another would repeat the same draws.
     """
     if is_drawing.get():
         yield
@@ -68,10 +68,10 @@ def seeded(method: Callable[..., T], original: Callable[..., T] | None = None) -
     method
         Method of a model.
     original
-        The method of scvi-tools whose arguments it takes, where it does not name them all.
+        The method of scvi-tools whose arguments it takes, if it does not name all of them.
     """
     own, known = signature(method), signature(original or method)
-    names_all = all(of.kind is not Parameter.VAR_POSITIONAL for of in own.parameters.values())
+    names_all = all(p.kind is not Parameter.VAR_POSITIONAL for p in own.parameters.values())
     positions = own if names_all else known
 
     @wraps(method)
@@ -86,15 +86,15 @@ def seeded(method: Callable[..., T], original: Callable[..., T] | None = None) -
         with drawing_from(seed):
             return method(**given)
 
-    of_seed = Parameter("seed", Parameter.KEYWORD_ONLY, default=0, annotation="int")
-    arguments = [*signature(method).parameters.values(), of_seed]
+    seed_parameter = Parameter("seed", Parameter.KEYWORD_ONLY, default=0, annotation="int")
+    arguments = [*signature(method).parameters.values(), seed_parameter]
     shown = signature(method).replace(parameters=sorted(arguments, key=_kind))
-    read.__signature__ = shown  # type: ignore[attr-defined]  # as inspect reads it
+    read.__signature__ = shown  # type: ignore[attr-defined]  # inspect reads this
     return read
 
 
 def _by_name(bound: BoundArguments) -> dict[str, Any]:
-    """Arguments by their names, further ones too."""
+    """Arguments by their names, including those of ``**kwargs``."""
     given = dict(bound.arguments)
     for name, parameter in bound.signature.parameters.items():
         if parameter.kind is Parameter.VAR_KEYWORD:
@@ -107,7 +107,7 @@ def _kind(parameter: Parameter) -> int:
 
 
 def _check_arguments(model: Fields, given: Mapping[str, Any]) -> None:
-    """Raise where an argument would be ignored, or fail where nobody understands it."""
+    """Raise if an argument would be ignored, or would fail later with an unclear error."""
     numbers = {name: given[name] for name in NUMBERS if given.get(name) is not None}
     checks.check_whole(1, **numbers)
     if given.get("library_size", "latent") != "latent":
@@ -115,7 +115,7 @@ def _check_arguments(model: Fields, given: Mapping[str, Any]) -> None:
     if "weights" in given:
         checks.check_choices(weights=(given["weights"], (None, "uniform", "importance")))
         if given["weights"] == "importance":
-            model.get_importance_weights()  # which says why there are none
+            model.get_importance_weights()  # it raises and says why
     if given.get("gene_list") is not None:
         _check_genes(given["gene_list"], model.get_var_names())
     keys = {name: given[name] for name in ("groupby", "sample_key") if name in given}
@@ -171,17 +171,17 @@ class Seeded(Fields):
         adata, indices, n_mc_samples, batch_size, dataloader, **kwargs
             As in :meth:`scvi.model.base.VAEMixin.get_marginal_ll`.
         return_mean
-            The mean over the cells, or one value for each. scvi-tools takes the mean over the
-            minibatches, whatever their sizes.
+            Whether to return the mean over the cells, or one value for each. scvi-tools takes the
+            mean over the minibatches, whatever their sizes.
 
         Returns
         -------
         Tensor ``()`` or ``(n,)``.
         """
-        of_cells = VAEMixin.get_marginal_ll(
+        values = VAEMixin.get_marginal_ll(
             self, adata, indices, n_mc_samples, batch_size, False, dataloader, **kwargs
         )
-        return of_cells.mean() if return_mean else of_cells
+        return values.mean() if return_mean else values
 
     @torch.inference_mode()
     def get_elbo_terms(
@@ -203,7 +203,7 @@ class Seeded(Fields):
         batch_size
             Cells at a time.
         seed
-            Of the samples.
+            Seed of the random samples.
 
         Returns
         -------

@@ -40,10 +40,10 @@ __all__ = ["SetupMixin"]
 
 
 class SetupMixin(Model):
-    """``setup_anndata``, and models that are made for a data module of scvi-tools."""
+    """The method ``setup_anndata``, and models for a data module of scvi-tools."""
 
     label_codes_: Sequence[int] | None = None
-    """Component of each label of the data module that the model was made for, if it was."""
+    """Component of each label of the model's data module; ``None`` without a data module."""
 
     @classmethod
     def setup_anndata(
@@ -120,7 +120,7 @@ class SetupMixin(Model):
                 validation.check_labels(adata, labels_key, unlabeled_category)
             labels = LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category)
         fields = [
-            # What suits as data depends on the likelihood, which the constructor knows.
+            # Which data are valid depends on the likelihood, which the constructor knows.
             LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
             CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
             labels,
@@ -135,7 +135,7 @@ class SetupMixin(Model):
     def _register_data_module(
         self, registry: Mapping[str, Any], n_components: int | None
     ) -> Mapping[str, Any]:
-        """What ``setup_anndata`` registers for data as a data module has them.
+        """Registry that ``setup_anndata`` would make for the data of a data module.
 
         Any other registry is returned as it is.
         """
@@ -160,16 +160,16 @@ class SetupMixin(Model):
         return made, label_codes_of(registry, Setup(made).label_names)
 
     def _layout(self) -> Layout:
-        """How minibatches of the data module are read."""
+        """Genes, labels and conditions in the order in which the model reads them."""
         return Layout(self._setup, tuple(self.label_codes_), self.module.takes_sparse)
 
     def _check_data_module(self, datamodule: Any) -> None:
-        """Raise where the model was not made for a data module.
+        """Raise if the model cannot be trained on a data module.
 
         Raises
         ------
         TypeError
-            If it is none of Lightning's, or without a registry.
+            If it is not a data module of Lightning, or has no registry.
         ValueError
             If the model was made of an AnnData, or of other genes, labels or conditions.
         """

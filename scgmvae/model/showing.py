@@ -1,4 +1,4 @@
-"""How a model shows itself: as text in a console, as a table in a notebook."""
+"""Display of a model: as text in a console, as a table in a notebook."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Showing", "table_of"]
 
 CELL = "text-align: left; vertical-align: top; padding: 0.2em 1em 0.2em 0.2em"
-"""Style of the cells: Jupyter would set them to the right, and a plain page without gaps."""
+"""Style of the table's cells: Jupyter aligns them right, and plain pages leave no gaps."""
 
 
 class Showing(Fields):
@@ -43,12 +43,12 @@ class Showing(Fields):
         raise NotImplementedError
 
     def _places_shown(self) -> list[str]:
-        """Where in the data the values stand."""
+        """Place of the values in the data."""
         layer = self._setup.layer
         return ["X" if layer is None else f"layer {layer}"]
 
     def _epochs_shown(self) -> str:
-        """How long the model was trained; it must have a history."""
+        """Number of epochs of the training; the model must have a history."""
         return str(len(self.history["elbo_train"]))
 
     # --------------------------------------------------------------------------- the parts
@@ -73,16 +73,16 @@ class Showing(Fields):
 
 
 def table_of(title: str, rows: Mapping[str, str], calls: Sequence[str]) -> str:
-    """A table as HTML without colours, which are the notebook's, light or dark.
+    """HTML table without colours of its own, so that it suits light and dark notebooks.
 
     Parameters
     ----------
     title
-        Above the table.
+        Title above the table.
     rows
-        Name → text. Any text is shown as it is, never as markup.
+        Name → text of each row. Any text is shown as it is, never as markup.
     calls
-        Code, in a last row.
+        Code that the last row shows.
     """
     shown = {name: escape(text) for name, text in rows.items()}
     shown["go on with"] = "<br/>".join(f"<code>{escape(call)}</code>" for call in calls)

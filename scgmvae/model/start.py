@@ -1,4 +1,4 @@
-"""What a training begins with: weights that know the data, and a mixture that knows its cells."""
+"""Start of a training: first weights fitted to the data, and a mixture fitted to the cells."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StartMixin(MergingMixin):
         return recipe_for(self.module.image_shape)
 
     def _start_module(self, rows: NDArray[np.integer]) -> None:
-        """Give fresh weights what they need to know of the training cells."""
+        """Set decoder bias and scale of the size factors of new weights by the training cells."""
         x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         mean = column_means(x, rows) * pixel_scale(self.adata_manager)
         start_decoder(self.module, mean)
@@ -70,12 +70,12 @@ class StartMixin(MergingMixin):
         codes = np.full(self.adata.n_obs, -1)
         codes[chosen] = partition
         others = np.setdiff1d(rows, chosen)
-        # the others follow the classifier that was fitted to the chosen ones
+        # the other cells follow the classifier that was fitted to the chosen cells
         for part in np.split(others, range(CELLS_IN_MEMORY, len(others), CELLS_IN_MEMORY)):
             if len(part):
                 codes[part] = self._posteriors(indices=part)["log_proba"].argmax(1)
         codes[others] = np.where(labels[others] >= 0, labels[others], codes[others])
-        self.mixture_started_ = True  # for checkpoints that are saved from now on
+        self.mixture_started_ = True  # checkpoints that are saved from now on need it
         self.module.train()
         return codes
 
@@ -87,7 +87,7 @@ class StartMixin(MergingMixin):
         tensors[x_key] = torch.empty(len(rows), 0)
         if self.module.classifier_input == "zx":
             tensors[x_key] = torch.cat([part[x_key] for part in loader])
-        return tensors | loader.of_all_cells
+        return tensors | loader.shared
 
     def _partition(
         self,
@@ -97,7 +97,7 @@ class StartMixin(MergingMixin):
         guide_key: str | None,
         seed: int,
     ) -> NDArray[np.int64]:
-        """Starting components of the training cells, (n,), with labels in their places."""
+        """Starting component of each training cell, (n,); the first are those of the labels."""
         representation = z
         if self.module.is_count and not self.module.has_conditions:
             counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)

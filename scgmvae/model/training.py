@@ -57,14 +57,14 @@ if TYPE_CHECKING:
 __all__ = ["TrainingMixin"]
 
 Splitter = SeededDataSplitter | ForeignMinibatches
-"""What brings the minibatches of a training."""
+"""Source of the minibatches of a training."""
 
 
 class TrainingMixin(StartMixin):
-    """``train`` in three stages."""
+    """The method ``train``, in three stages."""
 
     n_components_asked: int | None
-    """K as it was asked for; ``None`` where it is to be found."""
+    """K as the user has set it; ``None`` if it is found from the data."""
     reference_categories_: tuple[int, ...] | None
     """Categories of the conditions that a query's reference has; ``None`` without a reference."""
 
@@ -99,7 +99,7 @@ class TrainingMixin(StartMixin):
         """Train the model, and write embedding and clusters into its AnnData.
 
         The first call pretrains the model as a VAE, starts the mixture from a partition of the
-        cells, and trains both together. Where neither K nor labels nor ``guide_key`` is given,
+        cells, and trains both together. If neither K nor labels nor ``guide_key`` is given,
         components that overlap are then merged (:meth:`merge_components`). A further call goes on
         with the joint stage and keeps components and clusters.
 
@@ -121,19 +121,19 @@ class TrainingMixin(StartMixin):
             cells, or 16,384 on disk, a sample is partitioned, and the others follow the
             classifier.
         guide_key
-            obs column to start from in place of a partition that is found, for example one of
-            Leiden groups, which are not merged after training. Where there are labels as well,
-            groups with labelled cells start by their labels.
+            obs column of your own clustering, for example Leiden groups, from which the components
+            start in place of a computed partition. The components are not merged after training.
+            If there are labels as well, groups with labelled cells start by their labels.
         guide_weight
             Weight of the cross-entropy to the starting partition at the start of the joint stage,
             in nats per nat; it falls to 0 over the first two thirds of the stage. ``None`` is 10;
             of images 0.64 for each value of x, and it falls until the end.
         balance_key
             obs column whose groups come up equally often in training, however rare they are. Cells
-            without a label come up as often as without balancing where it is the column of labels.
+            without a label come up as often as without balancing if it is the column of labels.
         seed
-            Of everything random: first weights (drawn anew by the first call), order of the cells,
-            dropout, samples, start. Any other random state stays as it is. ``None`` takes
+            Seed of everything random: first weights (drawn anew by the first call), order of the
+            cells, dropout, samples, start. Any other random state stays as it is. ``None`` takes
             ``scvi.settings.seed``, or 0. On a CPU the same seed gives the same result bit for bit;
             on a GPU sums are added up in varying order.
         accelerator, devices
@@ -162,36 +162,37 @@ class TrainingMixin(StartMixin):
             ``lr``, or ``classification_weight``, that of the cross-entropy of labelled cells
             (default 1, of images 0.64 for each value of x).
         datamodule
-            Minibatches of a model that was made of this data module's registry. They must come
-            mixed, as its sample does: its first minibatches, of at least 16,384 cells, become the
-            model's AnnData, by which the mixture starts, components are merged and novelty is
-            measured. A further training takes a new sample in its place. The other cells are
-            guided by the classifier of the start. What chooses among cells (``guide_key``,
-            ``balance_key``, ``train_size``, ``batch_size`` ...), checkpoints and several devices
-            are not for it.
+            Source of the minibatches, for a model that was made of its registry. The minibatches
+            must come in random order: the first ones, of at least 16,384 cells, become the AnnData
+            of the model, with which the mixture is started, components are merged and novelty is
+            measured. A further training takes a new sample. The other cells are guided by the
+            classifier as it was when the mixture had started. Arguments that choose among cells
+            (``guide_key``, ``balance_key``, ``train_size``, ``batch_size`` ...), checkpoints and
+            several devices cannot be used with it.
         checkpoint_dir
             New folder for a checkpoint: the model as :meth:`save` writes it, and the state of its
-            training. The next one replaces it once it is whole.
+            training. The next checkpoint replaces it once it is whole.
         checkpoint_every
             Epochs between two checkpoints (10 by default); each stage ends with one as well.
         resume_from
-            Checkpoint of a training that was interrupted or killed. It goes on where that was
-            written, with the arguments that it was begun with, in a model of the same settings and
-            data, and goes on writing there unless ``checkpoint_dir`` is given. On a CPU it ends as
-            if it had never stopped. Of the arguments only those of the machine and of the trainer
-            can be given anew; loggers and callbacks have to be, with the settings that they had.
+            Checkpoint of a training that was interrupted or killed. The training continues from
+            the checkpoint with the arguments that it was started with; the model must have the
+            same settings and data. Further checkpoints are written to the same folder unless
+            ``checkpoint_dir`` is given. On a CPU the result is the same as without the
+            interruption. Only the arguments of the machine and of the trainer can be given anew;
+            loggers and callbacks have to be, with the settings that they had.
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`.
 
         Raises
         ------
         FloatingPointError
-            If loss, weights or statistics come out infinite or NaN: with the term, the stage, the
-            step and the cells. The weights are those that the epoch began with.
+            If loss, weights or statistics are infinite or NaN. The error names the term, the
+            stage, the step and the cells. The weights are those that the epoch began with.
         KeyError
             If ``guide_key`` or ``balance_key`` is no obs column.
         NotImplementedError
-            For a data module on several devices, and what of scvi-tools' training would read
+            For a data module on several devices, and for settings of scvi-tools that would read
             pickles.
         OSError
             If a checkpoint cannot be written. What was trained so far is kept.
@@ -202,11 +203,11 @@ class TrainingMixin(StartMixin):
 
         Notes
         -----
-        Where fewer than a tenth of the cells have labels, they come up so often that a tenth of
-        every minibatch has.
+        If fewer than 10 % of the cells are labelled, they are oversampled to 10 % of every
+        minibatch.
 
         In a mixture of images the divergences have weight 0.05 in both stages, so that z keeps
-        the detail that tells classes apart; ``plan_kwargs={"max_kl_weight": 1.0}`` has
+        the detail that tells classes apart; ``plan_kwargs={"max_kl_weight": 1.0}`` sets
         weight 1 in the joint stage. The step length falls to 0 over the joint stage;
         ``plan_kwargs={"lr_decline": 0.0}`` keeps it.
         """
@@ -252,7 +253,7 @@ class TrainingMixin(StartMixin):
     # ------------------------------------------------------------------- what is asked for
 
     def _check_has_cells(self, datamodule: object) -> None:
-        """Raise where there is nothing to train on, or nothing to train."""
+        """Raise if there are no cells to train on, or no weights to train."""
         if datamodule is not None:
             self._check_data_module(datamodule)
         elif self.label_codes_ is not None:
@@ -269,7 +270,7 @@ class TrainingMixin(StartMixin):
             )
 
     def _begun(self, request: Request, trainer_kwargs: dict[str, Any]) -> Training:
-        """A training that begins now."""
+        """New training."""
         return Training(
             request.resolved(self._seed_of(request.seed), trainer_kwargs),
             trainer_kwargs,
@@ -278,7 +279,7 @@ class TrainingMixin(StartMixin):
         )
 
     def _resumed(self, folder: Path, trainer_kwargs: dict[str, Any]) -> Training:
-        """A training that goes on from a checkpoint of this model and its data."""
+        """Training that continues from a checkpoint of this model and its data."""
         saved = read_checkpoint(folder, type(self).__name__)
         training = Training.resumed(saved, trainer_kwargs)
         data = self._fingerprint(training.request)
@@ -301,7 +302,7 @@ class TrainingMixin(StartMixin):
             checks.check_whole(0, pretrain_epochs=request.pretrain_epochs)
         checks.check_whole(1, batch_size=request.batch_size)
         checks.check_at_least(0, guide_weight=request.guide_weight)
-        # what an interrupted start has found does not bind the next
+        # a K that an interrupted start has found does not bind the next start
         n_components = self.n_components_ if goes_on else self.n_components_asked
         if guide_key is None and not goes_on and self.module.has_mixture:
             check_start(request.start, n_components)
@@ -318,7 +319,7 @@ class TrainingMixin(StartMixin):
         validation.check_guide(self.adata, guide_key, n_components)
 
     def _checkpoints(self, training: Training, folders: Folders) -> Checkpoints | None:
-        """What writes checkpoints, where a folder is given for them."""
+        """Callback that writes checkpoints; ``None`` if there is no folder for them."""
         if folders.target is None:
             return None
         if folders.is_new:
@@ -341,7 +342,7 @@ class TrainingMixin(StartMixin):
     # ------------------------------------------------------------------------- what is run
 
     def _splitter(self, training: Training, datamodule: pl.LightningDataModule | None) -> Splitter:
-        """What brings the minibatches."""
+        """Source of the minibatches."""
         request = training.request
         if datamodule is not None:
             validates = request.needs_validation(training.trainer_kwargs)
@@ -359,7 +360,7 @@ class TrainingMixin(StartMixin):
         )
 
     def _copies(self, balance_key: str | None) -> NDArray[np.floating] | None:
-        """How often each cell comes up in an epoch, (n,); ``None`` is once each."""
+        """How often each cell comes up in an epoch, (n,); ``None`` if each comes up once."""
         groups = None
         if balance_key is not None:
             groups = self.adata.obs[balance_key].astype("category").cat.codes.to_numpy()
@@ -371,14 +372,14 @@ class TrainingMixin(StartMixin):
         )
 
     def _take_cells(self, splitter: Splitter) -> NDArray[np.integer]:
-        """Rows of the training cells; of a data module a sample becomes the model's data."""
+        """Rows of the training cells; the sample of a data module becomes the model's data."""
         if isinstance(splitter, ForeignMinibatches):
             self.adata = splitter.sample()
             return np.arange(self.adata.n_obs)
         return np.sort(splitter.external_indexing[0])
 
     def _make_ready(self, training: Training, rows: NDArray[np.integer]) -> None:
-        """Give the model what the training begins with: new weights, its own, or saved ones."""
+        """Give the model the weights that training begins with: new, its own, or saved ones."""
         saved = training.saved
         if saved is not None:
             for name, value in saved.attributes.items():
@@ -390,7 +391,7 @@ class TrainingMixin(StartMixin):
         if training.is_first:
             self.module = self._make_module()
         elif saved is not None:
-            self.module = deepcopy(self.module)  # which an error leaves as it was
+            self.module = deepcopy(self.module)  # after an error it is as before
         if saved is not None:
             restore_module(self.module, saved)
         elif training.is_first:
@@ -413,7 +414,7 @@ class TrainingMixin(StartMixin):
             settings["guide_weight"] = request.guide_weight
         settings |= request.plan_kwargs or {}
         if self.reference_categories_ is not None:
-            settings["weight_decay"] = 0.0  # it would move what is frozen
+            settings["weight_decay"] = 0.0  # it would move frozen weights
         return StagedTrainingPlan(
             self.module, pretrain_epochs=pretrain_epochs, joint_epochs=joint_epochs, **settings
         )
@@ -460,7 +461,7 @@ class TrainingMixin(StartMixin):
         runner()
 
     def _finish(self, training: Training, rows: NDArray[np.integer]) -> None:
-        """Merge components, remember what novelty is measured by, and write the results."""
+        """Merge components, keep the distances of the training cells, and write the results."""
         posteriors = self._posteriors()
         finds_k = self.n_components_asked is None and training.request.guide_key is None
         is_new = self.mixture_started_ and not training.goes_on

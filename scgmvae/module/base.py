@@ -1,4 +1,4 @@
-"""What modules share: categories that are added while the rest is frozen, importance sampling."""
+"""Base of modules: categories that are added while the rest is frozen; importance sampling."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class ExtendableModule(BaseModuleClass):
     raw_dispersion: nn.Parameter | None
     """Log inverse dispersion, or log standard deviation, (G,) or (n_batch, G)."""
     n_known_categories: tuple[int, ...] | None = None
-    """Categories that are frozen; ``None`` where nothing is."""
+    """Number of frozen categories of each condition; ``None`` if nothing is frozen."""
 
     def extend_categories(self, n_categories: tuple[int, ...]) -> None:
-        """Add categories of conditions, and freeze all that is not theirs.
+        """Add categories of conditions, and freeze all other weights.
 
         Parameters
         ----------
         n_categories
             Categories of the batch and of each further categorical condition from now on, none
-            fewer than now. A new one starts as the mean of the known ones.
+            fewer than now. A new category starts as the mean of the known ones.
 
         References
         ----------
@@ -85,7 +85,7 @@ class ExtendableModule(BaseModuleClass):
         return [layer for layer in layers if layer.takes_categories]
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch, but a frozen module keeps the batch statistics of the reference."""
+        """Set the mode as in torch; a frozen module keeps the reference's batch statistics."""
         super().train(mode)
         if self.n_known_categories is not None:
             for layer in self.modules():
@@ -110,12 +110,12 @@ def importance_sampled(
     Parameters
     ----------
     log_ratio
-        Draws as many samples as it is told, and returns the logarithm of the ratio, ``(S, n)``
-        or, for one sample, ``(n,)``.
+        Function that draws the given number of samples, and returns the logarithm of the ratio,
+        ``(S, n)`` or, for one sample, ``(n,)``.
     n_mc_samples
         S, the number of samples.
     n_mc_samples_per_pass
-        Samples held in memory at once.
+        Number of samples held in memory at once.
 
     Returns
     -------

@@ -6,7 +6,7 @@ symbol  meaning                               shape               name in the co
 x       data of a cell                        (n, G)              ``x``
 c       conditions: batch and covariates      (n, any)            ``c`` (``Conditions``)
 z       main latent                           (n, L)              ``z``, ``q_z``, ``p_z``
-w       latent that places the components     (n, W)              ``w``, ``q_w``, ``p_w``
+w       latent that shifts the components     (n, W)              ``w``, ``q_w``, ``p_w``
 y       component                             (n, K)              ``y_logits``, ``q_y``
 d       per-cell weights of the components    (n, K)              ``d_concentration``
 α       prior concentration of d              (K,)                ``alpha``
@@ -18,7 +18,7 @@ by default. Inference: q(z|x,c) q(w|x,c) q(y|z,c) q(d|z,c). Until the mixture is
 (pretraining), and for good with ``prior="normal"``, the module is the VAE p(z) = N(0, I), p(x|z,c)
 and computes nothing else.
 
-The relatives are settings of this module:
+Related models are settings of this module:
 
 =====================================  ====================================================
 system                                 setting
@@ -76,7 +76,7 @@ from scgmvae.nn.networks import (
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass
 
-__all__ = ["CGMVAE", "MIXTURE_PRIORS", "Prior", "Widths", "of_component"]
+__all__ = ["CGMVAE", "MIXTURE_PRIORS", "Prior", "Widths", "rows_of_component"]
 
 Prior = Literal["dirichlet", "mixture", "normal", "none"]
 MIXTURE_PRIORS = ("dirichlet", "mixture")
@@ -84,15 +84,16 @@ MIXTURE_PRIORS = ("dirichlet", "mixture")
 Widths = int | Sequence[int]
 
 LOG_WEIGHT_BOUND = 7.0
-"""Logits of π stay within ±7: where α of an unused component reaches 0, log Γ is infinite."""
+"""Logits of π stay within ±7: if α of an unused component reached 0, log Γ would be infinite."""
 
 START_DISPERSION = {"nb": 10.0, "zinb": 10.0, "gaussian": 1.0}
-"""Inverse dispersion (standard deviation) at the start. Near Poisson is near the truth for
-most genes, and the way there is long at Adam's step length."""
+"""Inverse dispersion (standard deviation) at the start. Most genes are close to Poisson, and at
+Adam's step length it would take long to get there from a smaller value."""
 
 INPUT_DROPOUT_RATE = 0.3
-"""A component that shows in few genes alone is rarely a type. A convolution sees few pixels at
-once, and with holes among them they are unlike those that it reads after training."""
+"""Share of the genes that a mixture hides from its encoder in training: a component that differs
+in a few genes alone is rarely a cell type. Convolutions get 0: each sees few pixels at once, and
+pixels with holes among them are unlike those that it reads after training."""
 
 
 class CGMVAE(ExtendableModule):
@@ -111,7 +112,7 @@ class CGMVAE(ExtendableModule):
     n_labels
         Number of label names; the first ``n_labels`` components carry them. 0 without labels.
     n_components
-        K.
+        K, number of components.
     n_latent, n_latent_w
         L and W.
     n_hidden, n_layers
@@ -127,8 +128,8 @@ class CGMVAE(ExtendableModule):
     image_shape
         Height, width and, if any, channels, where x are images.
     encode_covariates
-        Whether the encoder sees c, as in scvi-tools, where it does not by default. A learned m(c)
-        is added to what it gives all the same.
+        Whether the encoder sees c. In scvi-tools it does not by default. A learned m(c) is added
+        to the output of the encoder in both cases.
     likelihood
         p(x|z,c).
     dispersion
@@ -144,20 +145,21 @@ class CGMVAE(ExtendableModule):
     concentration
         Mean of α over the components; α_k is ``concentration * K * π_k``.
     dirichlet_posterior
-        q(d) as the ``"conjugate"`` optimum Dir(α + q(y)), or of a ``"network"`` of z and c.
+        q(d) as the ``"conjugate"`` optimum Dir(α + q(y)), or as the output of a ``"network"`` of z
+        and c.
     classifier_input
         q(y|z,c) or q(y|z,x,c).
     condition_prior
-        ``"standard"``: the prior of the latents, p(w) = N(0, I) and p(z|w,y), knows nothing of c,
-        so that conditions mix in w and z. ``"learned"``: p(w|c) and p(z|w,y,c) are learned, or
+        ``"standard"``: the prior of the latents, p(w) = N(0, I) and p(z|w,y), does not depend on
+        c, so that conditions mix in w and z. ``"learned"``: p(w|c) and p(z|w,y,c) are learned, or
         p(z|c) of a VAE.
     use_size_factor
-        Whether minibatches bring a size factor, used in place of the observed library size.
+        Whether minibatches hold a size factor, used in place of the observed library size.
 
     Raises
     ------
     ValueError
-        If a setting is none of its choices, or out of range.
+        If a setting is not one of its choices, or is out of range.
 
     References
     ----------
@@ -242,7 +244,7 @@ class CGMVAE(ExtendableModule):
             self.set_components(n_components)
 
     def _check_images(self, encoder: str) -> None:
-        """Raise ``ValueError`` where images do not make up x, or do not suit the encoder."""
+        """Raise ``ValueError`` if the image shape does not suit x, or images not the encoder."""
         shape = self.image_shape
         if shape is not None and math.prod(shape) != self.n_input:
             raise ValueError(
@@ -302,7 +304,7 @@ class CGMVAE(ExtendableModule):
 
     @property
     def has_conditions(self) -> bool:
-        """Whether c tells anything."""
+        """Whether there is any condition that can differ between cells."""
         return self.sizes.n_cont > 0 or max(self.n_categories) > 1
 
     @property
@@ -317,7 +319,7 @@ class CGMVAE(ExtendableModule):
 
     @property
     def takes_sparse(self) -> bool:
-        """Whether minibatches can bring x as a CSR tensor."""
+        """Whether minibatches may hold x as a CSR tensor."""
         by_layers = isinstance(self.encoder.trunk, Trunk)
         return self.is_count and by_layers and self.classifier_input == "z"
 
@@ -326,8 +328,8 @@ class CGMVAE(ExtendableModule):
         self.n_components = n_components
         n_in = self.n_latent + (self.n_input if self.classifier_input == "zx" else 0)
         self.classifier = Classifier(n_in, self.sizes, n_components, self.n_hidden)
-        # Where the prior knows c, z need not forget it, and then z decoded under another condition
-        # still carries its own.
+        # If the prior depended on c, z would not have to forget c, and z decoded under another
+        # condition would still carry its own.
         sizes = ConditionSizes() if self.condition_prior is None else self.sizes
         self.component_prior = ComponentPrior(
             self.n_latent, self.n_latent_w, sizes, n_components, self.n_hidden
@@ -346,7 +348,7 @@ class CGMVAE(ExtendableModule):
         if not model.reference_has_condition_prior_:
             self.condition_prior = None  # the reference had no condition to learn it from
         if self.has_mixture and model.n_components_ is not None:
-            with torch.random.fork_rng(devices=()):  # of weights that the saved ones replace
+            with torch.random.fork_rng(devices=()):  # the saved weights replace these
                 self.set_components(model.n_components_)
         self.mixture_started = model.mixture_started_
         if reference is not None:
@@ -395,7 +397,7 @@ class CGMVAE(ExtendableModule):
         if cat_covs is not None:
             codes += cat_covs.split(1, dim=1)
         dtype = self.encoder.z_loc.bias.dtype
-        # torch's one_hot would wait for a GPU to tell the largest code
+        # torch's one_hot would have to wait for the GPU to find the largest code
         one_hots = tuple(
             (code.reshape(-1, 1) == torch.arange(n, device=code.device)).to(dtype)
             for code, n in zip(codes, self.n_categories, strict=True)
@@ -434,7 +436,7 @@ class CGMVAE(ExtendableModule):
         observed
             Which genes were measured, ``(G,)``; ``None`` where all were.
         n_samples
-            S, samples of z and w.
+            S, number of samples of z and w.
         sample
             ``False`` takes the posterior means for z and w, as prediction does.
 
@@ -466,7 +468,7 @@ class CGMVAE(ExtendableModule):
             "w": None,
             "y_logits": None,
             "d_concentration": None,
-            # log of a sum of values that are no counts has no meaning, and no reader
+            # for values that are not counts this is no library size, and nothing reads it
             "library": torch.log(size) if self.is_count else size,
             "ql": None,
         }
@@ -487,7 +489,7 @@ class CGMVAE(ExtendableModule):
         return self._classify(z, encoder_input, self._conditions_of(tensors))
 
     def _encoder_input(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        """What the networks see of x, (n, G).
+        """Input of the networks from x, (n, G).
 
         Genes that were not measured are 0 there and the others are scaled up, as input dropout
         does it with genes that it hides in training.
@@ -541,7 +543,7 @@ class CGMVAE(ExtendableModule):
         transform_batch
             Batch code to decode every cell with, in place of its own.
         only_x
-            Leave out the densities of the latents; w is not read.
+            Whether to leave out the densities of the latents; w is then not read.
 
         Returns
         -------
@@ -554,7 +556,7 @@ class CGMVAE(ExtendableModule):
         raw_dispersion = self.raw_dispersion
         if self.dispersion == "gene-batch" and raw_dispersion is not None:
             raw_dispersion = c.one_hots[0] @ raw_dispersion  # (n, G)
-        if self.use_size_factor:  # which does not depend on the genes that were measured
+        if self.use_size_factor:  # it does not depend on the genes that were measured
             observed = None
         p_x = make_likelihood(
             self.gene_likelihood, self.decoder(z, c), library, raw_dispersion, observed
@@ -587,7 +589,7 @@ class CGMVAE(ExtendableModule):
             z = torch.randn(len(component), self.n_latent, device=component.device)
             return z if self.has_mixture else z + self._center(self._conditions_of(tensors))
         p_z = self.prior_components(tensors)
-        loc, scale = of_component(p_z.loc, component), of_component(p_z.scale, component)
+        loc, scale = rows_of_component(p_z.loc, component), rows_of_component(p_z.scale, component)
         return torch.normal(loc, scale)
 
     @auto_move_data
@@ -631,7 +633,7 @@ class CGMVAE(ExtendableModule):
         tensors
             The minibatch.
         inference_outputs, generative_outputs
-            Of :meth:`inference` and :meth:`generative`.
+            What :meth:`inference` and :meth:`generative` returned.
         kl_weight
             Weight of the four divergences.
         classification_weight
@@ -760,11 +762,11 @@ class CGMVAE(ExtendableModule):
         tensors
             The minibatch.
         n_mc_samples
-            S.
+            S, number of samples.
         return_mean
-            The mean over the minibatch, or one value per cell.
+            Whether to return the mean over the minibatch, or one value per cell.
         n_mc_samples_per_pass
-            Samples held in memory at once.
+            Number of samples held in memory at once.
 
         Returns
         -------
@@ -827,13 +829,13 @@ def _unit_normal(like: Tensor, center: Tensor | float) -> Normal:
     return Normal(center * scale, scale, validate_args=False)
 
 
-def of_component(values: Tensor, component: Tensor) -> Tensor:
+def rows_of_component(values: Tensor, component: Tensor) -> Tensor:
     """Rows of the given components, (n, K, L) and (n,) → (n, L)."""
     return values[torch.arange(len(component), device=values.device), component]
 
 
 def _mean_over_samples(value: Tensor) -> Tensor:
-    """(S, n) or (n,) to (n,)."""
+    """Mean over samples, (S, n) or (n,) to (n,)."""
     return value.mean(0) if value.dim() == 2 else value
 
 

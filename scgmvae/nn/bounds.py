@@ -1,4 +1,4 @@
-"""Raw outputs of networks as scales and concentrations, which stay within bounds."""
+"""Functions that turn raw outputs of networks into scales and concentrations within bounds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOG_CONCENTRATION_BOUND = 7.0
 
 
 def bounded(raw: Tensor, bound: float) -> Tensor:
-    """``raw`` squeezed smoothly into (−bound, bound); near 0 the identity."""
+    """``raw`` squeezed smoothly into (−bound, bound); near 0 it is the identity."""
     return bound * torch.tanh(raw / bound)
 
 
@@ -43,7 +43,7 @@ def bounded_exp(raw: Tensor, bound: float) -> Tensor:
 
 
 class _BoundedExp(torch.autograd.Function):
-    """One step back where autograd takes four: small steps cost more than their arithmetic."""
+    """Gradient in one step, where autograd takes four that cost more than their arithmetic."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, raw: Tensor, bound: float) -> Tensor:
@@ -74,7 +74,7 @@ def _normal(loc: Tensor, raw_scale: Tensor) -> Normal:
 
 
 def full(output: Tensor) -> Tensor:
-    """Output in single precision, where mixed precision has left half of it.
+    """Output in single precision, also if mixed precision has computed it in half.
 
     Divergences and likelihoods are sums over many values, and bfloat16 has three digits.
     """

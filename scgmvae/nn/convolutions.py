@@ -1,4 +1,4 @@
-"""Convolutional encoder and decoder of images: three halvings there, three doublings back.
+"""Convolutional encoder and decoder of images: three halvings of the sides, three doublings.
 
 An image is a row of H·W·C values in the order height, width, channel. Both networks take square
 steps of two with kernels of four, the decoder as the mirror of the encoder, each with batch
@@ -59,7 +59,7 @@ def _sides(side: int) -> list[int]:
 
 
 class ConvolutionalTrunk(nn.Module):
-    """Images to a vector, in place of the hidden layers of the encoder.
+    """Convolutions from images to a vector, in place of the hidden layers of the encoder.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class ConvolutionalDecoder(nn.Module):
     Parameters
     ----------
     n_latent
-        L.
+        L, dimensions of z.
     sizes
         Sizes of the conditions.
     image_shape
@@ -135,6 +135,6 @@ class ConvolutionalDecoder(nn.Module):
 
     @torch.no_grad()
     def start_at(self, output: Tensor) -> None:
-        """Let an image with nothing of its own have the mean of ``output``, (H·W·C,)."""
+        """Set the last bias to the mean of ``output``, (H·W·C,), where every image then starts."""
         bias = self.layers[-1].bias
         bias.copy_(output.view(-1, len(bias)).mean(0))

@@ -31,26 +31,26 @@ class ConditionSizes(NamedTuple):
     """Sizes of the conditions."""
 
     n_cat_list: tuple[int, ...] = ()
-    """Categories of each categorical condition; one that has a single category tells nothing."""
+    """Number of categories of each categorical condition; one category alone has no weights."""
 
     n_cont: int = 0
     """Number of continuous conditions."""
 
 
 class ConditionedLinear(nn.Module):
-    r"""Affine map of an input and c, with the weights of every category kept by themselves.
+    r"""Affine map of an input and c, with separate weights for every category.
 
     .. math:: W^T x + b + \sum_i E_i[c_i] + V^T c_\mathrm{cont}
 
-    That is :class:`torch.nn.Linear` on x and all one-hots side by side. Kept apart, the input is
-    never copied, and a category that is added later (:meth:`extend`) leaves the result for all
-    others what it was to the last bit. W has a row for each input, so that a sparse x picks whole
-    rows, as a category does.
+    That is :class:`torch.nn.Linear` on x and all one-hots side by side. With separate weights the
+    input is never copied, and a category that is added later (:meth:`extend`) leaves the results
+    of all others bit for bit as they were. W has a row for each input, so that a sparse x picks
+    whole rows, as a category does.
 
     Parameters
     ----------
     n_in, n_out
-        Sizes of input and output; without an input (0) c alone counts.
+        Sizes of input and output; if the input has size 0, the map depends on c alone.
     sizes
         Sizes of the conditions.
     """
@@ -88,9 +88,9 @@ class ConditionedLinear(nn.Module):
         Parameters
         ----------
         n_cat_list
-            Categories of each condition from now on.
+            Number of categories of each condition from now on.
         known
-            Categories that each has had so far.
+            Number of categories of each condition so far.
         """
         for i, (n, n_known) in enumerate(zip(n_cat_list, known, strict=True)):
             if n == n_known:
@@ -103,9 +103,10 @@ class ConditionedLinear(nn.Module):
 
 
 def linear_maps(layers: Sequence[ConditionedLinear], inputs: Tensor, c: Conditions) -> Tensor:
-    """Several maps of the same inputs, of the same conditions, by one product.
+    """Several maps of the same inputs and conditions, computed by one product.
 
-    ``(..., n, n_in)`` to ``(..., n, sum of all n_out)``, the outputs side by side.
+    The inputs are ``(..., n, n_in)``; the outputs stand side by side in
+    ``(..., n, sum of all n_out)``.
     """
 
     def beside(parts: list[Tensor]) -> Tensor:
@@ -126,7 +127,7 @@ def linear_maps(layers: Sequence[ConditionedLinear], inputs: Tensor, c: Conditio
 class Dropout(nn.Dropout):
     """Dropout that takes 16 random bits for each value on a CPU.
 
-    :class:`torch.nn.Dropout` draws a number for each, which takes four times as long. The
+    :class:`torch.nn.Dropout` draws a number for each value, which takes four times as long. The
     probability is rounded to 1/65,536.
     """
 
@@ -153,7 +154,7 @@ class Trunk(nn.Module):
     sizes
         Sizes of the conditions.
     widths
-        Units of each hidden layer. Without any the input comes out as it is.
+        Units of each hidden layer. Without hidden layers the input is returned as it is.
     dropout_rate
         Dropout after every layer.
     use_batch_norm
@@ -181,7 +182,7 @@ class Trunk(nn.Module):
 
     @property
     def takes_conditions(self) -> bool:
-        """Whether c enters here; where it does not, what follows has to take it."""
+        """Whether c enters these layers; if not, the layers that follow have to take it."""
         return len(self.linears) > 0
 
     def forward(self, inputs: Tensor, c: Conditions) -> Tensor:

@@ -1,7 +1,7 @@
 """The networks, each named by the density that it parameterises.
 
-All take the conditions c at every hidden layer. What turns raw network outputs into scales and
-concentrations is bounded here and nowhere else.
+All take the conditions c at every hidden layer. Raw network outputs become scales and
+concentrations within bounds here and nowhere else.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Encoder(nn.Module):
     sizes
         Sizes of the conditions. They enter at the heads where the trunk does not take them.
     n_latent, n_latent_w
-        L and W; no head for w where W is 0.
+        L and W; there is no head for w if W is 0.
     input_dropout_rate
         Share of the genes that are hidden from the encoder in training, drawn anew for every cell
         and step.
@@ -117,7 +117,7 @@ class Classifier(nn.Module):
     sizes
         Sizes of the conditions.
     n_components
-        K.
+        K, number of components.
     n_hidden
         Width of the hidden layer.
     """
@@ -143,7 +143,7 @@ class DirichletNetwork(Classifier):
 
 
 class ComponentPrior(nn.Module):
-    """p(z|w,y,c): a Gaussian for each component, placed by w and c.
+    """p(z|w,y,c): a Gaussian for each component, shifted by w and c.
 
     The means are anchors (K, L), which start at the clusters' means, plus what a network of w and
     c adds; the scales likewise. The network's output layer starts small, so that at the start a
@@ -156,7 +156,7 @@ class ComponentPrior(nn.Module):
     sizes
         Sizes of the conditions.
     n_components
-        K.
+        K, number of components.
     n_hidden
         Width of the hidden layer.
     """
@@ -194,8 +194,9 @@ class ComponentPrior(nn.Module):
 class ConditionPrior(nn.Module):
     """p(w|c) = N(m(c), I), or p(z|c) of a VAE, learned: a mean for each set of conditions.
 
-    The posterior is given as a deviation from m(c). Encoded freely, it has noise in proportion to
-    the distance of the means, and the KL divergence drives the conditions to one place.
+    The encoder gives the posterior as a deviation from m(c). If it gave the mean itself, its noise
+    would grow with the distance between the means, and the KL divergence would draw the means of
+    all conditions to one place.
 
     Parameters
     ----------
@@ -225,7 +226,7 @@ class Decoder(nn.Module):
     Parameters
     ----------
     n_latent
-        L.
+        L, dimensions of z.
     sizes
         Sizes of the conditions.
     n_output
@@ -258,5 +259,5 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def start_at(self, output: Tensor) -> None:
-        """Let the first head give ``output``, (G,), for a cell with nothing of its own."""
+        """Set the bias of the first head to ``output``, (G,), where every cell then starts."""
         self.heads[0].bias.copy_(output)

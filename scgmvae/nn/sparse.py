@@ -1,9 +1,9 @@
-"""Minibatches of counts as CSR tensors, and what the module asks of x, dense or sparse.
+"""Minibatches of counts as CSR tensors, and functions of x that take it dense or sparse.
 
-Of single-cell counts 3 to 14 % are not zero. A dense first layer spends its time on the others,
-and so does dropout on genes. :func:`torch.nn.functional.embedding_bag` is the product of a sparse
-and a dense matrix on every device; torch's own product of CSR tensors needs MKL, and its gradient
-takes several times as long.
+In single-cell data 3 to 14 % of the counts are not zero. A dense first layer spends its time on
+the zeros, and so does dropout on genes. :func:`torch.nn.functional.embedding_bag` is the product
+of a sparse and a dense matrix on every device; torch's own product of CSR tensors needs MKL, and
+its gradient takes several times as long.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def is_sparse(x: Tensor) -> bool:
 
 
 def dense(x: Tensor) -> Tensor:
-    """The matrix x with its zeros."""
+    """The matrix x as a dense tensor."""
     return x.to_dense() if is_sparse(x) else x
 
 
 def map_values(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``function`` of x, (n, G), where it is one that leaves zeros as they are."""
+    """``function`` of x, (n, G), for a function that leaves zeros as they are."""
     if not is_sparse(x):
         return function(x)
     values = function(x.values())
@@ -84,22 +84,22 @@ class NonZero(NamedTuple):
 
     values: Tensor
     cell: Tensor
-    """Row."""
+    """Row of each value."""
     gene: Tensor
-    """Column."""
+    """Column of each value."""
     flat: Tensor
-    """Place in x flattened: one flat index gathers several times faster than a pair."""
+    """Place of each value in x flattened, which gathers several times faster than a pair."""
     offsets: Tensor
-    """Where each row begins and the last one ends, (n + 1,)."""
+    """Offsets at which each row begins and the last one ends, (n + 1,)."""
 
     @classmethod
     def of(cls, x: Tensor) -> NonZero:
-        """Of a matrix, dense or CSR."""
+        """Non-zero values of a matrix, dense or CSR."""
         n_genes = x.shape[1]
         if is_sparse(x):
             # torch adds at 64-bit places many times faster than at 32-bit ones
             offsets, gene = x.crow_indices().long(), x.col_indices().long()
-            # without the size torch would wait for a GPU to tell it
+            # without the size torch would have to wait for the GPU
             cell = torch.repeat_interleave(offsets.diff(), output_size=len(gene))
             return cls(x.values(), cell, gene, torch.add(gene, cell, alpha=n_genes), offsets)
         flat = x.flatten().nonzero().squeeze(-1)
@@ -117,7 +117,7 @@ def sums_by_row(values: Tensor, offsets: Tensor) -> Tensor:
     values
         Values, those of a row side by side.
     offsets
-        Where each row begins and the last one ends, ``(n + 1,)``.
+        Offsets at which each row begins and the last one ends, ``(n + 1,)``.
     """
     if values.dim() == 2 and len(values) > 1:
         columns = values.t().contiguous()

@@ -1,9 +1,9 @@
 """Figures. Each function returns its Figure or Axes; none shows or saves it.
 
 Functions that draw one panel take ``ax``, and without it make a figure one column (3.5 inches)
-wide. Colours of a category are those of ``adata.uns["<key>_colors"]``, as scanpy keeps them; where
-there are none and matplotlib's colour cycle is as it comes, they are ten that colour-blind readers
-tell apart.
+wide. Colours of a category are those of ``adata.uns["<key>_colors"]``, as scanpy keeps them; if
+there are none and matplotlib's colour cycle was not changed, they are ten colours that
+colour-blind readers tell apart.
 """
 
 from scgmvae.plotting._components import (

@@ -37,7 +37,7 @@ def components(model: SCGMVAE, labels_key: str | None = None) -> Figure:
     model
         A trained model with components and data.
     labels_key
-        obs column of labels; ``None`` takes the one that the model was set up with. Without any
+        obs column of labels; ``None`` takes the one that the model was set up with. Without labels
         there is no second panel.
 
     Returns
@@ -85,7 +85,7 @@ def components(model: SCGMVAE, labels_key: str | None = None) -> Figure:
 
 
 def component_similarity(model: SCGMVAE, *, ax: Axes | None = None) -> Axes:
-    """Overlap of each two components, in the order of their tree, which stands over them.
+    """Overlap of each two components, in the order of their tree, which is drawn above.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def _label_shares(model: SCGMVAE, labels_key: str) -> pd.DataFrame:
 
 
 def _draw_tree(overlap: pd.DataFrame, axis: Axes) -> np.ndarray:
-    """Draw the tree by overlap so that leaves stand over columns; returns the leaves' order."""
+    """Draw the tree by overlap with leaves above the columns; return the order of the leaves."""
     n = len(overlap)
     if n == 1:
         return np.arange(1)
@@ -179,9 +179,9 @@ def _draw_tree(overlap: pd.DataFrame, axis: Axes) -> np.ndarray:
 
 
 def _heat_map(table: pd.DataFrame, title: str, x_label: str, axis: Axes) -> None:
-    """Shares in [0, 1] with the names of rows and columns."""
+    """Draw shares in [0, 1], with the names of rows and columns."""
     axis.imshow(table.to_numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    # names of many components are small rather than one over another
+    # many names are written small, so that they do not overlap
     sizes = [8 if n <= 12 else max(4.5, 8 - 0.2 * (n - 12)) for n in table.shape]
     columns = [plain(name) for name in table.columns]
     axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=sizes[1])
@@ -215,7 +215,7 @@ def confidence(adata: AnnData, key: str = "scgmvae", *, ax: Axes | None = None) 
     check_columns(adata, key=key)
     check_columns(adata, key=f"{key}_confidence")
     groups = adata.obs[f"{key}_confidence"].groupby(adata.obs[key], observed=True)
-    values = {name: of_cluster.to_numpy() for name, of_cluster in groups}
+    values = {name: group.to_numpy() for name, group in groups}
     axis = new_axes(0.8 + 0.16 * len(values)) if ax is None else ax
     colors = colors_of(adata, key)
     boxes = axis.boxplot(
@@ -239,7 +239,7 @@ def confidence(adata: AnnData, key: str = "scgmvae", *, ax: Axes | None = None) 
 
 
 def novelty(adata: AnnData, key: str = "scgmvae", *, ax: Axes | None = None) -> Axes:
-    """How far out the cells lie of what the model was trained on.
+    """Novelty of the cells: how far they are from the cells that the model was trained on.
 
     Parameters
     ----------
@@ -253,7 +253,7 @@ def novelty(adata: AnnData, key: str = "scgmvae", *, ax: Axes | None = None) -> 
     Returns
     -------
     Axes of a histogram of the novelty in steps of 0.05. The dashed line is where the training
-    cells are, by definition; beyond the dotted one confidence is lowered.
+    cells are, by definition; beyond the dotted line confidence is reduced.
 
     Raises
     ------

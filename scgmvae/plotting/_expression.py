@@ -47,7 +47,7 @@ def mean_expression(
         Cells to compare with them, for example of
         :meth:`scgmvae.SCGMVAE.predict_counterfactual`.
     genes
-        Genes to name in the figure; or how many, of those furthest from the diagonal.
+        Genes to name in the figure, or the number of genes to name, furthest from the diagonal.
     layer, predicted_layer
         Layers with the counts; ``None`` is ``X``.
     ax
@@ -65,7 +65,7 @@ def mean_expression(
     ValueError
         If fewer than two genes are in both.
     """
-    means = _of_shared_genes(real, predicted, layer, predicted_layer)
+    means = _means_of_shared_genes(real, predicted, layer, predicted_layer)
     if isinstance(genes, int | np.integer):
         check_whole(0, genes=genes)
         distance = (means["predicted"] - means["real"]).abs()
@@ -150,7 +150,7 @@ def _shared_genes(a: AnnData, b: AnnData) -> pd.Index:
     return shared
 
 
-def _of_shared_genes(
+def _means_of_shared_genes(
     real: AnnData, predicted: AnnData, layer: str | None, predicted_layer: str | None
 ) -> pd.DataFrame:
     """Mean expression in the columns ``real`` and ``predicted``, a row per shared gene."""
@@ -183,7 +183,7 @@ def _zeros(counts: sparse.csr_matrix) -> NDArray[np.float64]:
 
 
 def _regression(real: ArrayLike, modelled: ArrayLike, axis: Axes) -> None:
-    """Points of the genes and the diagonal that they would all be on."""
+    """Draw a point for each gene, and the diagonal of equal values."""
     axis.scatter(real, modelled, s=9, color=MODELLED, alpha=0.6, linewidths=0)
     top = max(np.max(real), np.max(modelled))
     axis.plot([0, top], [0, top], color="0.3", linewidth=0.8, linestyle="--")
@@ -191,13 +191,13 @@ def _regression(real: ArrayLike, modelled: ArrayLike, axis: Axes) -> None:
 
 
 def _name_points(means: pd.DataFrame, axis: Axes) -> None:
-    """Names of genes at the edges, one above another, with lines to their points.
+    """Write names of genes at the edges, one above another, with lines to their points.
 
     Those above the diagonal stand on the left, the others on the right, each side in the order of
     its points, so that neither names nor lines cross.
     """
     axis.margins(x=0.25)
-    axis.autoscale_view()  # else places are of the limits before
+    axis.autoscale_view()  # otherwise places would refer to the limits before
     is_above = means["predicted"] > means["real"]
     for side, chosen in (("left", means[is_above]), ("right", means[~is_above])):
         chosen = chosen.sort_values("predicted")

@@ -1,4 +1,4 @@
-"""Figures of images: what models make of them, and images of the models' own making."""
+"""Figures of images: reconstructions, and images that models generate."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ def reconstructions(
     indices: Sequence[int] | None = None,
     n_images: int = 10,
 ) -> Figure:
-    """Images and what models make of them: a row of originals, then a row per model.
+    """Images and their reconstructions: a row of originals, then a row per model.
 
-    Values are drawn from 0, white, to 1, black; what lies outside, as with a Gaussian likelihood
-    it may, as the nearer of the two. Of two channels, or more than three, the first is drawn.
+    Values are drawn from 0 (white) to 1 (black); values outside, which a Gaussian likelihood
+    allows, are drawn as the nearer of the two. Of images with two channels, or more than three,
+    the first channel is drawn.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ def reconstructions(
     indices
         Rows to show; ``None`` takes the first ``n_images``.
     n_images
-        Number of images where ``indices`` does not say.
+        Number of images if ``indices`` is not given.
 
     Returns
     -------
@@ -99,7 +100,7 @@ def manifold(
     model
         A trained model of images with ``n_latent=2``.
     n
-        Images in a row and in a column.
+        Number of images in a row and in a column.
     limits
         Smallest and largest z in both dimensions.
     conditions
@@ -147,7 +148,7 @@ def samples(
     *,
     seed: int = 0,
 ) -> Figure:
-    """Images of the model's own making: a column per component, a row per draw of w.
+    """Images that the model generates: a column per component, a row per draw of w.
 
     Values outside 0 to 1 are drawn as in :func:`reconstructions`.
 
@@ -160,7 +161,7 @@ def samples(
     conditions
         As in :meth:`scgmvae.SCGMVAE.decode`.
     seed
-        Of the draws.
+        Seed of the random draws.
 
     Returns
     -------
@@ -207,7 +208,7 @@ def _draw_grid(axis: Axes, images: NDArray[np.floating], shape: Sequence[int]) -
     extent = (0, n_columns * width, n_rows * height, 0)
     if n_channels == 3:
         axis.imshow(tiled, extent=extent)
-    else:  # ink on paper; of other numbers of channels the first
+    else:  # dark on white; of other numbers of channels the first is drawn
         axis.imshow(tiled[..., 0], cmap="gray_r", vmin=0, vmax=1, extent=extent)
     for row in range(1, n_rows):
         axis.axhline(row * height, color="0.8", linewidth=0.8)

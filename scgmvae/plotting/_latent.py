@@ -27,13 +27,13 @@ LARGEST_POINT = 20
 """Area of the points of few cells, in pt²; a third of scanpy's, because the panels are small."""
 
 FEWEST_REDUCED = 10
-"""Cells that a figure by UMAP or t-SNE needs: they fail on very few, and show nothing of few."""
+"""Smallest number of cells for UMAP or t-SNE, which fail, or show nothing, with fewer."""
 
 LEGEND_WIDTH = 48
-"""Letters that a line of a legend has room for, a name's marker counted as five."""
+"""Letters that a line of a legend has room for; the marker of a name counts as five."""
 
 LONGEST_LEGEND = 30
-"""Lines of a legend; one that would have more is left out."""
+"""Largest number of lines of a legend; a longer legend is left out."""
 
 
 def embedding(
@@ -110,7 +110,7 @@ def _panel(adata: AnnData, name: str | None, basis: str, point_size: float, axis
         title="" if name is None else plain(name),
     )
     axis.title.set_size(9)
-    if axis.get_legend() is None:  # of numbers
+    if axis.get_legend() is None:  # numbers have no legend
         return
     _, n_columns = _legend_shape(adata, name)
     if not n_columns:
@@ -131,7 +131,7 @@ def _panel(adata: AnnData, name: str | None, basis: str, point_size: float, axis
 
 
 def _legend_shape(adata: AnnData, name: str | None) -> tuple[int, int]:
-    """Lines and columns of the legend of an obs column; none for numbers, genes and crowds."""
+    """Lines and columns of the legend of an obs column; 0 for numbers, genes and long legends."""
     if name not in adata.obs or adata.obs[name].dtype.kind in "iuf":
         return 0, 0
     names = [plain(value) for value in adata.obs[name].astype("category").cat.categories]
@@ -151,7 +151,7 @@ def latent(
     point_size: float = 0,
     ax: Axes | None = None,
 ) -> Figure:
-    """Scatter of z, a panel per colouring: z itself where it has two dimensions.
+    """Scatter of z, a panel per colouring; z itself is drawn if it has two dimensions.
 
     Parameters
     ----------
@@ -163,11 +163,11 @@ def latent(
     adata
         Data with the genes of the model; ``None`` is the model's own.
     method
-        What reduces a z of more dimensions to two: UMAP or t-SNE, as scanpy has them.
+        Method that reduces a z of more dimensions to two: UMAP or t-SNE, as scanpy has them.
     n_cells
-        Of more cells, as many are drawn at random.
+        Largest number of cells in the figure; of more, as many are drawn at random.
     seed
-        Of the drawing and the reduction.
+        Seed of that draw and of the reduction.
     point_size
         Area of the points in pt²; 0 makes them smaller the more cells there are.
     ax
@@ -220,16 +220,16 @@ def latent(
 def in_two_dimensions(
     adata: AnnData, method: Literal["umap", "tsne"] = "umap", seed: int = 0
 ) -> str:
-    """Put cells whose X is z into a plane, kept in ``obsm``.
+    """Reduce z, the X of the data, to two dimensions, which are kept in ``obsm``.
 
     Parameters
     ----------
     adata
-        Cells × dimensions of z; written to.
+        Cells × dimensions of z. The result is written into its ``obsm``.
     method
-        What reduces a z of more than two dimensions.
+        Method that reduces a z of more than two dimensions.
     seed
-        Of the reduction.
+        Seed of the reduction.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What figures share: the size of a panel, colours of categories, and names as plain text."""
+"""Style of all figures: the size of a panel, colours of categories, names as plain text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH = 3.5
 """Width of a single panel in inches: one column of a journal."""
 
 LONGEST_NAME = 40
-"""Letters of a name that a figure has room for."""
+"""Number of letters of a name that a figure has room for."""
 
 PALETTE = (
     "#3f90da",
@@ -44,12 +44,12 @@ def new_axes(height: float) -> Axes:
 def palette_of(adata: AnnData, key: str | None) -> list[str] | None:
     """Colours of the groups of an obs column; ``None`` leaves the choice to scanpy.
 
-    That is where the column has colours in ``uns`` already, where the user has set a colour cycle,
-    and where there are more groups than colours that can be told apart.
+    scanpy chooses if the column already has colours in ``uns``, if the user has set a colour
+    cycle, and if there are more groups than colours that can be told apart.
     """
     name = "axes.prop_cycle"
-    is_user_s = mpl.rcParams[name] != mpl.rcParamsDefault[name]
-    if key not in adata.obs or f"{key}_colors" in adata.uns or is_user_s:
+    is_users_own = mpl.rcParams[name] != mpl.rcParamsDefault[name]
+    if key not in adata.obs or f"{key}_colors" in adata.uns or is_users_own:
         return None
     values = adata.obs[key]
     if values.dtype.kind in "iuf":  # numbers have a colour map
@@ -64,7 +64,7 @@ def colors_of(adata: AnnData, key: str) -> dict[str, str]:
     colors = adata.uns.get(f"{key}_colors")
     if colors is None:
         colors = palette_of(adata, key)
-    if colors is None:  # as scanpy chooses
+    if colors is None:  # choose as scanpy does
         cycle = [style["color"] for style in mpl.rcParams["axes.prop_cycle"]]
         choices = (cycle, palettes.default_20, palettes.default_28, palettes.default_102)
         colors = next(
@@ -74,7 +74,7 @@ def colors_of(adata: AnnData, key: str) -> dict[str, str]:
 
 
 def plain(name: object) -> str:
-    """A name from the data as a figure has it: no formula at a dollar sign, and not too long."""
+    """Name from the data for a figure: not too long, and a dollar sign starts no formula."""
     text = str(name)
     if len(text) > LONGEST_NAME:
         text = f"{text[: LONGEST_NAME - 1]}…"

@@ -33,11 +33,11 @@ TERMS = {
     "guide": "guide, cross-entropy",
     "classification": "labels, cross-entropy",
 }
-"""Terms of the loss in the history, and how a figure names them."""
+"""Name of each term of the loss in the history → its name in a figure."""
 
 
 def terms_of(model: SCGMVAE | DualVAE) -> list[str]:
-    """Names of the terms that a model has a history of.
+    """Names of the terms in the history of a model.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def terms_of(model: SCGMVAE | DualVAE) -> list[str]:
         )
     if not model.history:
         raise RuntimeError("The model has no training history: call train() first.")
-    if getattr(model.module, "prior", None) == "none":  # which has no bound
+    if getattr(model.module, "prior", None) == "none":  # an autoencoder has no bound
         return ["reconstruction_loss"]
     return [name for name in TERMS if f"{name}_train" in model.history]
 

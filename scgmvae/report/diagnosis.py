@@ -1,4 +1,4 @@
-"""What to look at after a fit, in plain words. The thresholds of all of it are here.
+"""Findings after a fit, in plain words. All of their thresholds are here.
 
 They are rules of thumb: a finding says where to look, not that a fit is wrong, and a fit without
 findings can be wrong in ways that need the biology to be seen.
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-__all__ = ["of_cells", "of_components", "of_latent", "of_training"]
+__all__ = ["cell_findings", "component_findings", "latent_findings", "training_findings"]
 
 LEAST_KL = 0.05
-"""Nats per cell below which a latent is taken as switched off."""
+"""KL in nats per cell below which a latent counts as switched off."""
 
 LEAST_VARIANCE = 0.01
 """Variance over cells of the mean of a dimension of z below which it is unused (Burda et al. 2016,
@@ -28,15 +28,15 @@ LEAST_CONFIDENCE, UNSURE_SHARE = 0.5, 0.1
 """Confidence below which a cell counts as unsure, and the share of such cells that is many."""
 
 LARGEST_NOVELTY, NOVEL_SHARE = 0.99, 0.05
-"""Novelty above which a cell counts as far out, and the share of such cells that is many. Of the
-training cells it is 0.01."""
+"""Novelty above which a cell counts as an outlier, and the share of such cells that is many. Among
+the training cells the share is 0.01."""
 
 LARGEST_OVERLAP = 0.5
 """Overlap above which two components of different clusters are hard to tell apart."""
 
 
-def of_training(history: dict[str, pd.DataFrame] | None) -> list[str]:
-    """Of the history of a model: is w switched off, does the ELBO still rise.
+def training_findings(history: dict[str, pd.DataFrame] | None) -> list[str]:
+    """Findings in the history of a model: whether w is off, and whether the ELBO still rises.
 
     Parameters
     ----------
@@ -44,14 +44,14 @@ def of_training(history: dict[str, pd.DataFrame] | None) -> list[str]:
         Term → its values by epoch, as :attr:`scgmvae.SCGMVAE.history` has them.
     """
     found = []
-    if not history or "kl_w_train" not in history:  # without a joint stage
+    if not history or "kl_w_train" not in history:  # there was no joint stage
         return found
     part = "validation" if "elbo_validation" in history else "train"
     kl_w = float(_curve(history, f"kl_w_{part}")[-1])
     if kl_w < LEAST_KL:
         found.append(
-            f"The KL of w is {kl_w:.2f} nats: w is off. Components then lie where they lie for "
-            "all cells alike; a smaller n_latent_w, or a longer training, may bring it back."
+            f"The KL of w is {kl_w:.2f} nats: w is off. Components then have the same "
+            "places for all cells; a smaller n_latent_w, or a longer training, may bring it back."
         )
     first = history["kl_w_train"].index[0]
     loss = _curve(history, f"elbo_{part}", first)
@@ -72,8 +72,8 @@ def _curve(history: dict[str, pd.DataFrame], name: str, first: int = 0) -> np.nd
     return values[values.index >= first].to_numpy()
 
 
-def of_latent(z: np.ndarray) -> list[str]:
-    """Of the means of z, (n, L): does any dimension tell cells apart."""
+def latent_findings(z: np.ndarray) -> list[str]:
+    """Findings in the means of z, (n, L): whether no dimension varies between cells."""
     if (z.var(axis=0) >= LEAST_VARIANCE).any():
         return []
     return [
@@ -82,13 +82,13 @@ def of_latent(z: np.ndarray) -> list[str]:
     ]
 
 
-def of_components(table: pd.DataFrame) -> list[str]:
-    """Of the table of the components: which are empty, which overlap.
+def component_findings(table: pd.DataFrame) -> list[str]:
+    """Findings in the table of the components: which are empty, which overlap.
 
     Parameters
     ----------
     table
-        As of :meth:`scgmvae.SCGMVAE.component_table`.
+        Table as :meth:`scgmvae.SCGMVAE.component_table` returns it.
     """
     found = []
     empty = table.index[table["is_empty"]]
@@ -110,13 +110,13 @@ def of_components(table: pd.DataFrame) -> list[str]:
     return found
 
 
-def of_cells(confidence: pd.Series, novelty: pd.Series) -> list[str]:
-    """Of the cells' confidence and novelty: are many unsure, or far out.
+def cell_findings(confidence: pd.Series, novelty: pd.Series) -> list[str]:
+    """Findings in confidence and novelty: whether many cells are unsure, or outliers.
 
     Parameters
     ----------
     confidence, novelty
-        As :meth:`scgmvae.SCGMVAE.annotate` writes them, in [0, 1].
+        Values of the cells as :meth:`scgmvae.SCGMVAE.annotate` writes them, in [0, 1].
     """
     found = []
     unsure = (confidence < LEAST_CONFIDENCE).mean()

@@ -1,4 +1,4 @@
-"""A fit in one HTML file: what went in, how training went, what came out, what to look at."""
+"""A fit in one HTML file: data and settings, training, results, and what to look at."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ KEY = "scgmvae"
 """Name under which the report's own copy of obs is annotated."""
 
 N_SHOWN = 5_000
-"""Of more cells, as many are drawn at random for scatters, markers and the summary of counts."""
+"""Largest number of cells in scatters, markers and the summary of counts; more are sampled."""
 
 N_MARKERS = 5
 DPI = 200
 
 
 class Picture(NamedTuple):
-    """A figure as it stands in the file."""
+    """A figure as the file holds it."""
 
     source: str
     """PNG as a data URI."""
     text: str
-    """What it shows, read out where it cannot be seen."""
+    """Description of the figure, for readers who cannot see it."""
 
 
 def write_report(
@@ -72,7 +72,7 @@ def write_report(
 
 
 def _content(model: SCGMVAE, labels_key: str | None, seed: int) -> dict[str, Any]:
-    """What the template shows, all numbers as text."""
+    """Content of the template, with all numbers as text."""
     cells = AnnData(obs=model.adata.obs.copy(), uns=_colors(model.adata))
     model._write(cells, model._posteriors(), KEY)
     rows = np.arange(cells.n_obs)
@@ -80,7 +80,8 @@ def _content(model: SCGMVAE, labels_key: str | None, seed: int) -> dict[str, Any
         rows = np.sort(np.random.default_rng(seed).choice(cells.n_obs, N_SHOWN, replace=False))
     counts = read_rows(model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY), rows)
     shown = cells[rows].copy()
-    found = diagnosis.of_training(model.history) + diagnosis.of_latent(cells.obsm[f"X_{KEY}"])
+    found = diagnosis.training_findings(model.history)
+    found += diagnosis.latent_findings(cells.obsm[f"X_{KEY}"])
     content = {
         "date": date.today().isoformat(),
         "data": _data_rows(model, counts, labels_key),
@@ -92,9 +93,9 @@ def _content(model: SCGMVAE, labels_key: str | None, seed: int) -> dict[str, Any
     }
     if model.module.mixture_started:
         table = model.component_table(labels_key=labels_key)
-        found += diagnosis.of_components(table)
+        found += diagnosis.component_findings(table)
         obs = cells.obs
-        found += diagnosis.of_cells(obs[f"{KEY}_confidence"], obs[f"{KEY}_novelty"])
+        found += diagnosis.cell_findings(obs[f"{KEY}_confidence"], obs[f"{KEY}_novelty"])
         content |= {
             "components": _component_rows(model, table, counts, shown),
             "cells": [
@@ -119,10 +120,10 @@ def _content(model: SCGMVAE, labels_key: str | None, seed: int) -> dict[str, Any
 
 def _data_rows(model: SCGMVAE, counts: NDArray, labels_key: str | None) -> dict[str, str]:
     setup = model._setup
-    of_images = model.module.image_shape is not None
+    is_images = model.module.image_shape is not None
     rows = {
-        "images" if of_images else "cells": f"{model.adata.n_obs:,}",
-        "values of each" if of_images else "genes": f"{model.adata.n_vars:,}",
+        "images" if is_images else "cells": f"{model.adata.n_obs:,}",
+        "values of each" if is_images else "genes": f"{model.adata.n_vars:,}",
         "values": "X" if setup.layer is None else f"layer {setup.layer}",
     }
     if model.module.is_count:
@@ -190,7 +191,7 @@ def _cluster_rows(model: SCGMVAE) -> dict[str, str]:
         return {}
     parts = pd.Series(model.component_names).groupby(model.component_clusters_).agg(", ".join)
     names = [*model.cluster_names, "dropped"]  # the last one is at −1
-    return {names[code]: of_cluster for code, of_cluster in parts.items()}
+    return {names[code]: members for code, members in parts.items()}
 
 
 def _agreement(model: SCGMVAE, cells: AnnData, labels_key: str) -> dict[str, Any]:
@@ -227,13 +228,13 @@ def _latent_pictures(
 ) -> Iterator[Picture]:
     plane = AnnData(shown.obsm[f"X_{KEY}"], obs=shown.obs, uns=_colors(shown))
     basis = in_two_dimensions(plane, seed=seed)
-    of_plane = {"z": "z itself", "umap": "UMAP of z"}[basis]
+    plane_name = {"z": "z itself", "umap": "UMAP of z"}[basis]
     names = {KEY: "Clusters", f"{KEY}_fine": "Components", labels_key: "Labels"}
     names |= dict.fromkeys(model._setup.condition_names, "Condition")
     for column, name in names.items():
         if column in plane.obs:
             figure = plotting.embedding(plane, column, basis)
-            yield _picture(figure, f"{name}: {column}, {of_plane}")
+            yield _picture(figure, f"{name}: {column}, {plane_name}")
 
 
 def marker_genes(adata: AnnData, groups: NDArray, n: int) -> dict[str, list[str]]:
@@ -242,7 +243,7 @@ def marker_genes(adata: AnnData, groups: NDArray, n: int) -> dict[str, list[str]
     Parameters
     ----------
     adata
-        Log-normalised values, (n, G); written to.
+        Log-normalised values, (n, G). The result is written into it as well.
     groups
         Group of each cell, (n,). Groups of fewer than two cells have no markers.
     n

@@ -1,4 +1,4 @@
-"""Which cells a training sees how often, and which of them its mixture starts from."""
+"""How often a training sees each cell, and from which cells its mixture starts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["cells_to_start_from", "copies_of_cells"]
 
 LARGEST_START = 100_000
-"""Of more cells, a sample is partitioned."""
+"""Largest number of cells that are partitioned; of more, a sample is taken."""
 
 LABELLED_SHARE = 0.1
-"""Share of labelled cells in a minibatch, unless there are more."""
+"""Share that labelled cells are oversampled to in every minibatch if they are fewer."""
 
 
 def copies_of_cells(
@@ -28,17 +28,17 @@ def copies_of_cells(
     groups_are_labels: bool,
     has_mixture: bool,
 ) -> NDArray[np.floating] | None:
-    """How often each cell comes up in an epoch, (n,); ``None`` is once each.
+    """How often each cell comes up in an epoch, (n,); ``None`` if each comes up once.
 
     Parameters
     ----------
     labels
-        Label of each cell, (n,), −1 where it has none. In a mixture, labelled cells come up so
-        often that they make a tenth of the minibatches.
+        Label of each cell, (n,), −1 where it has none. If fewer than 10 % of the cells in a
+        mixture are labelled, they are oversampled to 10 % of every minibatch.
     groups
         Group of each cell, (n,), if groups are to come up equally often.
     groups_are_labels
-        Whether the groups are the labels, of which unlabelled cells are no group.
+        Whether the groups are the labels; unlabelled cells then belong to no group.
     has_mixture
         Whether the model has components, which learn from labels.
     """
@@ -78,8 +78,8 @@ def cells_to_start_from(
     if len(rows) <= largest:
         return rows
     rng = np.random.default_rng(seed)
-    of_rows = pd.Series(labels[rows], index=rows)
-    labelled = of_rows[of_rows >= 0].sample(frac=1, random_state=seed)
+    row_labels = pd.Series(labels[rows], index=rows)
+    labelled = row_labels[row_labels >= 0].sample(frac=1, random_state=seed)
     rank = labelled.groupby(labelled).cumcount().sort_values(kind="stable")
     chosen = rank.index[: largest // 2].to_numpy()
     others = np.setdiff1d(rows, chosen)

@@ -1,8 +1,8 @@
-"""Checkpoints: a training that was killed goes on as if it had not been.
+"""Checkpoints, from which a training that was killed continues as if it had not been.
 
 A checkpoint is a saved model (:mod:`scgmvae.model.saving`), so it can be loaded and read like any
 other, with the state of its training beside it: arguments, epoch, optimiser, schedules and the
-random state. It is written between two epochs, where nothing else has a state.
+random state. It is written between two epochs, when nothing else has a state.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ class Checkpoints(pl.Callback):
     Parameters
     ----------
     folder
-        Folder of the checkpoint, which is replaced by the next.
+        Folder of the checkpoint; the next checkpoint replaces it.
     every
-        Epochs from one checkpoint to the next. Each stage ends with one as well.
+        Epochs from one checkpoint to the next. Each stage ends with a checkpoint as well.
     save
-        Saves the model in a folder, with given attributes and state of the training.
+        Function that saves the model in a folder, with given attributes and state of the training.
     attributes
-        Returns the attributes of the model.
+        Function that returns the attributes of the model.
     training
-        What its training was begun with, as :meth:`scgmvae.train.request.Training.kept` has it.
+        Arguments of the training, as :meth:`scgmvae.train.request.Training.kept` returns them.
     data
         Fingerprint of the data.
     state
-        State to go on from, of :func:`read_checkpoint`.
+        State to continue from, as :func:`read_checkpoint` returns it; ``None`` for a new training.
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class Checkpoints(pl.Callback):
     # ----------------------------------------------------------------------------- writing
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
-        """Write what the epochs before have led to, where it is due.
+        """Write a checkpoint of the training so far, if one is due.
 
         Parameters
         ----------
         trainer, pl_module
-            Lightning's.
+            The trainer and the training plan, as Lightning passes them.
         """
         epoch = trainer.current_epoch
         stage_ends = epoch == pl_module.pretrain_epochs
@@ -108,7 +108,7 @@ class Checkpoints(pl.Callback):
         Parameters
         ----------
         trainer, pl_module
-            Lightning's.
+            The trainer and the training plan, as Lightning passes them.
         """
         stopped = any(getattr(callback, "stopped_epoch", 0) for callback in trainer.callbacks)
         if stopped or trainer.current_epoch >= trainer.max_epochs:
@@ -117,14 +117,14 @@ class Checkpoints(pl.Callback):
     def write(
         self, trainer: pl.Trainer, plan: StagedTrainingPlan, is_finished: bool = False
     ) -> None:
-        """Write a checkpoint, unless it is the one that training goes on from.
+        """Write a checkpoint, unless it is the one that training continues from.
 
         Parameters
         ----------
         trainer, plan
-            Lightning's.
+            The trainer and the training plan.
         is_finished
-            Whether there are no more epochs, which early stopping can decide.
+            Whether training has ended, by early stopping or because no epochs are left.
         """
         moment = (trainer.current_epoch, plan.module.mixture_started)
         if not trainer.is_global_zero or (moment == self._written and not is_finished):
@@ -154,12 +154,12 @@ class Checkpoints(pl.Callback):
     # --------------------------------------------------------------------------- restoring
 
     def setup(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan, stage: str) -> None:
-        """Put epochs and steps where they were.
+        """Restore the numbers of epochs and steps.
 
         Parameters
         ----------
         trainer, pl_module, stage
-            Lightning's.
+            The trainer, the training plan and the name of the stage, as Lightning passes them.
         """
         if self.state is None:
             return
@@ -168,21 +168,21 @@ class Checkpoints(pl.Callback):
         epochs.ready = epochs.started = epochs.processed = epochs.completed = self.state["epoch"]
         steps = loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
         steps.ready = steps.completed = self.state["step"]
-        # the steps that loggers count
+        # loggers count steps by this number
         loop.epoch_loop.on_load_checkpoint({"_batches_that_stepped": self.state["step"]})
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
-        """Put other callbacks where they were, also where no epoch is left.
+        """Restore the state of other callbacks, even if no epoch is left.
 
         Parameters
         ----------
         trainer, pl_module
-            Lightning's.
+            The trainer and the training plan, as Lightning passes them.
 
         Raises
         ------
         ValueError
-            If one that had a state is missing.
+            If a callback that had a state is missing.
         """
         if self.state is None:
             return
@@ -198,12 +198,12 @@ class Checkpoints(pl.Callback):
             given[key].load_state_dict(deepcopy(values))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
-        """Put optimiser, schedules and random state where they were.
+        """Restore optimiser, schedules and random state.
 
         Parameters
         ----------
         trainer, pl_module
-            Lightning's.
+            The trainer and the training plan, as Lightning passes them.
         """
         if self.state is None:
             return
@@ -221,7 +221,7 @@ class Checkpoints(pl.Callback):
 
 
 def check_new_folder(folder: Path) -> None:
-    """Raise ``ValueError`` where a model would be replaced by checkpoints of another training."""
+    """Raise ``ValueError`` if checkpoints of a training would replace the model of another."""
     if (folder / "model.json").exists():
         raise ValueError(
             f"checkpoint_dir must hold no model yet, but {folder} does. Give another folder, or "
@@ -230,7 +230,7 @@ def check_new_folder(folder: Path) -> None:
 
 
 def read_checkpoint(folder: Path, class_name: str) -> Saved:
-    """A checkpoint of a training.
+    """Read a checkpoint of a training.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ def read_checkpoint(folder: Path, class_name: str) -> Saved:
     Raises
     ------
     ValueError
-        If there is none, it is damaged, or of an older format.
+        If there is no checkpoint, or it is damaged or of an older format.
     """
     check_there(folder)
     saved = read(folder, "", class_name, {TRAINING_FILE})
@@ -272,9 +272,9 @@ def check_same(
     saved
         The checkpoint.
     init_params, registry
-        Settings of the model, and what it was set up with.
+        Settings of the model, and its registry.
     data
-        Fingerprint of its data.
+        Fingerprint of the data of the model.
     """
     pairs = {
         "settings of the model": (init_params, saved.attributes["init_params_"]),

@@ -42,9 +42,9 @@ def check_devices(accelerator: str, devices: int | list[int] | str) -> None:
 def strategy_for(
     strategy: str | Strategy | None, devices: int | list[int] | str
 ) -> str | Strategy | None:
-    """Lightning's strategy for what was asked for.
+    """Lightning's strategy for the given strategy and devices.
 
-    In pretraining the networks of w and y have no part in the loss, which DDP has to be told.
+    In pretraining the networks of w and y are not part of the loss; DDP has to be told so.
 
     Raises
     ------
@@ -71,11 +71,11 @@ def start_on_all(
     Parameters
     ----------
     trainer
-        Lightning's.
+        The trainer.
     module
-        This process's module.
+        Module of this process.
     start
-        Starts its mixture and returns the partition.
+        Function that starts the mixture of the module and returns the partition.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def start_on_all(
         module.load_state_dict(state)
         module.mixture_started = True
         module.train()
-    if isinstance(trainer.strategy, DDPStrategy):  # whose gradients are of the old parameters
+    if isinstance(trainer.strategy, DDPStrategy):  # DDP still holds the old parameters
         trainer.strategy.model = trainer.lightning_module
         trainer.strategy.configure_ddp()
     return partition

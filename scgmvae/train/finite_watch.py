@@ -1,4 +1,4 @@
-"""Watch over training: what is not finite ends it, with the cause, before it spreads.
+"""Watch over training: a value that is not finite ends it, with the cause, before it spreads.
 
 A loss that is not finite is found before its gradient is taken. A gradient that is not finite is
 found by the weights that it leaves, in the next step or at the end of the epoch. Either way the
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["FiniteWatch"]
 
 N_CELLS = 10
-"""Cells that an error names."""
+"""Number of cells that an error names."""
 
 
 class FiniteWatch(pl.Callback):
@@ -35,7 +35,7 @@ class FiniteWatch(pl.Callback):
     Parameters
     ----------
     obs_names
-        Names of the cells, for the error; ``None`` where minibatches bring no numbers of cells.
+        Names of the cells, for the error; ``None`` if minibatches do not hold the cells' rows.
     """
 
     def __init__(self, obs_names: pd.Index | None):
@@ -46,12 +46,12 @@ class FiniteWatch(pl.Callback):
         self._hook = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen to the losses of the module.
+        """Start listening to the losses of the module.
 
         Parameters
         ----------
         trainer, pl_module
-            Lightning's.
+            The trainer and the training plan, as Lightning passes them.
         """
 
         def remember(module: nn.Module, arguments: object, outputs: tuple[Any, ...]) -> None:
@@ -61,12 +61,12 @@ class FiniteWatch(pl.Callback):
         self._hook = pl_module.module.register_forward_hook(remember)
 
     def on_train_end(self, *others: object) -> None:
-        """Stop listening.
+        """Stop listening to the losses.
 
         Parameters
         ----------
         *others
-            Lightning's.
+            What Lightning passes; it is not used.
         """
         if self._hook is not None:
             self._hook.remove()
@@ -76,12 +76,12 @@ class FiniteWatch(pl.Callback):
     on_exception = on_train_end
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the weights.
+        """Remember the weights that the epoch begins with.
 
         Parameters
         ----------
         trainer, pl_module
-            Lightning's.
+            The trainer and the training plan, as Lightning passes them.
         """
         state = pl_module.module.state_dict()
         self._weights = {name: value.clone() for name, value in state.items()}
@@ -90,12 +90,12 @@ class FiniteWatch(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: dict, batch_idx: int
     ) -> None:
-        """Remember where training is.
+        """Remember the step that training is in.
 
         Parameters
         ----------
         trainer, pl_module, batch, batch_idx
-            Lightning's.
+            The trainer, the training plan, the minibatch and its number, as Lightning passes them.
         """
         self._now = _Step(f"in step {batch_idx + 1} of epoch {trainer.current_epoch + 1}", batch)
 
@@ -107,7 +107,7 @@ class FiniteWatch(pl.Callback):
         Parameters
         ----------
         trainer, pl_module, loss
-            Lightning's.
+            The trainer, the training plan and the loss, as Lightning passes them.
         """
         if not torch.isfinite(loss):
             self._check_weights(pl_module, self._before)
@@ -116,27 +116,27 @@ class FiniteWatch(pl.Callback):
         self._before = self._now
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check what the last step has made of the weights.
+        """Check the weights after the last step.
 
         Parameters
         ----------
         trainer, pl_module
-            Lightning's.
+            The trainer and the training plan, as Lightning passes them.
         """
         self._check_weights(pl_module, self._before)
         buffers = pl_module.module.named_buffers()
         names = _not_finite(buffers)
-        if names:  # by a loss that was finite all the same, as with too large values of x
+        if names:  # too large values of x can do this although the loss is finite
             where = f"by the end of epoch {trainer.current_epoch + 1}"
             raise self._error(pl_module, where, f"{names} are not finite")
 
     def on_validation_batch_start(self, trainer: pl.Trainer, *others: Any) -> None:
-        """Remember where validation is.
+        """Remember the step that validation is in.
 
         Parameters
         ----------
         trainer, *others
-            Lightning's.
+            The trainer, and then the training plan, the minibatch and its number.
         """
         if not trainer.sanity_checking:
             pl_module, batch, batch_idx, *_ = others
@@ -150,7 +150,7 @@ class FiniteWatch(pl.Callback):
         Parameters
         ----------
         trainer, pl_module, *others
-            Lightning's.
+            The trainer, the training plan, and what else Lightning passes.
         """
         if trainer.sanity_checking:
             return
@@ -161,7 +161,7 @@ class FiniteWatch(pl.Callback):
             raise self._error(pl_module, self._now.name, cause, self._now)
 
     def _check_weights(self, pl_module: pl.LightningModule, step: _Step | None) -> None:
-        """Check what a step has made of the weights."""
+        """Check the weights after a step."""
         names = _not_finite(pl_module.module.named_parameters())
         if names and step is not None:
             cause = f"the gradient is not finite, and so neither is {names}"
@@ -170,7 +170,7 @@ class FiniteWatch(pl.Callback):
     def _error(
         self, pl_module: pl.LightningModule, where: str, cause: str, step: _Step | None = None
     ) -> FloatingPointError:
-        """The error, once the weights are back."""
+        """Put the weights back to those of the start of the epoch, and return the error."""
         pl_module.module.load_state_dict(self._weights)
         stage = f" ({pl_module.stage})" if pl_module.stage else ""
         cells = ""
@@ -191,7 +191,7 @@ class FiniteWatch(pl.Callback):
 
 
 def _not_finite(values: Iterable[tuple[str, Tensor]]) -> str:
-    """Names of the first of those that are not finite."""
+    """Names of the first three values that are not finite."""
     names = [name for name, value in values if not torch.isfinite(value).all()]
     return ", ".join(names[:3])
 
@@ -205,7 +205,7 @@ class _Step:
         self.output: LossOutput | None = None
 
     def terms(self) -> dict[str, Tensor]:
-        """Terms of the bound, each (n,), and further ones, each ()."""
+        """Terms of the bound, each (n,), and further terms, each ()."""
         output = self.output
         return {**output.extra_metrics, **output.reconstruction_loss, **output.kl_local}
 
@@ -216,12 +216,12 @@ class _Step:
         return f"{', '.join(bad)} is not finite" if bad else "its terms are, but not their sum"
 
     def worst_cells(self) -> list[int]:
-        """Rows of the cells that contribute most, those that are not finite before others.
+        """Rows of the cells that contribute most; cells that are not finite come first.
 
-        One cell can make a whole minibatch not finite, so those are in the order of their values.
+        One cell can make a whole minibatch not finite, so such cells are sorted by their values.
         """
-        of_cells = [value.detach() for value in self.terms().values() if value.dim() == 1]
-        total = torch.nan_to_num(sum(of_cells), nan=torch.inf)
+        cell_terms = [value.detach() for value in self.terms().values() if value.dim() == 1]
+        total = torch.nan_to_num(sum(cell_terms), nan=torch.inf)
         order = dense(self.batch[REGISTRY_KEYS.X_KEY]).abs().amax(-1).argsort(descending=True)
         order = order[total[order].argsort(descending=True, stable=True)]
         return self.batch[CELLS_KEY][order[:N_CELLS]].tolist()

@@ -28,14 +28,14 @@ __all__ = ["CheckedPlan", "StagedTrainingPlan", "declined"]
 
 
 def declined(done: float, share: float) -> float:
-    """Length of a step, from 1 in a line to 0 over the last share of a training.
+    """Factor of the step length, which falls linearly from 1 to 0 over the end of a training.
 
     Parameters
     ----------
     done
-        Share of the training that is behind the step.
+        Share of the training that is done.
     share
-        Above 0, at most 1.
+        Share of the training over which the factor falls, above 0 and at most 1.
 
     Examples
     --------
@@ -46,14 +46,14 @@ def declined(done: float, share: float) -> float:
 
 
 class CheckedPlan(TrainingPlan):
-    """scvi-tools' training plan with its settings checked, and Adam in one pass.
+    """scvi-tools' training plan with its settings checked, and a fused Adam.
 
     Parameters
     ----------
     module
         The module.
     lr, weight_decay, eps
-        Settings of Adam.
+        Settings of the Adam optimiser: step length, weight decay and epsilon.
     **kwargs
         Further arguments of :class:`scvi.train.TrainingPlan`.
 
@@ -95,7 +95,7 @@ class CheckedPlan(TrainingPlan):
 
     @property
     def stage(self) -> str:
-        """Name of the current stage; empty where a training has one alone."""
+        """Name of the current stage; empty if a training has only one stage."""
         return ""
 
     def _optimizer_creator_fn(
@@ -127,19 +127,19 @@ class StagedTrainingPlan(CheckedPlan):
     guide_fraction
         Fraction of the joint stage after which the guide's weight is 0.
     n_samples
-        S, draws of z and w per cell and step, over which the loss is averaged.
+        S, number of draws of z and w per cell and step, over which the loss is averaged.
     monte_carlo_kl
-        Estimate divergences at the draws in place of their closed forms, see
+        Whether to estimate divergences at the draws in place of their closed forms, see
         :meth:`scgmvae.CGMVAE.loss`.
     distortion
         Amount by which the images that the encoder sees are turned, sheared, enlarged and moved,
-        at random and anew in every step (:func:`scgmvae.data.images.distorted`). The decoder is
-        asked for the images as they are, so that z forgets the distortion.
+        at random and anew in every step (:func:`scgmvae.data.images.distorted`). The decoder
+        has to reconstruct the undistorted images, so that z forgets the distortion.
     lr, weight_decay, eps
-        Of Adam.
+        Settings of the Adam optimiser: step length, weight decay and epsilon.
     lr_decline
-        Share of the joint stage, its last part, over which the step length falls in a line to 0.
-        Without effect where ``reduce_lr_on_plateau`` has another rule.
+        Share of the joint stage, at its end, over which the step length falls linearly to 0. It
+        has no effect with ``reduce_lr_on_plateau``.
     **kwargs
         Further arguments of :class:`scvi.train.TrainingPlan`; with ``n_epochs_kl_warmup`` or
         ``n_steps_kl_warmup`` the KL weight follows scvi-tools' schedule.
@@ -204,7 +204,7 @@ class StagedTrainingPlan(CheckedPlan):
     @property
     def epochs_done(self) -> float:
         """Epochs since the start of this training, with the fraction of the current one."""
-        # the last step of an epoch can be one of fewer minibatches
+        # the last step of an epoch can have fewer minibatches
         n_steps = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
         return self.global_step / n_steps
 
@@ -224,7 +224,7 @@ class StagedTrainingPlan(CheckedPlan):
 
     @property
     def joint_done(self) -> float:
-        """Share of the joint stage that is behind the current step."""
+        """Share of the joint stage that is done at the current step."""
         return max(0.0, self.epochs_done - self.pretrain_epochs) / self.joint_epochs
 
     @property
@@ -240,12 +240,12 @@ class StagedTrainingPlan(CheckedPlan):
         return "joint stage" if self.module.mixture_started else "pretraining"
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Optimiser, and the schedule of its step length where that is to fall."""
+        """Optimiser, and the schedule of its step length if that falls."""
         config = super().configure_optimizers()
         if self.lr_decline and "lr_scheduler" not in config:
             schedule = LambdaLR(
                 config["optimizer"],
-                # at its first step a stage has the full length, and there may be no trainer yet
+                # the first step has the full length, and there may be no trainer yet
                 lambda step: declined(self.joint_done, self.lr_decline) if step else 1.0,
             )
             config["lr_scheduler"] = {"scheduler": schedule, "interval": "step"}
@@ -326,7 +326,7 @@ class StagedTrainingPlan(CheckedPlan):
 
 
 def _check_distortion(module: CGMVAE) -> None:
-    """Raise ``ValueError`` where there are no images of values that can be interpolated."""
+    """Raise ``ValueError`` unless the data are images whose values can be interpolated."""
     if module.image_shape is None:
         raise ValueError(
             "distortion is one of images, but the data are none: adata.uns has no 'image_shape'."

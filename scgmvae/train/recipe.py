@@ -15,7 +15,7 @@ __all__ = ["COUNTS", "IMAGES", "Length", "Recipe", "recipe_for"]
 
 @dataclass(frozen=True)
 class Length:
-    """Length of a stage: minibatches of 128, and bounds on the epochs that they make."""
+    """Length of a stage: number of minibatches of 128 cells, and bounds on its epochs."""
 
     n_steps: int
     shortest: int
@@ -39,12 +39,12 @@ class Length:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a model and its training are by default, for one kind of data."""
+    """Default settings of a model and its training for one kind of data."""
 
     likelihood: Likelihood
-    """Density of x given z and c."""
+    """Name of the likelihood p(x|z,c)."""
     n_hidden: int | tuple[int, ...]
-    """Width of the hidden layers of the encoder, or the widths of each of them."""
+    """Width of the hidden layers of the encoder, or the width of each of them."""
     dropout_rate: float
     """Dropout of hidden units in the encoder."""
     pretraining: Length
@@ -56,7 +56,7 @@ class Recipe:
     plan: dict[str, float] = field(default_factory=dict)
     """Settings of the training plan of a model with a mixture."""
     per_value: dict[str, float] = field(default_factory=dict)
-    """Further ones that are multiplied by the number of values in x, as its likelihood is."""
+    """Further settings, multiplied by the number of values in x, as the likelihood is."""
 
     def weights(self, n_input: int) -> dict[str, Any]:
         """Settings of the training plan of a model with a mixture.
@@ -77,7 +77,7 @@ COUNTS = Recipe(
     joint=Length(1500, 20, 100),
     straight=True,
 )
-"""Longer pretraining ends at the same agreement with the labels, as
+"""Recipe for counts. Longer pretraining ends at the same agreement with the labels, as
 ``benchmarks/studies/recipe.py`` shows."""
 
 IMAGES = Recipe(
@@ -95,11 +95,11 @@ IMAGES = Recipe(
     },
     per_value={"guide_weight": 0.64, "classification_weight": 0.64},
 )
-"""A weak divergence in pretraining keeps the classes apart in z, as curved sheets rather than
-balls, which a graph follows and straight borders do not. Gaussian components cannot hold on to
-such sheets by themselves, so the guide fades until the very end. Cross-entropies weighted as for
-counts would drown in the reconstruction of hundreds of pixels. The borders of the classes jump
-from epoch to epoch unless the steps get shorter."""
+"""Recipe for images. A weak divergence in pretraining keeps the classes apart in z, as curved
+sheets rather than balls; a graph follows such sheets, straight borders do not. Gaussian components
+cannot keep the sheets by themselves, so the guide fades until the very end. Cross-entropies with
+the weights for counts would be negligible beside the reconstruction of hundreds of pixels. The
+borders of the classes jump from epoch to epoch unless the steps get shorter."""
 
 
 def recipe_for(image_shape: tuple[int, ...] | None) -> Recipe:

@@ -1,4 +1,4 @@
-"""What a training is asked for, checked before anything is changed."""
+"""Arguments of a training, which are checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ OF_ANNDATA = (
 """Arguments of ``train`` that choose among the cells of an AnnData."""
 
 EVERY = 10
-"""Epochs between two checkpoints, where nothing else is asked for."""
+"""Epochs between two checkpoints by default."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """Arguments of :meth:`scgmvae.SCGMVAE.train` that decide on the result, with its defaults."""
+    """Arguments of :meth:`scgmvae.SCGMVAE.train` that determine the result, with its defaults."""
 
     max_epochs: int | None = None
     pretrain_epochs: int | None = None
@@ -64,13 +64,13 @@ class Request:
 
     @property
     def given(self) -> dict[str, Any]:
-        """Arguments that are not as by default."""
+        """Arguments that differ from their defaults."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         defaults = vars(type(self)())
         return {name: value for name, value in values.items() if value != defaults[name]}
 
     def resolved(self, seed: int, trainer_kwargs: Mapping[str, Any]) -> Self:
-        """The same with values in place of those that ``None`` stands for.
+        """Request in which every ``None`` that stands for a value is replaced by that value.
 
         Parameters
         ----------
@@ -86,17 +86,17 @@ class Request:
         return replace(self, seed=seed, train_size=train_size, batch_size=batch_size)
 
     def needs_validation(self, trainer_kwargs: Mapping[str, Any]) -> bool:
-        """Whether the training reads something off validation cells.
+        """Whether the training needs validation cells.
 
         Parameters
         ----------
         trainer_kwargs
             Arguments of the trainer.
         """
-        of_trainer = ("check_val_every_n_epoch", "enable_checkpointing", "learning_rate_monitor")
+        options = ("check_val_every_n_epoch", "enable_checkpointing", "learning_rate_monitor")
         return (
             self.early_stopping
-            or any(trainer_kwargs.get(name) for name in of_trainer)
+            or any(trainer_kwargs.get(name) for name in options)
             or bool((self.plan_kwargs or {}).get("reduce_lr_on_plateau"))
             or any(isinstance(c, SaveCheckpoint) for c in trainer_kwargs.get("callbacks") or ())
         )
@@ -104,7 +104,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Folders:
-    """Where checkpoints are written to, and read from."""
+    """Folders that checkpoints are written to and read from."""
 
     checkpoint_dir: str | Path | None = None
     checkpoint_every: int | None = None
@@ -116,13 +116,13 @@ class Folders:
 
     @property
     def target(self) -> Path | None:
-        """Folder to write to, where there is one."""
+        """Folder that checkpoints are written to; ``None`` without checkpoints."""
         folder = self.checkpoint_dir or self.resume_from
         return None if folder is None else Path(folder)
 
     @property
     def is_new(self) -> bool:
-        """Whether the folder to write to is another than that to read from."""
+        """Whether checkpoints are written to another folder than they are read from."""
         if self.target is None or self.resume_from is None:
             return True
         return self.target.resolve() != Path(self.resume_from).resolve()
@@ -133,29 +133,29 @@ class Folders:
         Parameters
         ----------
         former
-            As before, where nothing is asked for.
+            Number of epochs if none is given.
         """
         return self.checkpoint_every or former
 
 
 @dataclass(frozen=True)
 class Training:
-    """A training that is to be run."""
+    """A training before it is run."""
 
     request: Request
-    """What it was begun with."""
+    """Arguments that the training was started with."""
     trainer_kwargs: dict[str, Any]
     """Arguments of the trainer."""
     is_first: bool
-    """Whether it is the model's first."""
+    """Whether it is the first training of the model."""
     goes_on: bool
-    """Whether the model had its components before it."""
+    """Whether the model had its components before this training."""
     saved: Saved | None = None
-    """Checkpoint that it goes on from."""
+    """Checkpoint that the training continues from; ``None`` for a new training."""
 
     @classmethod
     def resumed(cls, saved: Saved, trainer_kwargs: dict[str, Any]) -> Self:
-        """A training that was interrupted, as its checkpoint tells it.
+        """Training that was interrupted, restored from its checkpoint.
 
         Parameters
         ----------
@@ -175,15 +175,14 @@ class Training:
         return 0 if self.saved is None else self.saved.training["epoch"]
 
     def kept(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it.
+        """State and arguments of the training that a checkpoint keeps.
 
-        Arguments of the trainer that a file of values cannot hold, such as callbacks, are left
-        out.
+        Arguments of the trainer that JSON cannot hold, such as callbacks, are left out.
 
         Raises
         ------
         TypeError
-            If another argument is no value either.
+            If JSON cannot hold another argument.
         """
         arguments = dict(vars(self.request))
         for name, value in arguments.items():
@@ -213,12 +212,12 @@ def _is_value(value: object) -> bool:
 def trainer_arguments(
     trainer_config: KwargsLike | None, trainer_kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-    """Arguments of the trainer, without those that ``train`` has itself.
+    """Arguments of the trainer, without those that ``train`` itself has.
 
     Raises
     ------
     NotImplementedError
-        If a callback is to meet an error of training with a pickle.
+        If a callback would read a pickle after an error of training.
     """
     merged = merge_kwargs(trainer_config, trainer_kwargs, name="trainer")
     for name in ("max_epochs", "accelerator", "devices"):
@@ -234,7 +233,7 @@ def trainer_arguments(
 
 
 def check_only_minibatches(request: Request, folders: Folders) -> None:
-    """Raise ``ValueError`` where an argument chooses among cells that a data module brings."""
+    """Raise ``ValueError`` if an argument chooses among cells that a data module brings."""
     given = [name for name in OF_ANNDATA if name in request.given]
     given += [
         name for name in ("checkpoint_dir", "resume_from") if getattr(folders, name) is not None
@@ -248,7 +247,7 @@ def check_only_minibatches(request: Request, folders: Folders) -> None:
 
 
 def check_only_resumed(request: Request) -> None:
-    """Raise ``ValueError`` where arguments are given to a training that has its own."""
+    """Raise ``ValueError`` if arguments are given to a resumed training, which has its own."""
     _refuse(
         list(request.given),
         "A training that is resumed has the arguments that it was begun with",

@@ -31,7 +31,7 @@ __all__ = ["KeepingTrainRunner", "StagedTrainRunner", "unchanged_without_trainin
 
 @contextmanager
 def unchanged_without_training(model: BaseModelClass) -> Iterator[None]:
-    """Take back what was set on a model if the block raises before anything trained is kept.
+    """Restore the attributes of a model if the block raises before a training result is kept.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def unchanged_without_training(model: BaseModelClass) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if vars(model).get("trainer") is before.get("trainer"):  # a runner sets it as it keeps
+        if vars(model).get("trainer") is before.get("trainer"):  # a runner sets it at the end
             vars(model).clear()
             vars(model).update(before)
             model.module.train(was_training)
@@ -50,12 +50,12 @@ def unchanged_without_training(model: BaseModelClass) -> Iterator[None]:
 
 
 class KeepingTrainRunner(TrainRunner):
-    """scvi-tools' runner that keeps what a training has learned that did not reach its end.
+    """scvi-tools' runner, which keeps the result of a training that did not reach its end.
 
     Raises
     ------
     ValueError
-        If the trainer is to look at validation cells, and there are none.
+        If the trainer needs validation cells and there are none.
     """
 
     first_epoch: int = 0
@@ -79,16 +79,16 @@ class KeepingTrainRunner(TrainRunner):
         ]
         for callback in to_load:
             callback.load_best_on_end = False  # it would read a pickle
-        # Lightning leaves the mode as it finds it, and an earlier training or a reading of results
-        # has left dropout off and batch normalisation with fixed statistics.
+        # Lightning does not change the mode, and an earlier training or reading of results has
+        # left dropout off and batch normalisation with fixed statistics.
         self.training_plan.train()
         try:
             with warnings.catch_warnings():
-                # what a query leaves in evaluation mode is frozen on purpose
+                # a query leaves frozen modules in evaluation mode on purpose
                 warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
                 self.trainer.fit(self.training_plan, self.data_splitter, ckpt_path=self.ckpt_path)
         except SystemExit as exit_:
-            # Lightning turns Ctrl-C into an exit of the whole process and deafens it to SIGINT.
+            # Lightning turns Ctrl-C into an exit of the whole process and then ignores SIGINT.
             if not isinstance(exit_.__context__, KeyboardInterrupt):
                 raise
             if threading.current_thread() is threading.main_thread():
@@ -120,7 +120,7 @@ class KeepingTrainRunner(TrainRunner):
         self._keep()
 
     def _keep(self) -> None:
-        """Hand what was trained over to the model."""
+        """Hand the result of the training over to the model."""
         self.model.module.eval()
         self.model.to_device(self.device)
         self.model.trainer = self.trainer
@@ -128,7 +128,7 @@ class KeepingTrainRunner(TrainRunner):
             setattr(self.model, name, value)
 
     def learned(self) -> dict[str, Any]:
-        """Attributes of the model as what was trained so far has them."""
+        """Attributes of the model after the training so far."""
         return {
             "is_trained_": True,
             "train_indices_": self.data_splitter.train_idx,
@@ -142,7 +142,7 @@ class KeepingTrainRunner(TrainRunner):
         if not isinstance(getattr(self.trainer.logger, "history", None), dict):
             return self.model.history_
         history = dict(self.model.history_ or {})
-        done = {"epoch": 0, "step": 0}  # some terms, as the learning rate, are logged by step
+        done = {"epoch": 0, "step": 0}  # some terms, such as the learning rate, are logged by step
         for old in history.values():
             unit = old.index.name
             done[unit] = max(done[unit], len(old) and int(old.index.max()) + 1)
@@ -158,16 +158,16 @@ class KeepingTrainRunner(TrainRunner):
 
 
 class StagedTrainRunner(KeepingTrainRunner):
-    """The same for a training in stages, after which a model has components.
+    """Runner of a training in stages, after which a model has components.
 
     Parameters
     ----------
     model
         The model.
     plan
-        Its training plan.
+        Training plan of the model.
     data_splitter
-        What brings the minibatches.
+        Source of the minibatches.
     first_epoch
         Epoch that this part of the training begins with.
     devices
@@ -188,7 +188,7 @@ class StagedTrainRunner(KeepingTrainRunner):
     ):
         every = trainer_kwargs.get("check_val_every_n_epoch") or 1
         if plan.reduce_lr_on_plateau:
-            # scvi-tools sees to it, but not where there is a LearningRateMonitor already
+            # scvi-tools does this only if there is no LearningRateMonitor yet
             trainer_kwargs["check_val_every_n_epoch"] = every
         # scvi-tools counts validations from the start of the trainer
         warmup = plan.pretrain_epochs + trainer_kwargs.pop("early_stopping_warmup_epochs", 0)
@@ -205,7 +205,7 @@ class StagedTrainRunner(KeepingTrainRunner):
         self.first_epoch = first_epoch
 
     def learned(self) -> dict[str, Any]:
-        """Attributes of the model as what was trained so far has them."""
+        """Attributes of the model after the training so far."""
         module, known = self.model.module, self.model.n_components_
         components = {
             "mixture_started_": module.mixture_started,

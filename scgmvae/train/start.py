@@ -33,7 +33,7 @@ __all__ = ["MixtureStart", "start_decoder", "start_mixture", "starting_partition
 
 @torch.no_grad()
 def start_decoder(module: CGMVAE, mean: NDArray[np.floating]) -> None:
-    """Let the decoder's bias give every cell the average profile, so that it learns differences.
+    """Set the decoder's bias to the average profile of the cells, so that it learns differences.
 
     Parameters
     ----------
@@ -64,22 +64,22 @@ def starting_partition(
     straight: bool,
     seed: int,
 ) -> NDArray[np.int64]:
-    """Starting components of cells, (n,), those that carry labels in their places.
+    """Starting component of each cell, (n,); the first components are those of the labels.
 
     Parameters
     ----------
     representation
-        Cells as they are partitioned, ``(n, any)``.
+        Representation of the cells that is partitioned, ``(n, any)``.
     labels
         Label of each cell, (n,), −1 where it has none.
     groups
-        Groups of a user, (n,), in place of a partition that is found.
+        Groups that a user has given, (n,), in place of a computed partition.
     n_labels
         Number of labels, which the first components carry.
     n_components
-        K; ``None`` finds it.
+        K; ``None`` finds it from the data.
     start
-        How to partition, see :func:`~scgmvae.clustering.partition.initial_partition`.
+        Method of the partition, see :func:`~scgmvae.clustering.partition.initial_partition`.
     straight
         Whether groups are balls, with straight borders between them.
     seed
@@ -113,11 +113,12 @@ def start_mixture(
         The training cells as one minibatch; x can be without columns where the classifier does not
         see it.
     posteriors
-        Means ``z_loc`` and variances ``z_var`` of their z, ``(n, L)``.
+        Means ``z_loc`` and variances ``z_var`` of the cells' z, ``(n, L)``.
     partition
-        Their codes ``(n,)`` in 0 … K − 1, or −1 for cells that belong to no group.
+        Codes of the cells' groups, ``(n,)``, in 0 … K − 1, or −1 for cells that belong to no
+        group.
     n_components
-        K; a component without cells starts at a random place of the cells' spread.
+        K; a component without cells starts at a random place, drawn from the spread of the cells.
     """
     device = module.device
     z = torch.from_numpy(posteriors["z_loc"]).to(device)
@@ -131,7 +132,7 @@ def start_mixture(
 
 
 def _place_components(module: CGMVAE, z: Tensor, z_var: Tensor, partition: Tensor) -> None:
-    """Means, spreads and weights of the clusters into p(z|w,y,c) and π."""
+    """Set p(z|w,y,c) and π to the means, spreads and weights of the clusters."""
     n_components = module.n_components
     variance = z.var(0, unbiased=False) + z_var.mean(0)
     loc = z.mean(0) + variance.sqrt() * torch.randn(n_components, z.shape[1], device=z.device)
@@ -141,9 +142,9 @@ def _place_components(module: CGMVAE, z: Tensor, z_var: Tensor, partition: Tenso
         n_members = int(members.sum())
         # A cluster of a few cells has no spread of its own: shrink towards the overall one.
         trust = n_members / (n_members + 10)
-        of_cluster = z[members].var(0, unbiased=False) + z_var[members].mean(0)
+        cluster_variance = z[members].var(0, unbiased=False) + z_var[members].mean(0)
         loc[k] = z[members].mean(0)
-        scale[k] = (trust * of_cluster + (1 - trust) * variance).sqrt()
+        scale[k] = (trust * cluster_variance + (1 - trust) * variance).sqrt()
     module.component_prior.start_at(loc, scale)
     if module.weight_logits.requires_grad:
         sizes = torch.bincount(partition[partition >= 0], minlength=n_components)
@@ -159,7 +160,7 @@ def _fit_classifier(
     n_steps: int = 300,
     batch_size: int = 512,
 ) -> None:
-    """Cross-entropy fit of q(y|z,c) to the partition."""
+    """Fit q(y|z,c) to the partition by cross-entropy."""
     grouped = (partition >= 0).nonzero().squeeze(-1).cpu()
     optimizer = torch.optim.Adam(module.classifier.parameters(), lr=5e-3)
     for _ in range(n_steps):
@@ -180,9 +181,10 @@ class MixtureStart(pl.Callback):
     Parameters
     ----------
     start
-        Starts it, and returns the partition of the cells, ``(n,)``, −1 where a cell has none.
+        Function that starts the mixture and returns the partition of the cells,
+        ``(n,)``, −1 where a cell has no component.
     checkpoints
-        Where to write that it is started.
+        Callback that writes a checkpoint once the mixture is started.
     """
 
     def __init__(
@@ -199,7 +201,7 @@ class MixtureStart(pl.Callback):
         Parameters
         ----------
         trainer, pl_module
-            Lightning's.
+            The trainer and the training plan, as Lightning passes them.
         """
         module = pl_module.module
         is_due = trainer.current_epoch >= pl_module.pretrain_epochs
@@ -208,7 +210,7 @@ class MixtureStart(pl.Callback):
         partition = start_on_all(trainer, module, self.start)
         trainer.datamodule.guide_by(module, partition)
         trainer.strategy.setup_optimizers(trainer)
-        # the best of a stage with another bound is not to be compared with what comes
+        # pretraining has another bound, so its best value is not comparable with later ones
         for callback in trainer.checkpoint_callbacks:
             callback.best_k_models.clear()
         if self.checkpoints is not None:

@@ -391,19 +391,19 @@ HISTORIES = [
 
 @pytest.mark.parametrize(("history", "expected"), HISTORIES)
 def test_findings_of_training_come_when_due(history, expected):
-    found = diagnosis.of_training(history)
+    found = diagnosis.training_findings(history)
     assert len(found) == len(expected)
     assert all(part in sentence for part, sentence in zip(expected, found, strict=True))
 
 
 def test_a_latent_that_does_not_vary_is_found():
     z = np.zeros((100, 3))
-    (sentence,) = diagnosis.of_latent(z)
+    (sentence,) = diagnosis.latent_findings(z)
     assert "z is off" in sentence
     z[::2, 1] = 0.21  # variance 0.011
-    assert diagnosis.of_latent(z) == []
+    assert diagnosis.latent_findings(z) == []
     z[::2, 1] = 0.19
-    assert len(diagnosis.of_latent(z)) == 1
+    assert len(diagnosis.latent_findings(z)) == 1
 
 
 def table_of(n_cells, overlaps=(), clusters=None):
@@ -444,7 +444,7 @@ TABLES = [
 
 @pytest.mark.parametrize(("table", "expected"), TABLES)
 def test_findings_of_components_come_when_due(table, expected):
-    found = diagnosis.of_components(table)
+    found = diagnosis.component_findings(table)
     assert len(found) == len(expected)
     assert all(part in sentence for part, sentence in zip(expected, found, strict=True))
 
@@ -461,7 +461,7 @@ def test_findings_of_components_come_when_due(table, expected):
 def test_findings_of_cells_come_when_due(n_unsure, n_novel, expected):
     confidence = pd.Series(np.where(np.arange(100) < n_unsure, 0.49, 0.5))
     novelty = pd.Series(np.where(np.arange(100) < n_novel, 0.995, 0.99))
-    found = diagnosis.of_cells(confidence, novelty)
+    found = diagnosis.cell_findings(confidence, novelty)
     assert len(found) == len(expected)
     assert all(part in sentence for part, sentence in zip(expected, found, strict=True))
 
@@ -471,10 +471,10 @@ def test_the_report_has_the_findings_of_its_model(hostile, tmp_path, monkeypatch
     sentences = page.between("What to look at", "Data")
     cells = hostile.adata.obs
     expected = [
-        *diagnosis.of_training(hostile.history),
-        *diagnosis.of_latent(hostile.get_latent_representation()),
-        *diagnosis.of_components(hostile.component_table()),
-        *diagnosis.of_cells(cells["scgmvae_confidence"], cells["scgmvae_novelty"]),
+        *diagnosis.training_findings(hostile.history),
+        *diagnosis.latent_findings(hostile.get_latent_representation()),
+        *diagnosis.component_findings(hostile.component_table()),
+        *diagnosis.cell_findings(cells["scgmvae_confidence"], cells["scgmvae_novelty"]),
     ]
     assert expected  # eight epochs are few
     assert sentences == expected
