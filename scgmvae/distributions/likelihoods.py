@@ -58,7 +58,7 @@ class NegativeBinomial(scvi_distributions.NegativeBinomial):
     def __init__(self, logits: Tensor, theta: Tensor, size: Tensor):
         Distribution.__init__(self, batch_shape=logits.shape, validate_args=False)
         self.logits, self.dispersion, self.size_of_cells = logits, theta, size
-        # scvi-tools reads these when it draws samples (_device from 1.5 on) and in its own log_prob
+        # scvi-tools reads these when it draws (_device from 1.5 on) and in its own log_prob
         self._device, self.on_mps = logits.device, logits.device.type == "mps"
         self._eps = MEAN_FLOOR
 
