@@ -24,6 +24,7 @@ __all__ = [
     "column_means",
     "is_on_disk",
     "read_rows",
+    "row_sums",
     "rows_in",
 ]
 
@@ -221,6 +222,15 @@ def rows_in(matrix: Matrix) -> SparseRows | DenseRows | RowsOnDisk:
     if is_on_disk(matrix):
         return RowsOnDisk(matrix)
     return SparseRows.of(matrix) if sparse.issparse(matrix) else DenseRows.of(matrix)
+
+
+def row_sums(matrix: Matrix, n_at_once: int = 4096) -> NDArray[np.float64]:
+    """Sums of the rows of a registered matrix, (n,), which is read a few rows at a time."""
+    parts = []
+    for first in range(0, matrix.shape[0], n_at_once):
+        rows = np.arange(first, min(first + n_at_once, matrix.shape[0]))
+        parts.append(np.asarray(read_rows(matrix, rows).sum(axis=1, dtype=np.float64)).ravel())
+    return np.concatenate(parts)
 
 
 def column_means(matrix: Matrix, rows: Rows, n_at_once: int = 4096) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ table, which has a row for each small count.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import softplus
 
 from scgmvae.nn.sparse import NonZero, sums_by_row
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "MEAN_FLOOR",
@@ -107,8 +110,19 @@ def _nb_log_prob(x: Tensor, means: Tensor, theta: Tensor, size: Tensor | None) -
         return _NegativeBinomialLogProb.apply(*at, means, theta, size)
     # one sample after the other: what a CPU's cache does not hold takes twice the time
     samples = means.reshape(-1, *means.shape[-2:])
-    values = [_NegativeBinomialLogProb.apply(*at, sample, theta, size) for sample in samples]
+    thetas, sizes = _of_samples(theta, len(samples)), _of_samples(size, len(samples))
+    values = [
+        _NegativeBinomialLogProb.apply(*at, *parameters)
+        for parameters in zip(samples, thetas, sizes, strict=True)
+    ]
     return torch.stack(values).view(means.shape[:-1])
+
+
+def _of_samples(values: Tensor | None, n_samples: int) -> Sequence[Tensor | None]:
+    """A parameter of each sample: one for all, or one for each, ``(..., n, any)``."""
+    if values is None or values.dim() < 3:
+        return [values] * n_samples
+    return list(values.reshape(-1, *values.shape[-2:]))
 
 
 class _NegativeBinomialLogProb(torch.autograd.Function):

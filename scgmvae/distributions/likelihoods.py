@@ -126,10 +126,11 @@ def make_likelihood(
     heads
         Decoder outputs, each ``(..., n, G)``.
     library
-        Log library sizes or log size factors, ``(n, 1)``. Count likelihoods only.
+        Log library sizes or log size factors, ``(n, 1)`` or, for latent ones, ``(..., n, 1)``.
+        Count likelihoods only.
     raw_dispersion
-        Log inverse dispersion (nb, zinb) or log standard deviation (gaussian), ``(G,)`` or
-        ``(n, G)``.
+        Log inverse dispersion (nb, zinb) or log standard deviation (gaussian), ``(G,)``,
+        ``(n, G)`` or ``(..., n, G)``.
     observed
         Which genes the library sizes sum over, ``(G,)``; ``None`` for all.
 
@@ -175,7 +176,8 @@ def log_likelihood(p_x: Distribution, x: Tensor, observed: Tensor | None = None)
 
 def _log_likelihood(p_x: Distribution, x: Tensor, observed: Tensor | None) -> Tensor:
     genes = slice(None) if observed is None else observed
-    if observed is None and isinstance(p_x, NegativeBinomial):
+    is_fast = isinstance(p_x, NegativeBinomial) and not p_x.size_of_cells.requires_grad
+    if observed is None and is_fast:
         return softmax_nb_log_prob(x, p_x.logits, p_x.dispersion, p_x.size_of_cells)
     if isinstance(p_x, Bernoulli | Gaussian):
         return p_x.log_prob(x)[..., genes].sum(-1)

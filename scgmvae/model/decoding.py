@@ -196,8 +196,8 @@ class DecodingMixin(MergingMixin):
         }
         if n_covariates:
             tensors[REGISTRY_KEYS.CAT_COVS_KEY] = torch.zeros(n, n_covariates)
-        if self.module.sizes.n_cont:
-            tensors[REGISTRY_KEYS.CONT_COVS_KEY] = torch.zeros(n, self.module.sizes.n_cont)
+        if self.module.n_continuous:
+            tensors[REGISTRY_KEYS.CONT_COVS_KEY] = torch.zeros(n, self.module.n_continuous)
         for condition in given:
             tensors[condition.key][:, condition.position] = condition.code
         return {key: values.to(self.device) for key, values in tensors.items()}

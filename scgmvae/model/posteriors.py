@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.special import softmax
+from scvi import REGISTRY_KEYS
 from scvi.model.base import VAEMixin
 from torch import Tensor
 from torch.distributions import (
@@ -336,6 +338,43 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         validation.check_columns(adata, sample_key=sample_key)
         abundance = seeded(VAEMixin.differential_abundance)
         abundance(self, adata, sample_key=sample_key, **kwargs)
+
+    @torch.inference_mode()
+    def get_batch_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: ArrayLike | None = None,
+        batch_size: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Point of each cell's batch in the embedding of batches.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        indices
+            Rows to use.
+        batch_size
+            Cells at a time.
+
+        Returns
+        -------
+        Array ``(n, embedding_dim)``.
+
+        Raises
+        ------
+        KeyError
+            If the model was not made with ``batch_representation="embedding"``.
+        """
+        if REGISTRY_KEYS.BATCH_KEY not in self.module.embeddings_dict:
+            raise KeyError(
+                "The model has no embedding of batches. Make it with "
+                "batch_representation='embedding'."
+            )
+        embed = partial(self.module.compute_embedding, REGISTRY_KEYS.BATCH_KEY)
+        minibatches = self._minibatches_to_read(adata, indices, batch_size, None)
+        codes = (tensors[REGISTRY_KEYS.BATCH_KEY].long() for tensors in minibatches)
+        return stacked({"batch": embed(batch)} for batch in codes)["batch"]
 
     @torch.inference_mode()
     def get_aggregated_posterior(

@@ -149,8 +149,13 @@ class QueryMixin(MergingMixin):
         self.seed_ = reference.seed_
         self.reference_categories_ = reference.module.n_categories
         self.reference_has_condition_prior_ = reference.module.condition_prior is not None
+        own_library = self.module.library_size
         self.module = copy.deepcopy(reference.module)
         self.module.extend_categories(n_categories)
+        if own_library is not None:
+            n_known = self.reference_categories_[0]
+            log_means, log_vars = own_library.log_means, own_library.log_vars
+            self.module.library_size.extend(log_means[:, n_known:], log_vars[:, n_known:])
         self.module.eval()
         self.is_trained_ = True
         self._model_summary_string = self._summary()

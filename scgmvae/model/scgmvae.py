@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
 from scvi import REGISTRY_KEYS
 
 from scgmvae.checks import listed
 from scgmvae.data import validation
 from scgmvae.data.images import image_shape_of, shape_of
+from scgmvae.data.matrices import row_sums
+from scgmvae.distributions.likelihoods import COUNT_LIKELIHOODS
 from scgmvae.model.expression import ExpressionMixin
 from scgmvae.model.fitted import Fitted
 from scgmvae.model.generation import GenerationMixin
@@ -69,6 +73,7 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
     **module_kwargs
         Further settings of :class:`~scgmvae.CGMVAE`: ``encoder``, ``encode_covariates``,
         ``dispersion``, ``gaussian_scale``, ``component_weights``, ``concentration``,
+        ``batch_representation``, ``batch_embedding_kwargs``, ``use_observed_lib_size``,
         ``dirichlet_posterior``, ``classifier_input``, ``condition_prior``,
         ``input_dropout_rate``. SCVI's ``gene_likelihood`` is taken for ``likelihood``.
 
@@ -167,8 +172,26 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
             n_labels=len(setup.label_names),
             n_components=self.n_components_ or 1,
             use_size_factor=setup.has_size_factors,
+            **self._library_prior(),
             **self._module_kwargs,
         )
+
+    def _library_prior(self) -> dict[str, Any]:
+        """Mean and variance of the log library sizes of each batch, if sizes are latent.
+
+        Without data they are those of no batch, until saved ones take their place.
+        """
+        if self._module_kwargs.get("use_observed_lib_size", True):
+            return {}
+        n_batch = self.summary_stats.n_batch
+        means, variances = np.zeros((1, n_batch)), np.ones((1, n_batch))
+        if self.adata is not None and self._module_kwargs["likelihood"] in COUNT_LIKELIHOODS:
+            batches = self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY).ravel()
+            x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+            sizes = pd.Series(np.log(row_sums(x))).groupby(batches)
+            for batch, size in sizes:
+                means[0, int(batch)], variances[0, int(batch)] = size.mean(), size.var(ddof=0)
+        return {"library_log_means": means, "library_log_vars": variances}
 
     def _make_data_loader(self, *args: Any, **kwargs: Any) -> MinibatchLoader:
         """Loader of minibatches as in scvi-tools, with x in the layout that is read faster."""

@@ -18,15 +18,10 @@ Offered = Mapping[str, tuple[object, str]]
 
 OF_MODEL: Offered = {
     "latent_distribution": ("normal", "The components are Gaussians, so z is one."),
-    "use_observed_lib_size": (
-        True,
-        "Other sizes than the observed ones can be given: setup_anndata(size_factor_key=...).",
-    ),
     "log_variational": (
         True,
         "Counts enter as log(1 + x); for values that are none use likelihood='gaussian'.",
     ),
-    "batch_representation": ("one-hot", "Every batch has weights of its own, which a query adds."),
     "use_batch_norm": ("both", "Every hidden layer is batch-normalised."),
     "use_layer_norm": ("none", "Every hidden layer is batch-normalised."),
     "var_activation": (None, "The posterior variance of z is the exponential of a bounded value."),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
-from scvi.module.base import BaseModuleClass
+from scvi import REGISTRY_KEYS
+from scvi.module.base import BaseModuleClass, EmbeddingModuleMixin
+from scvi.nn import Embedding
 from torch import Tensor, nn
 
 from scgmvae.nn.layers import ConditionedLinear, ConditionSizes
@@ -19,17 +21,21 @@ if TYPE_CHECKING:
 __all__ = ["ExtendableModule", "importance_sampled"]
 
 
-class ExtendableModule(BaseModuleClass):
+class ExtendableModule(EmbeddingModuleMixin, BaseModuleClass):
     """A module to which categories of conditions can be added, while all else stays as it is."""
 
     n_categories: tuple[int, ...]
     """Number of batches, and of categories of each further categorical condition."""
     sizes: ConditionSizes
     """Sizes of all conditions."""
-    dispersion: Literal["gene", "gene-batch"]
-    """Whether genes have one dispersion, or one for each batch."""
+    n_continuous: int
+    """Number of continuous conditions."""
+    embeds_batches: bool
+    """Whether batches are points of an embedding, rather than weights in every layer."""
+    dispersion: str
+    """Whether genes have one dispersion, or one for each batch, label or cell."""
     raw_dispersion: nn.Parameter | None
-    """Log inverse dispersion, or log standard deviation, (G,) or (n_batch, G)."""
+    """Log inverse dispersion, or log standard deviation, (G,) or (rows, G)."""
     n_known_categories: tuple[int, ...] | None = None
     """Number of frozen categories of each condition; ``None`` if nothing is frozen."""
 
@@ -47,11 +53,13 @@ class ExtendableModule(BaseModuleClass):
         Lotfollahi et al. 2022, "Mapping single-cell data to reference atlases by transfer
         learning" (scArches).
         """
-        known = self.n_categories
+        known, known_in_layers = self.n_categories, self.sizes.n_cat_list
         self.n_categories = n_categories
-        self.sizes = ConditionSizes(n_categories, self.sizes.n_cont)
+        if self.embeds_batches:
+            self._extend_embedding(n_categories[0] - known[0])
+        self.sizes = self._condition_sizes()
         for layer in self._conditioned_layers():
-            layer.extend(n_categories, known)
+            layer.extend(self.sizes.n_cat_list, known_in_layers)
         if self.dispersion == "gene-batch" and self.raw_dispersion is not None:
             old = self.raw_dispersion.detach()
             added = old.mean(0).expand(n_categories[0] - known[0], -1)
@@ -69,16 +77,33 @@ class ExtendableModule(BaseModuleClass):
         learns_dispersion = by_batch and self.raw_dispersion.requires_grad
         self.requires_grad_(False)
         is_new = [n > known for n, known in zip(self.n_categories, n_known, strict=True)]
+        in_layers = [new and not (self.embeds_batches and i == 0) for i, new in enumerate(is_new)]
         by_category = [
             (layer.offsets[str(i)], n_known[i])
             for layer in self._conditioned_layers()
-            for i in np.flatnonzero(is_new)
+            for i in np.flatnonzero(in_layers)
         ]
+        if self.embeds_batches and is_new[0]:
+            by_category.append((self.get_embedding(REGISTRY_KEYS.BATCH_KEY).weight, n_known[0]))
         if learns_dispersion and is_new[0]:
             by_category.append((self.raw_dispersion, n_known[0]))
         for parameter, n_frozen in by_category:
             parameter.requires_grad_(True)
             parameter.register_hook(partial(_without_rows, n_rows=n_frozen))
+
+    def _condition_sizes(self) -> ConditionSizes:
+        """Sizes of the conditions as layers see them: embedded batches are continuous."""
+        if not self.embeds_batches:
+            return ConditionSizes(self.n_categories, self.n_continuous)
+        n_dims = self.get_embedding(REGISTRY_KEYS.BATCH_KEY).embedding_dim
+        return ConditionSizes((1, *self.n_categories[1:]), self.n_continuous + n_dims)
+
+    def _extend_embedding(self, n_new: int) -> None:
+        """Add batches to the embedding, each of which starts at the mean of the known ones."""
+        known = self.get_embedding(REGISTRY_KEYS.BATCH_KEY).weight.detach()
+        weight = torch.cat([known, known.mean(0).expand(n_new, -1)])
+        embedding = Embedding(*weight.shape, _weight=weight)
+        self.add_embedding(REGISTRY_KEYS.BATCH_KEY, embedding, overwrite=True)
 
     def _conditioned_layers(self) -> list[ConditionedLinear]:
         layers = [layer for layer in self.modules() if isinstance(layer, ConditionedLinear)]

@@ -60,6 +60,7 @@ from scgmvae.distributions.likelihoods import (
     make_likelihood,
 )
 from scgmvae.module.base import ExtendableModule, importance_sampled
+from scgmvae.module.library import LibrarySize
 from scgmvae.nn import sparse
 from scgmvae.nn.bounds import bounded, inverse_bounded_exp
 from scgmvae.nn.convolutions import ConvolutionalDecoder, ConvolutionalTrunk, check_image_shape
@@ -74,11 +75,13 @@ from scgmvae.nn.networks import (
 )
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
     from scvi.model.base import BaseModelClass
 
 __all__ = ["CGMVAE", "MIXTURE_PRIORS", "Prior", "Widths", "rows_of_component"]
 
 Prior = Literal["dirichlet", "mixture", "normal", "none"]
+Dispersion = Literal["gene", "gene-batch", "gene-label", "gene-cell"]
 MIXTURE_PRIORS = ("dirichlet", "mixture")
 
 Widths = int | Sequence[int]
@@ -133,8 +136,8 @@ class CGMVAE(ExtendableModule):
     likelihood
         p(x|z,c).
     dispersion
-        One inverse dispersion (standard deviation, for ``gaussian``) per gene, or per gene and
-        batch.
+        One inverse dispersion (standard deviation, for ``gaussian``) per gene, per gene and
+        batch, per gene and label, or per gene and cell.
     gaussian_scale
         Fixed standard deviation of the Gaussian likelihood; ``None`` learns it.
     prior
@@ -153,8 +156,18 @@ class CGMVAE(ExtendableModule):
         ``"standard"``: the prior of the latents, p(w) = N(0, I) and p(z|w,y), does not depend on
         c, so that conditions mix in w and z. ``"learned"``: p(w|c) and p(z|w,y,c) are learned, or
         p(z|c) of a VAE.
+    batch_representation
+        ``"one-hot"``: every batch has weights of its own in every layer. ``"embedding"``: every
+        batch is a point in a few dimensions, which all layers read, for many batches.
+    batch_embedding_kwargs
+        Arguments of :class:`scvi.nn.Embedding`, ``embedding_dim`` (5 by default) among them.
     use_size_factor
-        Whether minibatches hold a size factor, used in place of the observed library size.
+        Whether minibatches hold a size factor, used in place of the library size.
+    use_observed_lib_size
+        Whether the counts of a cell are its library size, or a latent with a prior of its batch
+        (:mod:`scgmvae.module.library`).
+    library_log_means, library_log_vars
+        Mean and variance of the log library sizes of each batch, ``(1, n_batch)``, for that prior.
 
     Raises
     ------
@@ -188,7 +201,7 @@ class CGMVAE(ExtendableModule):
         dropout_rate: float = 0.1,
         input_dropout_rate: float | None = None,
         likelihood: Likelihood = "nb",
-        dispersion: Literal["gene", "gene-batch"] = "gene",
+        dispersion: Dispersion = "gene",
         gaussian_scale: float | None = None,
         prior: Prior = "dirichlet",
         component_weights: Literal["learned", "uniform"] = "learned",
@@ -196,14 +209,20 @@ class CGMVAE(ExtendableModule):
         dirichlet_posterior: Literal["conjugate", "network"] = "conjugate",
         classifier_input: Literal["z", "zx"] = "z",
         condition_prior: Literal["standard", "learned"] = "standard",
+        batch_representation: Literal["one-hot", "embedding"] = "one-hot",
+        batch_embedding_kwargs: dict[str, Any] | None = None,
         use_size_factor: bool = False,
+        use_observed_lib_size: bool = True,
+        library_log_means: ArrayLike | None = None,
+        library_log_vars: ArrayLike | None = None,
     ):
         super().__init__()
         check_choices(
             likelihood=(likelihood, LIKELIHOODS),
             prior=(prior, get_args(Prior)),
             encoder=(encoder, ("mlp", "conv")),
-            dispersion=(dispersion, ("gene", "gene-batch")),
+            dispersion=(dispersion, get_args(Dispersion)),
+            batch_representation=(batch_representation, ("one-hot", "embedding")),
             component_weights=(component_weights, ("learned", "uniform")),
             dirichlet_posterior=(dirichlet_posterior, ("conjugate", "network")),
             classifier_input=(classifier_input, ("z", "zx")),
@@ -235,10 +254,26 @@ class CGMVAE(ExtendableModule):
         self.register_buffer("size_scale", torch.ones(()))
         self.mixture_started = False
         self.n_categories = (n_batch, *n_cats_per_cov)
-        self.sizes = ConditionSizes(self.n_categories, n_continuous_cov)
+        self.n_continuous = n_continuous_cov
+        self.embeds_batches = batch_representation == "embedding"
+        if self.embeds_batches:
+            self.init_embedding(REGISTRY_KEYS.BATCH_KEY, n_batch, **(batch_embedding_kwargs or {}))
+        self.sizes = self._condition_sizes()
         self._check_images(encoder)
+        if self._disperses_by_cell and (encoder == "conv" or gaussian_scale is not None):
+            raise ValueError(
+                "dispersion='gene-cell' is an output of the decoder for each cell, so it goes "
+                "neither with encoder='conv' nor with a fixed gaussian_scale. Leave one out."
+            )
         self._make_networks(encoder, encode_covariates, widths, dropout_rate, input_dropout_rate)
-        self.raw_dispersion = self._make_dispersion(n_batch, gaussian_scale)
+        self.raw_dispersion = self._make_dispersion(gaussian_scale)
+        self.library_size = None
+        if not (use_observed_lib_size or use_size_factor):
+            self._check_counts_for_library(library_log_means)
+            sizes = self.sizes if encode_covariates else ConditionSizes()
+            self.library_size = LibrarySize(
+                n_input, sizes, self.n_hidden, dropout_rate, library_log_means, library_log_vars
+            )
         self.condition_prior = self._make_condition_prior(condition_prior)
         if self.has_mixture:
             self.set_components(n_components)
@@ -280,19 +315,44 @@ class CGMVAE(ExtendableModule):
             noise=self.prior != "none",
         )
         if encoder == "mlp":
-            n_heads = 2 if self.gene_likelihood == "zinb" else 1
+            n_heads = 1 + (self.gene_likelihood == "zinb") + self._disperses_by_cell
             self.decoder = Decoder(self.n_latent, self.sizes, self.n_input, n_heads, widths[::-1])
         else:
             self.decoder = ConvolutionalDecoder(self.n_latent, self.sizes, self.image_shape)
 
-    def _make_dispersion(self, n_batch: int, gaussian_scale: float | None) -> nn.Parameter | None:
-        """Log inverse dispersion, or log standard deviation, (G,) or (n_batch, G)."""
+    def _check_counts_for_library(self, library_log_means: ArrayLike | None) -> None:
+        """Raise ``ValueError`` where there can be no latent library size."""
+        if not self.is_count:
+            raise ValueError(
+                "use_observed_lib_size=False is for counts, but the likelihood is "
+                f"{self.gene_likelihood!r}. Leave it out."
+            )
+        if library_log_means is None:
+            raise ValueError(
+                "use_observed_lib_size=False needs library_log_means and library_log_vars, the "
+                "mean and the variance of the log library sizes of each batch."
+            )
+
+    def _make_dispersion(self, gaussian_scale: float | None) -> nn.Parameter | None:
+        """Log inverse dispersion, or log standard deviation, (G,) or (rows, G).
+
+        Rows are batches, or labels with the cells without one in the last row. ``None`` where the
+        likelihood has none, or the decoder gives one to each cell.
+        """
         if self.gene_likelihood in ("poisson", "bernoulli"):
             return None
-        shape = (self.n_input,) if self.dispersion == "gene" else (n_batch, self.n_input)
+        n_rows = {
+            "gene-batch": (self.n_categories[0],),
+            "gene-label": (self.n_labels + 1,),
+        }.get(self.dispersion, ())
         fixed = self.gene_likelihood == "gaussian" and gaussian_scale is not None
         start = gaussian_scale if fixed else START_DISPERSION[self.gene_likelihood]
+        shape = (*n_rows, self.n_input)
         raw = inverse_bounded_exp(torch.full(shape, start), LOG_DISPERSION_BOUND)
+        if self._disperses_by_cell:
+            with torch.no_grad():
+                self.decoder.heads[-1].bias.copy_(raw)
+            return None
         return nn.Parameter(raw, requires_grad=not fixed)
 
     def _make_condition_prior(self, condition_prior: str) -> ConditionPrior | None:
@@ -305,7 +365,7 @@ class CGMVAE(ExtendableModule):
     @property
     def has_conditions(self) -> bool:
         """Whether there is any condition that can differ between cells."""
-        return self.sizes.n_cont > 0 or max(self.n_categories) > 1
+        return self.n_continuous > 0 or max(self.n_categories) > 1
 
     @property
     def has_mixture(self) -> bool:
@@ -318,10 +378,25 @@ class CGMVAE(ExtendableModule):
         return self.gene_likelihood in COUNT_LIKELIHOODS
 
     @property
+    def _disperses_by_cell(self) -> bool:
+        """Whether the decoder gives every cell dispersions of its own."""
+        return self.dispersion == "gene-cell" and self.gene_likelihood in START_DISPERSION
+
+    @property
     def takes_sparse(self) -> bool:
         """Whether minibatches may hold x as a CSR tensor."""
         by_layers = isinstance(self.encoder.trunk, Trunk)
         return self.is_count and by_layers and self.classifier_input == "z"
+
+    @property
+    def library_log_means(self) -> Tensor | None:
+        """Mean of the log library sizes of each batch, (1, n_batch); ``None`` if not latent."""
+        return None if self.library_size is None else self.library_size.log_means
+
+    @property
+    def library_log_vars(self) -> Tensor | None:
+        """Variance of the log library sizes of each batch, (1, n_batch), if they are latent."""
+        return None if self.library_size is None else self.library_size.log_vars
 
     def set_components(self, n_components: int) -> None:
         """Make everything whose shape depends on K anew, with random weights."""
@@ -387,6 +462,7 @@ class CGMVAE(ExtendableModule):
             "cat_covs": tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
             "cont_covs": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
             "observed": tensors.get(OBSERVED_KEY),
+            "label": tensors.get(REGISTRY_KEYS.LABELS_KEY),
         }
 
     def _conditions(
@@ -402,6 +478,9 @@ class CGMVAE(ExtendableModule):
             (code.reshape(-1, 1) == torch.arange(n, device=code.device)).to(dtype)
             for code, n in zip(codes, self.n_categories, strict=True)
         )
+        if self.embeds_batches:
+            point = self.compute_embedding(REGISTRY_KEYS.BATCH_KEY, batch_index.long())
+            cont_covs = point if cont_covs is None else torch.cat([point, cont_covs], dim=-1)
         return Conditions(one_hots, cont_covs)
 
     def _conditions_of(self, tensors: dict[str, Tensor]) -> Conditions:
@@ -457,10 +536,10 @@ class CGMVAE(ExtendableModule):
             q_z, q_w = self.encoder.q_z(hidden, c, center), None
         shape = (n_samples,) if n_samples > 1 else ()
         z = q_z.rsample(shape) if sample else q_z.loc
-        if self.use_size_factor:
-            size = size_factor * self.size_scale
-        else:
-            size = sparse.row_sums(x)
+        library, q_l = self._library(x, size_factor), None
+        if self.library_size is not None:
+            q_l = self.library_size.posterior(encoder_input, c, batch_index)
+            library = q_l.rsample(shape) if sample else q_l.loc
         outputs = {
             "qz": q_z,
             "z": z,
@@ -468,9 +547,8 @@ class CGMVAE(ExtendableModule):
             "w": None,
             "y_logits": None,
             "d_concentration": None,
-            # for values that are not counts this is no library size, and nothing reads it
-            "library": torch.log(size) if self.is_count else size,
-            "ql": None,
+            "library": library,
+            "ql": q_l,
         }
         if self.mixture_started:
             y_logits = self._classify(z, encoder_input, c)
@@ -480,6 +558,15 @@ class CGMVAE(ExtendableModule):
                 "d_concentration": self._dirichlet_posterior(z, y_logits, c),
             }
         return outputs
+
+    def _library(self, x: Tensor, size_factor: Tensor | None) -> Tensor:
+        """Log of the observed library size, or of the size factor in its place, (n, 1)."""
+        if self.use_size_factor:
+            size = size_factor * self.size_scale
+        else:
+            size = sparse.row_sums(x)
+        # for values that are not counts this is no library size, and nothing reads it
+        return torch.log(size) if self.is_count else size
 
     @auto_move_data
     def classify(self, z: Tensor, tensors: dict[str, Tensor]) -> Tensor:
@@ -525,6 +612,7 @@ class CGMVAE(ExtendableModule):
         cat_covs: Tensor | None = None,
         cont_covs: Tensor | None = None,
         observed: Tensor | None = None,
+        label: Tensor | None = None,
         transform_batch: int | None = None,
         only_x: bool = False,
     ) -> dict[str, Any]:
@@ -540,6 +628,9 @@ class CGMVAE(ExtendableModule):
             Conditions, as in :meth:`inference`.
         observed
             Which genes the observed library size sums over, ``(G,)``; ``None`` for all.
+        label
+            Label codes, ``(n, 1)``, by which genes have dispersions with
+            ``dispersion="gene-label"``; ``None`` is no label.
         transform_batch
             Batch code to decode every cell with, in place of its own.
         only_x
@@ -548,26 +639,40 @@ class CGMVAE(ExtendableModule):
         Returns
         -------
         ``px`` over ``(..., n, G)``; ``pz`` with parameters ``(..., n, K, L)``, or N(0, I) before
-        the mixture is started; ``pw`` over ``(..., n, W)`` or ``None``.
+        the mixture is started; ``pw`` over ``(..., n, W)`` or ``None``; ``pl`` over ``(n, 1)``,
+        ``None`` where the library size is not a latent.
         """
         if transform_batch is not None:
             batch_index = torch.full_like(batch_index, transform_batch)
         c = self._conditions(batch_index, cat_covs, cont_covs)
-        raw_dispersion = self.raw_dispersion
-        if self.dispersion == "gene-batch" and raw_dispersion is not None:
-            raw_dispersion = c.one_hots[0] @ raw_dispersion  # (n, G)
-        if self.use_size_factor:  # it does not depend on the genes that were measured
-            observed = None
+        heads = self.decoder(z, c)
+        if self._disperses_by_cell:
+            *heads, raw_dispersion = heads
+        else:
+            raw_dispersion = self._dispersion_of(c, label)
+        # a size factor, or a latent size, does not depend on the genes that were measured
+        is_sum = not self.use_size_factor and self.library_size is None
         p_x = make_likelihood(
-            self.gene_likelihood, self.decoder(z, c), library, raw_dispersion, observed
+            self.gene_likelihood, heads, library, raw_dispersion, observed if is_sum else None
         )
         if only_x:
             return {"px": p_x}
+        p_l = None if self.library_size is None else self.library_size.prior(batch_index)
         if not self.mixture_started:
             center = 0.0 if self.has_mixture else self._center(c)
-            return {"px": p_x, "pz": _unit_normal(z, center), "pw": None}
+            return {"px": p_x, "pz": _unit_normal(z, center), "pw": None, "pl": p_l}
         p_w = _unit_normal(w, self._center(c))
-        return {"px": p_x, "pz": self.component_prior(w, c), "pw": p_w}
+        return {"px": p_x, "pz": self.component_prior(w, c), "pw": p_w, "pl": p_l}
+
+    def _dispersion_of(self, c: Conditions, label: Tensor | None) -> Tensor | None:
+        """Raw dispersion of the genes, (G,), or of those of each cell, (n, G)."""
+        if self.raw_dispersion is None or self.dispersion == "gene":
+            return self.raw_dispersion
+        if self.dispersion == "gene-batch":
+            return c.one_hots[0] @ self.raw_dispersion
+        if label is None:
+            return self.raw_dispersion[-1]
+        return self.raw_dispersion[label.reshape(-1).long()]
 
     def _center(self, c: Conditions) -> Tensor | float:
         """Mean of p(w|c), (n, W), or of p(z|c) of a VAE, (n, L); 0 where it is fixed."""
@@ -692,6 +797,11 @@ class CGMVAE(ExtendableModule):
                 extra["guide"] = _masked_cross_entropy(y_logits, tensors[GUIDE_KEY])
         kl = {name: _mean_over_samples(value) for name, value in kl.items()}
         loss = (reconstruction + kl_weight * sum(kl.values())).mean()
+        if self.library_size is not None:
+            # as in scvi-tools it has its full weight from the start
+            q_l, p_l = inference_outputs["ql"], generative_outputs["pl"]
+            kl["kl_l"] = dist.normal_kl(q_l, p_l)
+            loss = loss + kl["kl_l"].mean()
         if "classification" in extra:
             loss = loss + classification_weight * extra["classification"]
         if "guide" in extra:
@@ -784,6 +894,9 @@ class CGMVAE(ExtendableModule):
                 tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False
             )
             ratio = log_likelihood(p["px"], x, observed) - q["qz"].log_prob(q["z"]).sum(-1)
+            if self.library_size is not None:
+                log_p_l, log_q_l = (d.log_prob(q["library"]) for d in (p["pl"], q["ql"]))
+                ratio = ratio + (log_p_l - log_q_l).sum(-1)
             if not self.mixture_started:
                 return ratio + p["pz"].log_prob(q["z"]).sum(-1)
             ratio = ratio + dist.mixture_log_prob(q["z"], p["pz"], self.log_weights)
