@@ -478,8 +478,8 @@ def test_the_report_has_the_findings_of_its_model(hostile, tmp_path, monkeypatch
     ]
     assert expected  # eight epochs are few
     assert sentences == expected
-    for name in ("training", "latent", "components", "cells"):
-        monkeypatch.setattr(diagnosis, f"of_{name}", lambda *args: [])
+    for name in ("training", "latent", "component", "cell"):
+        monkeypatch.setattr(diagnosis, f"{name}_findings", lambda *args: [])
     (sentence,) = page_of(hostile, tmp_path, overwrite=True).between("What to look at", "Data")
     assert sentence.startswith("None of the checks found anything.")
 
