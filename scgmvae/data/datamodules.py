@@ -37,10 +37,10 @@ __all__ = [
     "ForeignMinibatches",
     "Layout",
     "cells_of_categories",
-    "check_data_module",
     "is_of_data_module",
     "label_codes_of",
     "n_obs_of",
+    "registry_of",
     "tensors_of",
 ]
 
@@ -53,8 +53,8 @@ def is_of_data_module(registry: Mapping[str, Any] | None) -> bool:
     return (registry or {}).get(scvi_constants._SETUP_METHOD_NAME) == "setup_datamodule"
 
 
-def n_obs_of(registry: Mapping[str, Any]) -> int:
-    """Number of cells of a data module."""
+def n_obs_of(registry: Mapping[str, Any]) -> int | None:
+    """Number of cells of a data module, ``None`` where it does not tell it."""
     x = registry[scvi_constants._FIELD_REGISTRIES_KEY][REGISTRY_KEYS.X_KEY]
     return x[scvi_constants._STATE_REGISTRY_KEY]["n_obs"]
 
@@ -158,33 +158,47 @@ def _in_order(names: Mapping[object, int] | Sequence[object]) -> list[object]:
     return sorted(names, key=names.get) if isinstance(names, Mapping) else list(names)
 
 
-def check_data_module(datamodule: object, is_made_for_one: bool) -> None:
-    """Raise unless this model can train on a data module.
+def registry_of(datamodule: Any) -> Mapping[str, Any]:
+    """Registry of a data module, made up where it has none but tells its sizes.
+
+    scvi-tools takes data modules of the latter kind, such as its ``DataSplitter``, if somebody
+    has set ``n_vars`` and ``n_batch``: genes and batches then have numbers for names.
 
     Parameters
     ----------
     datamodule
-        The object that a user has passed as a data module.
-    is_made_for_one
-        Whether the model was made of the registry of a data module.
+        What a user has passed.
 
     Raises
     ------
     TypeError
-        If it is not a data module of Lightning, or has no registry.
-    ValueError
-        If the model was made of an AnnData.
+        If it is none of Lightning's, or has neither a registry nor sizes.
     """
-    if not (isinstance(datamodule, pl.LightningDataModule) and hasattr(datamodule, "registry")):
+    has_sizes = hasattr(datamodule, "n_vars") and hasattr(datamodule, "n_batch")
+    is_described = hasattr(datamodule, "registry") or has_sizes
+    if not (isinstance(datamodule, pl.LightningDataModule) and is_described):
         raise TypeError(
             "datamodule must be a LightningDataModule with a registry, as those of scvi-tools "
-            f"are, but it is a {type(datamodule).__name__}."
+            f"are, or with n_vars and n_batch, but it is a {type(datamodule).__name__}."
         )
-    if not is_made_for_one:
-        raise ValueError(
-            "The model was made of an AnnData and trains on that. For a data module make a model "
-            "of its registry: SCGMVAE(registry=datamodule.registry)."
-        )
+    if hasattr(datamodule, "registry"):
+        return datamodule.registry
+    states = {
+        REGISTRY_KEYS.X_KEY: {
+            "n_obs": getattr(datamodule, "n_obs", None),
+            "column_names": [str(gene) for gene in range(datamodule.n_vars)],
+        },
+        REGISTRY_KEYS.BATCH_KEY: {
+            "categorical_mapping": [str(batch) for batch in range(datamodule.n_batch)],
+            "original_key": "batch",
+        },
+    }
+    return {
+        scvi_constants._SETUP_METHOD_NAME: "setup_datamodule",
+        scvi_constants._FIELD_REGISTRIES_KEY: {
+            key: {scvi_constants._STATE_REGISTRY_KEY: state} for key, state in states.items()
+        },
+    }
 
 
 def tensors_of(layout: Layout, minibatch: Minibatch) -> dict[str, Tensor]:
@@ -302,7 +316,7 @@ class ForeignMinibatches(pl.LightningDataModule):
         datamodule.setup("fit")
         self.datamodule, self.layout = datamodule, layout
         self.guide: BaseModuleClass | None = None
-        self.n_obs = n_obs_of(datamodule.registry)
+        self.n_obs = n_obs_of(registry_of(datamodule))
         has_validation = is_overridden("val_dataloader", datamodule, pl.LightningDataModule)
         self.validation = datamodule.val_dataloader() if has_validation else None
         self.n_val = int(self.validation is not None)  # whether there are any

@@ -29,7 +29,7 @@ from scgmvae.data.matrices import RowsOnDisk, rows_in
 from scgmvae.nn.sparse import is_sparse, pinned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
     from scvi.data import AnnDataManager
@@ -297,6 +297,12 @@ def _field_tensor(manager: AnnDataManager, key: str) -> Tensor:
     return torch.from_numpy(np.array(manager.get_from_registry(key), dtype=dtype))
 
 
+def _three_parts(parts: Sequence[ArrayLike | None]) -> list[NDArray[np.int64]]:
+    """Rows of training, validation and test cells; the last two may be left out or ``None``."""
+    given = [*parts, None, None][:3]
+    return [np.asarray([] if rows is None else rows, dtype=np.int64) for rows in given]
+
+
 class SeededDataSplitter(DataSplitter):
     """Splits cells into training, validation and test cells by a seed of its own.
 
@@ -345,6 +351,7 @@ class SeededDataSplitter(DataSplitter):
             if shuffle_set_split:
                 order = np.random.default_rng(seed).permutation(n_obs)
             external_indexing = np.split(order, [n_train, n_train + n_val])
+        external_indexing = _three_parts(external_indexing)
         rows = np.concatenate(external_indexing)
         if not np.array_equal(np.sort(rows), np.arange(n_obs)):
             raise ValueError(

@@ -295,7 +295,7 @@ def zinb_log_prob(x: Tensor, mu: Tensor, theta: Tensor, zi_logits: Tensor) -> Te
     no_inflation = -softplus(zi_logits)
     nb_zero = no_inflation - theta * torch.log1p(mu / theta)
     zero = torch.logaddexp(no_inflation + zi_logits, nb_zero)  # (..., n, G)
-    theta_nz = theta[at.gene] if theta.dim() == 1 else theta.flatten()[at.flat]
+    theta_nz = theta[at.gene] if theta.dim() == 1 else _at_nonzero(theta.expand_as(mu), at)
     counts, theta_nz, mu_nz = at.values.double(), theta_nz.double(), _at_nonzero(mu, at).double()
     bracket = (
         torch.lgamma(counts + theta_nz)

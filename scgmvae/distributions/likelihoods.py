@@ -30,6 +30,7 @@ __all__ = [
     "COUNT_LIKELIHOODS",
     "LIKELIHOODS",
     "Likelihood",
+    "at_library_size",
     "log_likelihood",
     "make_likelihood",
 ]
@@ -156,6 +157,26 @@ def make_likelihood(
     if kind == "zinb":
         return ZeroInflatedNegativeBinomial(mu, dispersion, heads[1], scale)
     raise ValueError(f"likelihood must be one of {LIKELIHOODS}, but it is {kind!r}.")
+
+
+def at_library_size(p_x: Distribution, size: Tensor) -> Distribution:
+    """The same p(x|z,c) for cells of another library size; unchanged if x are not counts.
+
+    Parameters
+    ----------
+    p_x
+        Distribution over ``(..., n, G)``.
+    size
+        Counts of the cells, ``(n, 1)``, or ``(1, 1)`` for all.
+    """
+    if isinstance(p_x, NegativeBinomial):
+        return NegativeBinomial(p_x.logits, p_x.theta, size)
+    if isinstance(p_x, ZeroInflatedNegativeBinomial):
+        return ZeroInflatedNegativeBinomial(p_x.scale * size, p_x.theta, p_x.zi_logits, p_x.scale)
+    if isinstance(p_x, Poisson):
+        shares = p_x.rate / p_x.rate.sum(-1, keepdim=True)
+        return Poisson(rate=shares * size, scale=shares, validate_args=False)
+    return p_x
 
 
 def log_likelihood(p_x: Distribution, x: Tensor, observed: Tensor | None = None) -> Tensor:

@@ -141,24 +141,6 @@ class ExpressionMixin(Model, RNASeqMixin):
                 "Pass adata in its place, or choose from the result."
             )
 
-    def get_importance_weights(self, *args: object, **kwargs: object) -> NDArray[np.floating]:
-        """Not available: scvi-tools' weights assume that the prior of z is N(0, I).
-
-        Parameters
-        ----------
-        *args, **kwargs
-            As in scvi-tools.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        raise NotImplementedError(
-            "weights='importance' assumes a standard normal prior of z, and is not offered. Use "
-            "weights='uniform'."
-        )
-
     @partial(seeded, original=RNASeqMixin.get_likelihood_parameters)
     def get_likelihood_parameters(self, *args: object, **kwargs: object) -> dict[str, NDArray]:
         """Parameters of the likelihood as in scvi-tools, for ``nb`` and ``zinb``.

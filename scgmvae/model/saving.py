@@ -60,6 +60,8 @@ class Saving(Fields):
 
         Raises
         ------
+        RuntimeError
+            If the model waits for the data module that it is to be trained on.
         OSError
             If the files cannot be written. What was there stays as it was.
         TypeError
@@ -77,6 +79,11 @@ class Saving(Fields):
         >>> bool((same.predict() == model.predict()).all())
         True
         """
+        if self.module is None:
+            raise RuntimeError(
+                "A model without data has nothing to save until it is trained on a data module: "
+                "train(datamodule=...)."
+            )
         folder, prefix = Path(dir_path), prefix or ""
         if Path(prefix).name != prefix:
             raise ValueError(

@@ -11,17 +11,20 @@ from scvi import REGISTRY_KEYS
 
 from scgmvae.checks import listed
 from scgmvae.data import validation
+from scgmvae.data.datamodules import n_obs_of, registry_of
 from scgmvae.data.images import image_shape_of, shape_of
 from scgmvae.data.matrices import row_sums
 from scgmvae.distributions.likelihoods import COUNT_LIKELIHOODS
 from scgmvae.model.expression import ExpressionMixin
 from scgmvae.model.fitted import Fitted
 from scgmvae.model.generation import GenerationMixin
+from scgmvae.model.importance import ImportanceMixin
 from scgmvae.model.query import QueryMixin
 from scgmvae.model.scvi_settings import from_scvi
 from scgmvae.model.training import TrainingMixin
 from scgmvae.module.cgmvae import CGMVAE, Prior, Widths
 from scgmvae.train.recipe import COUNTS, recipe_for
+from scgmvae.train.request import check_length_is_known
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["SCGMVAE"]
 
 
-class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
+class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ImportanceMixin, ExpressionMixin):
     r"""c*GMVAE for single-cell data: embedding, clusters and expression by one generative model.
 
     .. math::
@@ -49,7 +52,8 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
         MuData stands for the modality that :meth:`setup_mudata` named, here and in all methods.
     registry
         Registry of a model without data: that of a data module of scvi-tools, to be trained by
-        ``train(datamodule=...)``; also used by :meth:`load`.
+        ``train(datamodule=...)``; also used by :meth:`load`. Without data and registry the model
+        is made when it is trained on a data module.
     n_components
         K, the number of components. ``None`` takes as many as a graph partition finds, and merges
         those that overlap after training (:meth:`merge_components`).
@@ -119,6 +123,9 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
         image_shape: Sequence[int] | None = None,
         **module_kwargs: Any,
     ):
+        if adata is None and registry is None:
+            self._wait_for_training(locals())
+            return
         likelihood, module_kwargs = from_scvi(likelihood, module_kwargs)
         self.modality_ = self._modality_of(adata)
         registry = self._register_data_module(registry, n_components)
@@ -161,6 +168,25 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
         self._model_summary_string = self._summary()
         self.init_params_ = self._get_init_params(locals())
 
+    def _wait_for_training(self, arguments: dict[str, Any]) -> None:
+        """Keep the settings of a model whose data ``train(datamodule=...)`` will bring."""
+        settings = {name: arguments[name] for name in SCGMVAE.__init__.__kwdefaults__}
+        self._settings_to_come = settings | arguments["module_kwargs"]
+        self._module_init_on_train, self.module, self._adata = True, None, None
+        self.is_trained_, self.history_ = False, None
+        self._model_summary_string = "SCGMVAE that is made when it is trained on a data module"
+
+    def _make_for(self, datamodule: object, max_epochs: int | None) -> None:
+        """Make a model that was waiting for the data module that it is to be trained on."""
+        if datamodule is None:
+            raise AttributeError(
+                "The model was made without data, so it can be trained on a data module alone: "
+                "train(datamodule=...). For an AnnData make SCGMVAE(adata)."
+            )
+        registry = registry_of(datamodule)
+        check_length_is_known(max_epochs, n_obs_of(registry))
+        SCGMVAE.__init__(self, None, registry, **self._settings_to_come)
+
     def _make_module(self) -> CGMVAE:
         """The module with fresh weights, which come from torch's random state."""
         setup = self._setup
@@ -188,8 +214,10 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ExpressionMixin):
         if self.adata is not None and self._module_kwargs["likelihood"] in COUNT_LIKELIHOODS:
             batches = self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY).ravel()
             x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-            sizes = pd.Series(np.log(row_sums(x))).groupby(batches)
-            for batch, size in sizes:
+            sizes = row_sums(x)
+            has_counts = sizes > 0  # a cell without counts has no log library size
+            log_sizes = pd.Series(np.log(sizes[has_counts])).groupby(batches[has_counts])
+            for batch, size in log_sizes:
                 means[0, int(batch)], variances[0, int(batch)] = size.mean(), size.var(ddof=0)
         return {"library_log_means": means, "library_log_vars": variances}
 

@@ -20,10 +20,10 @@ from scgmvae.data import validation
 from scgmvae.data.datamodules import (
     Layout,
     cells_of_categories,
-    check_data_module,
     is_of_data_module,
     label_codes_of,
     n_obs_of,
+    registry_of,
     tensors_of,
 )
 from scgmvae.data.label_field import LabelsField
@@ -142,8 +142,9 @@ class SetupMixin(Model):
         if not is_of_data_module(registry):
             return registry
         made, self.label_codes_ = self._registered_as_anndata(registry)
-        n_labels = len(Setup(made).label_names)
-        validation.check_n_components(n_components, n_obs_of(registry), n_labels)
+        n_labels, n_obs = len(Setup(made).label_names), n_obs_of(registry)
+        if n_obs is not None:
+            validation.check_n_components(n_components, n_obs, n_labels)
         return made
 
     @classmethod
@@ -173,8 +174,13 @@ class SetupMixin(Model):
         ValueError
             If the model was made of an AnnData, or of other genes, labels or conditions.
         """
-        check_data_module(datamodule, is_made_for_one=self.label_codes_ is not None)
-        registry, codes = self._registered_as_anndata(datamodule.registry)
+        given = registry_of(datamodule)
+        if self.label_codes_ is None:
+            raise ValueError(
+                "The model was made of an AnnData and trains on that. For a data module make a "
+                "model of its registry: SCGMVAE(registry=datamodule.registry)."
+            )
+        registry, codes = self._registered_as_anndata(given)
         if Layout(Setup(registry), codes).description != self._layout().description:
             raise ValueError(
                 "The data module must have the genes, labels and conditions that the model was "

@@ -41,6 +41,7 @@ from scgmvae.train.request import (
     Folders,
     Request,
     Training,
+    check_length_is_known,
     check_only_minibatches,
     check_only_resumed,
     trainer_arguments,
@@ -211,6 +212,8 @@ class TrainingMixin(StartMixin):
         weight 1 in the joint stage. The step length falls to 0 over the joint stage;
         ``plan_kwargs={"lr_decline": 0.0}`` keeps it.
         """
+        if self.module is None:
+            self._make_for(datamodule, max_epochs)
         self._check_has_cells(datamodule)
         trainer_kwargs = trainer_arguments(trainer_config, trainer_kwargs)
         request = Request(
@@ -397,16 +400,19 @@ class TrainingMixin(StartMixin):
         elif training.is_first:
             self._start_module(rows)
 
-    def _plan(self, training: Training, n_obs: int) -> StagedTrainingPlan:
+    def _plan(self, training: Training, n_obs: int | None) -> StagedTrainingPlan:
         """The training plan, with the lengths of the stages and the weights of the terms."""
         request, recipe, has_mixture = training.request, self._recipe, self.module.has_mixture
         joint_epochs, pretrain_epochs = request.max_epochs, request.pretrain_epochs
+        check_length_is_known(joint_epochs, n_obs)
         if joint_epochs is None:
             joint_epochs = recipe.joint.epochs(n_obs)
         if training.goes_on or not (training.is_first or has_mixture):
             pretrain_epochs = 0
         elif pretrain_epochs is None:
-            pretrain_epochs = recipe.pretraining.epochs(n_obs) if has_mixture else 0
+            # as many as the joint stage has, where nobody knows the number of cells
+            default = joint_epochs if n_obs is None else recipe.pretraining.epochs(n_obs)
+            pretrain_epochs = default if has_mixture else 0
         settings = recipe.weights(self.module.n_input) if has_mixture else {}
         if training.goes_on:
             settings["guide_weight"] = 0.0

@@ -249,34 +249,36 @@ class CGMVAE(ExtendableModule):
         self.concentration = concentration
         self.dirichlet_posterior = dirichlet_posterior
         self.classifier_input = classifier_input
+        self.embeds_batches = batch_representation == "embedding"
         self.use_size_factor = use_size_factor
         # counts per unit of size factor: factors of scanpy or scran have a mean of 1
         self.register_buffer("size_scale", torch.ones(()))
         self.mixture_started = False
-        self.n_categories = (n_batch, *n_cats_per_cov)
-        self.n_continuous = n_continuous_cov
-        self.embeds_batches = batch_representation == "embedding"
-        if self.embeds_batches:
-            self.init_embedding(REGISTRY_KEYS.BATCH_KEY, n_batch, **(batch_embedding_kwargs or {}))
-        self.sizes = self._condition_sizes()
+        self._set_conditions((n_batch, *n_cats_per_cov), n_continuous_cov, batch_embedding_kwargs)
         self._check_images(encoder)
-        if self._disperses_by_cell and (encoder == "conv" or gaussian_scale is not None):
-            raise ValueError(
-                "dispersion='gene-cell' is an output of the decoder for each cell, so it goes "
-                "neither with encoder='conv' nor with a fixed gaussian_scale. Leave one out."
-            )
+        self._check_dispersion(encoder, gaussian_scale)
         self._make_networks(encoder, encode_covariates, widths, dropout_rate, input_dropout_rate)
         self.raw_dispersion = self._make_dispersion(gaussian_scale)
         self.library_size = None
         if not (use_observed_lib_size or use_size_factor):
-            self._check_counts_for_library(library_log_means)
-            sizes = self.sizes if encode_covariates else ConditionSizes()
-            self.library_size = LibrarySize(
-                n_input, sizes, self.n_hidden, dropout_rate, library_log_means, library_log_vars
-            )
+            log_sizes = (library_log_means, library_log_vars)
+            self.library_size = self._make_library(log_sizes, encode_covariates, dropout_rate)
         self.condition_prior = self._make_condition_prior(condition_prior)
         if self.has_mixture:
             self.set_components(n_components)
+
+    def _set_conditions(
+        self,
+        n_categories: tuple[int, ...],
+        n_continuous: int,
+        batch_embedding_kwargs: dict[str, Any] | None,
+    ) -> None:
+        """Set the numbers of conditions, and make the points of the batches if they are points."""
+        self.n_categories, self.n_continuous = n_categories, n_continuous
+        if self.embeds_batches:
+            settings = batch_embedding_kwargs or {}
+            self.init_embedding(REGISTRY_KEYS.BATCH_KEY, n_categories[0], **settings)
+        self.sizes = self._condition_sizes()
 
     def _check_images(self, encoder: str) -> None:
         """Raise ``ValueError`` if the image shape does not suit x, or images not the encoder."""
@@ -292,6 +294,14 @@ class CGMVAE(ExtendableModule):
             raise ValueError(
                 "encoder='conv' goes with likelihood 'bernoulli' or 'gaussian', but the "
                 f"likelihood is {self.gene_likelihood!r}."
+            )
+
+    def _check_dispersion(self, encoder: str, gaussian_scale: float | None) -> None:
+        """Raise ``ValueError`` if something fixes what the decoder is to give to each cell."""
+        if self._disperses_by_cell and (encoder == "conv" or gaussian_scale is not None):
+            raise ValueError(
+                "dispersion='gene-cell' is an output of the decoder for each cell, so it goes "
+                "neither with encoder='conv' nor with a fixed gaussian_scale. Leave one out."
             )
 
     def _make_networks(
@@ -320,18 +330,25 @@ class CGMVAE(ExtendableModule):
         else:
             self.decoder = ConvolutionalDecoder(self.n_latent, self.sizes, self.image_shape)
 
-    def _check_counts_for_library(self, library_log_means: ArrayLike | None) -> None:
-        """Raise ``ValueError`` where there can be no latent library size."""
+    def _make_library(
+        self,
+        log_sizes: tuple[ArrayLike | None, ArrayLike | None],
+        encode_covariates: bool,
+        dropout_rate: float,
+    ) -> LibrarySize:
+        """Networks and prior of latent library sizes; ``ValueError`` where there can be none."""
         if not self.is_count:
             raise ValueError(
                 "use_observed_lib_size=False is for counts, but the likelihood is "
                 f"{self.gene_likelihood!r}. Leave it out."
             )
-        if library_log_means is None:
+        if any(part is None for part in log_sizes):
             raise ValueError(
                 "use_observed_lib_size=False needs library_log_means and library_log_vars, the "
                 "mean and the variance of the log library sizes of each batch."
             )
+        sizes = self.sizes if encode_covariates else ConditionSizes()
+        return LibrarySize(self.n_input, sizes, self.n_hidden, dropout_rate, *log_sizes)
 
     def _make_dispersion(self, gaussian_scale: float | None) -> nn.Parameter | None:
         """Log inverse dispersion, or log standard deviation, (G,) or (rows, G).
@@ -704,6 +721,24 @@ class CGMVAE(ExtendableModule):
         noise = torch.randn(n_cells, self.n_latent_w, device=self.device)
         w = self._center(self._conditions_of(tensors)) + noise
         return self.component_density(w, tensors)
+
+    @auto_move_data
+    def prior_log_prob(self, z: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        """Log density of p(z|w,c) at points, (m, n), at a draw of w for each cell of a minibatch.
+
+        Parameters
+        ----------
+        z
+            Points, ``(m, L)``.
+        tensors
+            The minibatch of n cells, whose conditions are used.
+        """
+        points = z.unsqueeze(1)
+        if self.mixture_started:
+            return dist.mixture_log_prob(points, self.prior_components(tensors), self.log_weights)
+        center = 0.0 if self.has_mixture else self._center(self._conditions_of(tensors))
+        like = points.expand(-1, len(tensors[REGISTRY_KEYS.BATCH_KEY]), -1)
+        return _unit_normal(like, center).log_prob(points).sum(-1)
 
     @auto_move_data
     def component_density(self, w: Tensor, tensors: dict[str, Tensor]) -> Normal:

@@ -1,10 +1,11 @@
 r"""The library size as a latent: l, the log number of counts of a cell, with a prior of its batch.
 
 .. math::
-    p(l \mid c) = N(\mu_b, \sigma_b^2), \qquad q(l \mid x, c) = N(\mu_b + f(x, c), g(x, c)^2)
+    p(l \mid c) = N(\mu_b, \sigma_b^2), \qquad
+    q(l \mid x, c) = N(\mu_b + \sigma_b f(x, c), \sigma_b^2 g(x, c)^2)
 
 where :math:`\mu_b` and :math:`\sigma_b^2` are mean and variance of the observed log library sizes
-of the cell's batch, as in Lopez et al. 2018 (scVI).
+of the cell's batch, as in Lopez et al. 2018 (scVI). Told in units of the prior, q starts near it.
 """
 
 from __future__ import annotations
@@ -82,8 +83,10 @@ class LibrarySize(nn.Module):
         batch_index
             Batch of each cell, ``(n, 1)``.
         """
-        hidden = self.encoder(encoder_input, c)
-        return self.encoder.q_z(hidden, c, self.prior(batch_index).loc)
+        prior = self.prior(batch_index)
+        unit = self.encoder.q_z(self.encoder(encoder_input, c), c)
+        loc = prior.loc + prior.scale * unit.loc
+        return Normal(loc, prior.scale * unit.scale, validate_args=False)
 
     def extend(self, log_means: Tensor, log_vars: Tensor) -> None:
         """Add batches.

@@ -23,6 +23,7 @@ __all__ = [
     "Folders",
     "Request",
     "Training",
+    "check_length_is_known",
     "check_only_minibatches",
     "check_only_resumed",
     "trainer_arguments",
@@ -230,6 +231,15 @@ def trainer_arguments(
                 "error, and checkpoints are kept."
             )
     return merged
+
+
+def check_length_is_known(max_epochs: int | None, n_obs: int | None) -> None:
+    """Raise ``ValueError`` where neither the epochs are given nor the cells they go by."""
+    if max_epochs is None and n_obs is None:
+        raise ValueError(
+            "The default number of epochs goes by the number of cells, which the data module does "
+            "not tell. Set datamodule.n_obs, or give max_epochs."
+        )
 
 
 def check_only_minibatches(request: Request, folders: Folders) -> None:

@@ -44,13 +44,6 @@ def test_what_is_no_anndata_is_not_set_up():
                 SCGMVAE.setup_anndata(pd.DataFrame())
 
 
-def test_a_model_of_nothing_is_refused():
-    with unchanged():
-        for _ in TWICE:
-            with pytest.raises(ValueError, match="adata or registry"):
-                SCGMVAE()
-
-
 @pytest.mark.parametrize(
     ("part", "message"),
     [

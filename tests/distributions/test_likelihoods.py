@@ -14,6 +14,7 @@ from scgmvae.distributions.likelihoods import (
     COUNT_LIKELIHOODS,
     LOG_DISPERSION_BOUND,
     Likelihood,
+    at_library_size,
     log_likelihood,
     make_likelihood,
 )
@@ -72,6 +73,19 @@ def scipy_log_prob(kind, x, p):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("kind", ["nb", "zinb", "poisson", "gaussian"])
+def test_cells_of_another_library_size_have_means_in_proportion(kind, rng):
+    p_x, parameters = make(kind, rng)
+    size = torch.as_tensor(rng.uniform(50, 5000, size=(N, 1)))
+    other = at_library_size(p_x, size)
+    x = draw_x(kind, rng)
+    if kind != "gaussian":
+        parameters["mu"] = size.numpy() * special.softmax(parameters["head"], axis=-1)
+    expected = scipy_log_prob(kind, x, parameters)
+    found = other.log_prob(torch.as_tensor(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -190,20 +190,6 @@ def test_genes_that_the_model_lacks_are_refused(roughly_trained):
                 roughly_trained.get_normalized_expression(gene_list=["gene_1", "no"])
 
 
-def test_expression_has_no_importance_weights(roughly_trained):
-    with unchanged(roughly_trained):
-        for _ in TWICE:
-            with pytest.raises(NotImplementedError, match="weights='uniform'"):
-                roughly_trained.get_normalized_expression(weights="importance")
-
-
-def test_the_model_has_no_importance_weights(roughly_trained):
-    with unchanged(roughly_trained):
-        for _ in TWICE:
-            with pytest.raises(NotImplementedError, match="weights='uniform'"):
-                roughly_trained.get_importance_weights()
-
-
 def test_groups_to_compare_must_be_in_a_column(roughly_trained):
     with unchanged(roughly_trained):
         for _ in TWICE:
