@@ -7,12 +7,18 @@ passed by name, because 1.5 has more of them, and columns that may hold ``None``
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from anndata import AnnData
 
-__all__ = ["named_layers"]
+__all__ = ["named_layers", "neighbors_package"]
 
 
 def named_layers(adata: AnnData) -> dict[str, Any]:
@@ -24,3 +30,13 @@ def named_layers(adata: AnnData) -> dict[str, Any]:
         The data.
     """
     return {name: layer for name, layer in adata.layers.items() if name is not None}
+
+
+def neighbors_package() -> ModuleType:
+    """The package whose ``pp.neighbors`` is used: rapids-singlecell where it can run, else scanpy.
+
+    rapids-singlecell has the interface of scanpy and searches on the GPU. Its search is exact, that
+    of scanpy approximate from some thousand cells on, so a few edges of the graphs differ.
+    """
+    on_gpu = torch.cuda.is_available() and importlib.util.find_spec("rapids_singlecell")
+    return importlib.import_module("rapids_singlecell" if on_gpu else "scanpy")

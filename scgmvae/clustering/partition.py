@@ -27,6 +27,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.naive_bayes import CategoricalNB
 from sklearn.neighbors import KNeighborsClassifier
 
+from scgmvae.compat import neighbors_package
 from scgmvae.data.normalization import log_normalized
 
 if TYPE_CHECKING:
@@ -250,10 +251,14 @@ def by_size(codes: NDArray[np.integer]) -> Codes:
 
 @_torch_threads_kept()
 def neighbor_graph(x: NDArray[np.floating], seed: int = 0) -> sparse.csr_matrix:
-    """Connectivities of :func:`scanpy.pp.neighbors` with 30 neighbours, ``(n, n)``."""
+    """Connectivities of :func:`scanpy.pp.neighbors` with 30 neighbours, ``(n, n)``.
+
+    Where there is a GPU and rapids-singlecell is installed, that computes them.
+    """
     adata = AnnData(np.asarray(x, dtype=np.float32))
     n_neighbors = min(N_NEIGHBORS, len(x) - 1)
-    sc.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="X", random_state=seed)
+    search = neighbors_package().pp.neighbors
+    search(adata, n_neighbors=n_neighbors, use_rep="X", random_state=seed)
     return adata.obsp["connectivities"].tocsr()
 
 
