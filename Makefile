@@ -73,7 +73,7 @@ audit: ## look for known vulnerabilities in what constraints.txt pins
 	.venv-audit/bin/python -m pip install --quiet pip-audit
 	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
-# Twenty minutes on one core.
+# Five minutes on one core.
 soak: $(VENV)/.installed ## random settings and faults put in: what survives, as a table
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 

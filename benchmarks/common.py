@@ -20,7 +20,7 @@ from anndata import AnnData
 
 import scgmvae
 
-PACKAGES = ("scgmvae", "scvi-tools", "torch", "scanpy", "anndata", "scikit-learn", "numpy")
+PACKAGES = ("scvi-tools", "torch", "scanpy", "anndata", "scikit-learn", "numpy")
 
 
 def set_threads(n_threads: int) -> None:
@@ -37,7 +37,7 @@ def machine() -> dict[str, object]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {"scgmvae": scgmvae.__version__} | {name: version(name) for name in PACKAGES},
     }
 
 

@@ -35,8 +35,8 @@ def named_layers(adata: AnnData) -> dict[str, Any]:
 def neighbors_package() -> ModuleType:
     """The package whose ``pp.neighbors`` is used: rapids-singlecell where it can run, else scanpy.
 
-    rapids-singlecell has the interface of scanpy and searches on the GPU. Its search is exact, that
-    of scanpy approximate from some thousand cells on, so a few edges of the graphs differ.
+    rapids-singlecell has the interface of scanpy and searches on the GPU. Its search is exact, and
+    that of scanpy is not from some thousand cells on, so a few edges of the graphs differ.
     """
     on_gpu = torch.cuda.is_available() and importlib.util.find_spec("rapids_singlecell")
     return importlib.import_module("rapids_singlecell" if on_gpu else "scanpy")

@@ -119,3 +119,29 @@ def test_the_page_and_the_agreement_of_seeds_come_from_the_files(tmp_path, monke
     text = page(tmp_path)
     assert "| **scgmvae**, K found | 0.755 | 0.755 | 0.250 |" in text
     assert "| 0.755 ± 0.007 |" in text
+
+
+def test_tests_of_scvi_are_run_in_both_places(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import scvi
+    import scvi_tests
+
+    (tmp_path / "tests" / "model").mkdir(parents=True)
+    (tmp_path / scvi_tests.TEST_FILE).write_text(
+        "import pytest\n"
+        "from scvi.model import SCVI\n"
+        "def test_name():\n    assert SCVI.__name__ == 'SCVI'\n"
+        "def test_save():\n    assert callable(SCVI.save)\n"
+        "@pytest.mark.skip\n"
+        "def test_gpu():\n    assert False\n"
+    )
+    monkeypatch.setattr("sys.argv", ["scvi_tests.py", str(tmp_path), "--out", str(tmp_path)])
+    scvi_tests.main()
+    written = json.loads((tmp_path / f"scvi_tests-{scvi.__version__}.json").read_text())
+    assert written["rows"] == [
+        {"test": "test_name", "SCVI": "passed", "SCGMVAE": "failed"},
+        {"test": "test_save", "SCVI": "passed", "SCGMVAE": "passed"},
+        {"test": "test_gpu", "SCVI": "skipped", "SCGMVAE": "skipped"},
+    ]
+    assert [path.name for path in (tmp_path / "tests" / "model").iterdir()] == ["test_scvi.py"]
+    assert "test_name" in capsys.readouterr().out

@@ -58,9 +58,9 @@ class AnnotationMixin(NoveltyMixin):
         given = self.adata if adata is None else adata
         target = self._anndata_of(given, vars(self), to_write=True)
         validation.check_key_added(self._setup.arguments, key_added)
-        self._write(target, self._posteriors(target), key_added)
+        self._write_annotation(target, self._posteriors(target), key_added)
 
-    def _write(
+    def _write_annotation(
         self, target: AnnData, posteriors: dict[str, NDArray], key_added: str = "scgmvae"
     ) -> None:
         target.obsm[f"X_{key_added}"] = posteriors["z_loc"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from scvi.model.base import RNASeqMixin
 
 from scgmvae.data import validation
+from scgmvae.distributions.likelihoods import FAMILIES
 from scgmvae.model.base import Model
 from scgmvae.model.seeded import seeded
 
@@ -181,7 +182,8 @@ class ExpressionMixin(Model, RNASeqMixin):
 
     def _check_dispersion(self) -> None:
         likelihood = self._module_kwargs["likelihood"]
-        if likelihood not in ("nb", "zinb"):
+        family = FAMILIES[likelihood]
+        if not family.is_count or family.start_dispersion is None:
             raise NotImplementedError(
                 "This method reads the inverse dispersion of the likelihoods 'nb' and 'zinb', "
                 f"which {likelihood!r} does not have."

@@ -19,7 +19,7 @@ from scgmvae.data.genes import match_genes
 from scgmvae.data.registry import Setup
 from scgmvae.data.validation import unchanged_on_error
 from scgmvae.io.model_files import DATA_FILE, PICKLE, Saved, check_there, read, write
-from scgmvae.model.fields import Fields
+from scgmvae.model.registration import Registration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Saving"]
 
 
-class Saving(Fields):
+class Saving(Registration):
     """The methods ``save`` and ``load``."""
 
     def save(

@@ -21,7 +21,7 @@ from torch import Tensor
 from scgmvae import checks
 from scgmvae.data import validation
 from scgmvae.data.minibatches import stacked
-from scgmvae.model.fields import Fields
+from scgmvae.model.registration import Registration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,7 +75,7 @@ def seeded(method: Callable[..., T], original: Callable[..., T] | None = None) -
     positions = own if names_all else known
 
     @wraps(method)
-    def read(self: Fields, *args: Any, seed: int = 0, **kwargs: Any) -> T:
+    def read(self: Registration, *args: Any, seed: int = 0, **kwargs: Any) -> T:
         self._check_if_trained(warn=False)
         checks.check_seed(seed)
         given = _by_name(positions.bind(self, *args, **kwargs))
@@ -106,7 +106,7 @@ def _kind(parameter: Parameter) -> int:
     return parameter.kind
 
 
-def _check_arguments(model: Fields, given: Mapping[str, Any]) -> None:
+def _check_arguments(model: Registration, given: Mapping[str, Any]) -> None:
     """Raise if an argument would be ignored, or would fail later with an unclear error."""
     numbers = {name: given[name] for name in NUMBERS if given.get(name) is not None}
     checks.check_whole(1, **numbers)
@@ -146,7 +146,7 @@ def _check_groups(adata: AnnData, groupby: str, name: str, groups: str | Sequenc
         )
 
 
-class Seeded(Fields):
+class Seeded(Registration):
     """Methods that every model has, each with one keyword more, the ``seed`` of its draws (0)."""
 
     get_elbo = seeded(VAEMixin.get_elbo)

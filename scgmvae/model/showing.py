@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from scgmvae.model.fields import Fields
+from scgmvae.model.registration import Registration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ CELL = "text-align: left; vertical-align: top; padding: 0.2em 1em 0.2em 0.2em"
 """Style of the table's cells: Jupyter aligns them right, and plain pages leave no gaps."""
 
 
-class Showing(Fields):
+class Showing(Registration):
     """``repr`` and the table that notebooks show."""
 
     def __repr__(self) -> str:

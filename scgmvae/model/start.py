@@ -1,4 +1,7 @@
-"""Start of a training: first weights fitted to the data, and a mixture fitted to the cells."""
+"""What a training starts from: the cells that are partitioned, their partition and its names.
+
+:mod:`scgmvae.train.start` fits the module to them.
+"""
 
 from __future__ import annotations
 

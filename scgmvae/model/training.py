@@ -163,7 +163,7 @@ class TrainingMixin(StartMixin):
             ``lr``, or ``classification_weight``, that of the cross-entropy of labelled cells
             (default 1, of images 0.64 for each value of x).
         datamodule
-            Source of the minibatches, for a model that was made of its registry. The minibatches
+            Source of the minibatches, for a model made of its registry or without data. They
             must come in random order: the first ones, of at least 16,384 cells, become the AnnData
             of the model, with which the mixture is started, components are merged and novelty is
             measured. A further training takes a new sample. The other cells are guided by the
@@ -479,4 +479,4 @@ class TrainingMixin(StartMixin):
             if len(rows) < self.adata.n_obs:
                 trained = {name: values[rows] for name, values in posteriors.items()}
             self._remember_training_cells(trained)
-        self._write(self.adata, posteriors)
+        self._write_annotation(self.adata, posteriors)

@@ -52,9 +52,10 @@ from scgmvae.data.images import shape_of
 from scgmvae.data.keys import GUIDE_KEY, OBSERVED_KEY, SEEN_KEY
 from scgmvae.distributions import divergences as dist
 from scgmvae.distributions.likelihoods import (
-    COUNT_LIKELIHOODS,
+    FAMILIES,
     LIKELIHOODS,
     LOG_DISPERSION_BOUND,
+    Family,
     Likelihood,
     log_likelihood,
     make_likelihood,
@@ -88,10 +89,6 @@ Widths = int | Sequence[int]
 
 LOG_WEIGHT_BOUND = 7.0
 """Logits of π stay within ±7: if α of an unused component reached 0, log Γ would be infinite."""
-
-START_DISPERSION = {"nb": 10.0, "zinb": 10.0, "gaussian": 1.0}
-"""Inverse dispersion (standard deviation) at the start. Most genes are close to Poisson, and at
-Adam's step length it would take long to get there from a smaller value."""
 
 INPUT_DROPOUT_RATE = 0.3
 """Share of the genes that a mixture hides from its encoder in training: a component that differs
@@ -325,7 +322,7 @@ class CGMVAE(ExtendableModule):
             noise=self.prior != "none",
         )
         if encoder == "mlp":
-            n_heads = 1 + (self.gene_likelihood == "zinb") + self._disperses_by_cell
+            n_heads = self._family.n_heads + self._disperses_by_cell
             self.decoder = Decoder(self.n_latent, self.sizes, self.n_input, n_heads, widths[::-1])
         else:
             self.decoder = ConvolutionalDecoder(self.n_latent, self.sizes, self.image_shape)
@@ -356,14 +353,15 @@ class CGMVAE(ExtendableModule):
         Rows are batches, or labels with the cells without one in the last row. ``None`` where the
         likelihood has none, or the decoder gives one to each cell.
         """
-        if self.gene_likelihood in ("poisson", "bernoulli"):
+        start = self._family.start_dispersion
+        if start is None:
             return None
         n_rows = {
             "gene-batch": (self.n_categories[0],),
             "gene-label": (self.n_labels + 1,),
         }.get(self.dispersion, ())
         fixed = self.gene_likelihood == "gaussian" and gaussian_scale is not None
-        start = gaussian_scale if fixed else START_DISPERSION[self.gene_likelihood]
+        start = gaussian_scale if fixed else start
         shape = (*n_rows, self.n_input)
         raw = inverse_bounded_exp(torch.full(shape, start), LOG_DISPERSION_BOUND)
         if self._disperses_by_cell:
@@ -390,14 +388,19 @@ class CGMVAE(ExtendableModule):
         return self.prior in MIXTURE_PRIORS
 
     @property
+    def _family(self) -> Family:
+        return FAMILIES[self.gene_likelihood]
+
+    @property
     def is_count(self) -> bool:
         """Whether x are counts."""
-        return self.gene_likelihood in COUNT_LIKELIHOODS
+        return self._family.is_count
 
     @property
     def _disperses_by_cell(self) -> bool:
         """Whether the decoder gives every cell dispersions of its own."""
-        return self.dispersion == "gene-cell" and self.gene_likelihood in START_DISPERSION
+        has_dispersion = self._family.start_dispersion is not None
+        return self.dispersion == "gene-cell" and has_dispersion
 
     @property
     def takes_sparse(self) -> bool:

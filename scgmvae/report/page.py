@@ -74,7 +74,7 @@ def write_report(
 def _content(model: SCGMVAE, labels_key: str | None, seed: int) -> dict[str, Any]:
     """Content of the template, with all numbers as text."""
     cells = AnnData(obs=model.adata.obs.copy(), uns=_colors(model.adata))
-    model._write(cells, model._posteriors(), KEY)
+    model._write_annotation(cells, model._posteriors(), KEY)
     rows = np.arange(cells.n_obs)
     if cells.n_obs > N_SHOWN:
         rows = np.sort(np.random.default_rng(seed).choice(cells.n_obs, N_SHOWN, replace=False))

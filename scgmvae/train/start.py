@@ -1,4 +1,7 @@
-"""Starting the mixture: components and classifier fitted to a partition of the cells."""
+"""Starting a module: the decoder at the means of x, components and classifier at a partition.
+
+:mod:`scgmvae.model.start` chooses the cells and their partition.
+"""
 
 from __future__ import annotations
 

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["Fields"]
+__all__ = ["Registration"]
 
 
-class Fields(BaseModelClass):
+class Registration(BaseModelClass):
     """Base of models: registers the fields that a model reads, and checks them in new data."""
 
     _data_loader_cls = MinibatchLoader
