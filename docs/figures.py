@@ -18,6 +18,7 @@ import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import scanpy as sc
 from matplotlib.axes import Axes
@@ -187,36 +188,47 @@ def files_of(name: str) -> list[Path]:
     return [package / name] if name.endswith(".py") else sorted((package / name).glob("*.py"))
 
 
+def contents_of(name: str) -> str:
+    """What is in a folder or file of the package, and the names of the files in a folder."""
+    stems = [path.stem for path in files_of(name) if path.stem != "__init__"]
+    listed = "" if name.endswith(".py") else textwrap.fill(", ".join(stems), 94)
+    return f"{LAYERS[name]}\n{listed}".strip()
+
+
 def layers() -> plt.Figure:
     """The layers of the package with their files, and a line from each to those it imports."""
     figure = plt.figure()
     axis = figure.add_axes((0, 0, 1, 1))
-    height = {name: 0.5 * (len(LAYERS) - i) - 0.25 for i, name in enumerate(LAYERS)}
+    contents = {name: contents_of(name) for name in LAYERS}
+    half = {name: 0.12 + 0.07 * (1 + text.count("\n")) for name, text in contents.items()}
+    edges = np.cumsum([0, *(2 * h + 0.08 for h in reversed(half.values()))])
+    height = dict(zip(half, (edges[:-1] + 0.04 + [*reversed(half.values())])[::-1], strict=True))
     lane = 6.3
     for name, y in height.items():
         files = files_of(name)
         text = "".join(path.read_text() for path in files)
         imported = set(re.findall(r"from scgmvae(?:\.| import )(\w+)", text))
         lower = [height[n] for n in height if Path(n).stem in imported and height[n] < y]
-        axis.add_patch(plt.Rectangle((0.05, y - 0.21), 6.1, 0.42, facecolor="0.95", ec="0.6"))
+        box = plt.Rectangle(
+            (0.05, y - half[name]), 6.1, 2 * half[name], facecolor="0.95", ec="0.6"
+        )
+        axis.add_patch(box)
         axis.text(0.12, y, name, va="center", fontsize=9, weight="bold")
-        stems = [path.stem.lstrip("_") for path in files if path.stem != "__init__"]
-        listed = "" if name.endswith(".py") else textwrap.fill(", ".join(stems), 104)
-        content = f"{LAYERS[name]}\n{listed}".strip()
-        axis.text(1.2, y, content, va="center", fontsize=7, linespacing=1.1)
+        axis.text(1.2, y, contents[name], va="center", fontsize=7, linespacing=1.35)
         if lower:
             axis.plot([6.15, lane, lane], [y, y, min(lower)], color=BLUE, linewidth=0.8)
             for end in lower:
                 axis.plot([6.15, lane], [end, end], color=BLUE, linewidth=0.4, alpha=0.5)
             axis.scatter([lane] * len(lower), lower, s=10, color=BLUE, zorder=3)
         lane += 0.11
-    axis.set(xlim=(0, 8), ylim=(0, 0.5 * len(LAYERS)))
+    axis.set(xlim=(0, 8), ylim=(0, edges[-1]))
+    figure.set_size_inches(8, edges[-1])
     axis.axis("off")
     return figure
 
 
 FIGURES = {
-    "layers": (layers, (8, 0.5 * len(LAYERS))),
+    "layers": (layers, None),
     "model": (model, (5.6, 4)),
     "speed": (speed, (4.4, 2.8)),
     "training": (lambda: scgmvae.pl.training(trained()), (8, 4)),
@@ -228,14 +240,18 @@ FIGURES = {
     "dual": (dual, (7, 4.5)),
     "report": (report, (8.125, 17.7)),  # at 120 dots per inch the pixels of the window
 }
-"""Name → what draws it, and its size in inches, for text that is legible in a column."""
+"""Name → what draws it, and its size in inches, for text that is legible in a column.
+
+A figure whose height depends on its content sets its size itself.
+"""
 
 
 def main() -> None:
     for name in sys.argv[1:] or FIGURES:
         draw, inches = FIGURES[name]
         figure = draw()
-        figure.set_size_inches(inches)
+        if inches is not None:
+            figure.set_size_inches(inches)
         path = ROOT / "figures" / f"{name}.png"
         figure.savefig(path, dpi=120)
         # a palette takes a third of the space, and the repository keeps every version
