@@ -24,6 +24,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import _constants as scvi_constants
 from torch import Tensor
 
+from scgmvae import checks
 from scgmvae.data.keys import CELLS_KEY, GUIDE_KEY
 from scgmvae.data.minibatches import CELLS_IN_MEMORY, in_layout
 from scgmvae.data.registry import Setup
@@ -183,6 +184,10 @@ def registry_of(datamodule: Any) -> Mapping[str, Any]:
         )
     if hasattr(datamodule, "registry"):
         return datamodule.registry
+    checks.check_whole(
+        1,
+        **{"datamodule.n_vars": datamodule.n_vars, "datamodule.n_batch": datamodule.n_batch},
+    )
     states = {
         REGISTRY_KEYS.X_KEY: {
             "n_obs": getattr(datamodule, "n_obs", None),

@@ -299,8 +299,17 @@ def _field_tensor(manager: AnnDataManager, key: str) -> Tensor:
 
 def _three_parts(parts: Sequence[ArrayLike | None]) -> list[NDArray[np.int64]]:
     """Rows of training, validation and test cells; the last two may be left out or ``None``."""
-    given = [*parts, None, None][:3]
-    return [np.asarray([] if rows is None else rows, dtype=np.int64) for rows in given]
+    given = [np.asarray([] if rows is None else rows) for rows in parts]
+    whole = all(rows.ndim == 1 and (rows.dtype.kind in "iu" or not len(rows)) for rows in given)
+    if not whole or not 1 <= len(given) <= 3:
+        described = ", ".join(f"{rows.dtype} {rows.shape}" for rows in given)
+        raise ValueError(
+            "external_indexing must be one to three arrays of row numbers, of training, "
+            f"validation and test cells, but it is {len(given)} arrays: {described}. Of a mask "
+            "give numpy.flatnonzero(mask), and of names adata.obs_names.get_indexer(names)."
+        )
+    rows = [part.astype(np.int64) for part in given]
+    return rows + [np.array([], dtype=np.int64)] * (3 - len(rows))
 
 
 class SeededDataSplitter(DataSplitter):

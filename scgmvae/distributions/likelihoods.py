@@ -182,7 +182,9 @@ def make_likelihood(
     raise ValueError(f"likelihood must be one of {LIKELIHOODS}, but it is {kind!r}.")
 
 
-def at_library_size(p_x: Distribution, size: Tensor) -> Distribution:
+def at_library_size(
+    p_x: Distribution, size: Tensor, observed: Tensor | None = None
+) -> Distribution:
     """The same p(x|z,c) for cells of another library size; unchanged if x are not counts.
 
     Parameters
@@ -191,15 +193,21 @@ def at_library_size(p_x: Distribution, size: Tensor) -> Distribution:
         Distribution over ``(..., n, G)``.
     size
         Counts of the cells, ``(n, 1)``, or ``(1, 1)`` for all.
+    observed
+        Which genes the library sizes sum over, ``(G,)``; ``None`` for all.
     """
+    if not isinstance(p_x, NegativeBinomial | ZeroInflatedNegativeBinomial | Poisson):
+        return p_x
+    # scvi-tools joins distributions without the scale of a Poisson
+    shares = p_x.rate if isinstance(p_x, Poisson) else p_x.scale
+    shares = shares / shares.sum(-1, keepdim=True)
+    if observed is not None:
+        size = size / shares[..., observed].sum(-1, keepdim=True)
     if isinstance(p_x, NegativeBinomial):
         return NegativeBinomial(p_x.logits, p_x.theta, size)
     if isinstance(p_x, ZeroInflatedNegativeBinomial):
-        return ZeroInflatedNegativeBinomial(p_x.scale * size, p_x.theta, p_x.zi_logits, p_x.scale)
-    if isinstance(p_x, Poisson):
-        shares = p_x.rate / p_x.rate.sum(-1, keepdim=True)
-        return Poisson(rate=shares * size, scale=shares, validate_args=False)
-    return p_x
+        return ZeroInflatedNegativeBinomial(shares * size, p_x.theta, p_x.zi_logits, shares)
+    return Poisson(rate=shares * size, scale=shares, validate_args=False)
 
 
 def log_likelihood(p_x: Distribution, x: Tensor, observed: Tensor | None = None) -> Tensor:

@@ -180,6 +180,21 @@ class ExpressionMixin(Model, RNASeqMixin):
         # scvi-tools takes the shape of the dispersions from x, which a CSR tensor does not give
         return super()._get_denoised_samples(*args, sparse=False, **kwargs)
 
+    def _check_weighted(self, dataloader: object) -> None:
+        """Raise unless samples can have importance weights."""
+        likelihood, prior = self._module_kwargs["likelihood"], self._module_kwargs["prior"]
+        if likelihood == "bernoulli" or prior == "none":
+            raise NotImplementedError(
+                "weights='importance' needs densities of z and of x that scvi-tools can join, "
+                f"which likelihood={likelihood!r} with prior={prior!r} does not have. Use "
+                "weights='uniform'."
+            )
+        if dataloader is not None:
+            raise NotImplementedError(
+                "weights='importance' reads the cells again, which a dataloader gives once. Give "
+                "adata and indices, or use weights='uniform'."
+            )
+
     def _check_dispersion(self) -> None:
         likelihood = self._module_kwargs["likelihood"]
         family = FAMILIES[likelihood]
@@ -191,7 +206,9 @@ class ExpressionMixin(Model, RNASeqMixin):
 
     @partial(seeded, original=RNASeqMixin.get_latent_library_size)
     def get_latent_library_size(self, *args: object, **kwargs: object) -> NDArray[np.float32]:
-        """Observed library size of counts, as in scvi-tools with ``give_mean=False``.
+        """Library size of counts, as in scvi-tools: observed, or the latent one.
+
+        Observed ones, the default of a model, are given with ``give_mean=False``.
 
         Parameters
         ----------
@@ -203,7 +220,7 @@ class ExpressionMixin(Model, RNASeqMixin):
         NotImplementedError
             For a likelihood that is not one of counts.
         RuntimeError
-            With ``give_mean=True``: the library size has no posterior here.
+            With ``give_mean=True`` of observed library sizes, which have no posterior.
         """
         if not self.module.is_count:
             raise NotImplementedError(

@@ -11,6 +11,7 @@ from scvi import REGISTRY_KEYS
 from torch import Tensor
 from torch.distributions import Normal
 
+from scgmvae.data.keys import OBSERVED_KEY
 from scgmvae.distributions.likelihoods import at_library_size
 from scgmvae.model.posteriors import PosteriorsMixin
 from scgmvae.nn.sparse import dense
@@ -52,7 +53,8 @@ class ImportanceMixin(PosteriorsMixin):
             \omega(z) \propto \sum_a \frac{p(z)\, p(x_a|z)}{p(x_a) \sum_b q(z|x_b)}
 
         with a and b the cells of the population. scvi-tools has N(0, I) for p(z), which here is
-        the mixture: a sample is worth more where the model expects cells to be.
+        the mixture: a sample is worth more where the model expects cells to be. Where library
+        sizes are latent, p(x|z) is taken at the mean of q(l|x).
 
         Parameters
         ----------
@@ -109,11 +111,14 @@ class ImportanceMixin(PosteriorsMixin):
             log_weights = log_weights.clamp(min=mean)
         return log_weights.softmax(0).numpy()
 
-    @staticmethod
-    def _log_px_z(px: Distribution, tensors: dict[str, Tensor]) -> Tensor:
+    def _log_px_z(self, px: Distribution, tensors: dict[str, Tensor]) -> Tensor:
         """Log p(x|z) of the one cell of a minibatch at every sample, (m,)."""
-        x = dense(tensors[REGISTRY_KEYS.X_KEY]).cpu()
-        log_prob = at_library_size(px, x.sum(-1, keepdim=True)).log_prob(x)
+        x, observed = tensors[REGISTRY_KEYS.X_KEY], tensors.get(OBSERVED_KEY)
+        log_size, is_sum = self.module.library_of(tensors)
+        p_x = at_library_size(px, log_size.exp().to(x.device), observed if is_sum else None)
+        log_prob = p_x.log_prob(dense(x))  # scvi-tools' own, as one x meets all samples
+        if observed is not None:
+            log_prob = log_prob[..., observed]
         return log_prob.sum(-1).reshape(-1).cpu()
 
     def _log_prior(self, z: Tensor, adata: AnnData | None, rows: NDArray[np.integer]) -> Tensor:

@@ -365,7 +365,10 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         ------
         KeyError
             If the model was not made with ``batch_representation="embedding"``.
+        RuntimeError
+            If the model is not trained.
         """
+        self._check_if_trained(warn=False)
         if REGISTRY_KEYS.BATCH_KEY not in self.module.embeddings_dict:
             raise KeyError(
                 "The model has no embedding of batches. Make it with "

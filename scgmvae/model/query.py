@@ -12,6 +12,7 @@ from mudata import MuData
 
 from scgmvae.data import validation
 from scgmvae.data.genes import match_genes
+from scgmvae.data.keys import OBSERVED_KEY
 from scgmvae.model.fitted import Fitted
 from scgmvae.model.merging import MergingMixin
 from scgmvae.model.scvi_settings import OF_QUERY, check_offered
@@ -154,8 +155,15 @@ class QueryMixin(MergingMixin):
         self.module.extend_categories(n_categories)
         if own_library is not None:
             n_known = self.reference_categories_[0]
-            log_means, log_vars = own_library.log_means, own_library.log_vars
-            self.module.library_size.extend(log_means[:, n_known:], log_vars[:, n_known:])
+            new = own_library.log_means[:, n_known:], own_library.log_vars[:, n_known:]
+            if OBSERVED_KEY in self.adata.var:
+                # sizes count all genes, also those that the new data lack
+                known = self.module.library_size
+                new = tuple(
+                    values.mean().expand_as(part)
+                    for values, part in zip((known.log_means, known.log_vars), new, strict=True)
+                )
+            self.module.library_size.extend(*new)
         self.module.eval()
         self.is_trained_ = True
         self._model_summary_string = self._summary()

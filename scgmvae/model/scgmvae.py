@@ -216,8 +216,10 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ImportanceMixin, Expre
             x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
             sizes = row_sums(x)
             has_counts = sizes > 0  # a cell without counts has no log library size
-            log_sizes = pd.Series(np.log(sizes[has_counts])).groupby(batches[has_counts])
-            for batch, size in log_sizes:
+            log_sizes = np.log(sizes[has_counts])
+            # batches without cells, as in the sample of a data module, are like the others
+            means[:], variances[:] = log_sizes.mean(), log_sizes.var()
+            for batch, size in pd.Series(log_sizes).groupby(batches[has_counts]):
                 means[0, int(batch)], variances[0, int(batch)] = size.mean(), size.var(ddof=0)
         return {"library_log_means": means, "library_log_vars": variances}
 

@@ -114,6 +114,8 @@ def _check_arguments(model: Registration, given: Mapping[str, Any]) -> None:
         checks.check_positive(library_size=given["library_size"])
     if "weights" in given:
         checks.check_choices(weights=(given["weights"], (None, "uniform", "importance")))
+        if given["weights"] == "importance":
+            model._check_weighted(given.get("dataloader"))
     if given.get("gene_list") is not None:
         _check_genes(given["gene_list"], model.get_var_names())
     keys = {name: given[name] for name in ("groupby", "sample_key") if name in given}

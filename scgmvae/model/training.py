@@ -212,9 +212,6 @@ class TrainingMixin(StartMixin):
         weight 1 in the joint stage. The step length falls to 0 over the joint stage;
         ``plan_kwargs={"lr_decline": 0.0}`` keeps it.
         """
-        if self.module is None:
-            self._make_for(datamodule, max_epochs)
-        self._check_has_cells(datamodule)
         trainer_kwargs = trainer_arguments(trainer_config, trainer_kwargs)
         request = Request(
             max_epochs=max_epochs,
@@ -236,6 +233,9 @@ class TrainingMixin(StartMixin):
         if datamodule is not None:
             check_only_minibatches(request, folders)
         check_devices(accelerator, devices)
+        if self.module is None:
+            self._make_for(datamodule, max_epochs)
+        self._check_has_cells(datamodule)
         if resume_from is None:
             training = self._begun(request, trainer_kwargs)
         else:
@@ -397,6 +397,9 @@ class TrainingMixin(StartMixin):
             self.module = deepcopy(self.module)  # after an error it is as before
         if saved is not None:
             restore_module(self.module, saved)
+            known = self.module.n_known_categories
+            if known is not None:  # a copy of a parameter has no hooks of its gradient
+                self.module.freeze_known(known)
         elif training.is_first:
             self._start_module(rows)
 

@@ -272,8 +272,14 @@ class CGMVAE(ExtendableModule):
     ) -> None:
         """Set the numbers of conditions, and make the points of the batches if they are points."""
         self.n_categories, self.n_continuous = n_categories, n_continuous
+        settings = {} if batch_embedding_kwargs is None else dict(batch_embedding_kwargs)
+        if settings.keys() - {"embedding_dim"} or (settings and not self.embeds_batches):
+            raise ValueError(
+                "batch_embedding_kwargs has embedding_dim alone, and goes with "
+                f"batch_representation='embedding', but it is {settings!r}."
+            )
+        check_whole(1, **settings)
         if self.embeds_batches:
-            settings = batch_embedding_kwargs or {}
             self.init_embedding(REGISTRY_KEYS.BATCH_KEY, n_categories[0], **settings)
         self.sizes = self._condition_sizes()
 
@@ -350,7 +356,7 @@ class CGMVAE(ExtendableModule):
     def _make_dispersion(self, gaussian_scale: float | None) -> nn.Parameter | None:
         """Log inverse dispersion, or log standard deviation, (G,) or (rows, G).
 
-        Rows are batches, or labels with the cells without one in the last row. ``None`` where the
+        Rows are batches or labels. ``None`` where the
         likelihood has none, or the decoder gives one to each cell.
         """
         start = self._family.start_dispersion
@@ -358,7 +364,7 @@ class CGMVAE(ExtendableModule):
             return None
         n_rows = {
             "gene-batch": (self.n_categories[0],),
-            "gene-label": (self.n_labels + 1,),
+            "gene-label": (max(self.n_labels, 1),),
         }.get(self.dispersion, ())
         fixed = self.gene_likelihood == "gaussian" and gaussian_scale is not None
         start = gaussian_scale if fixed else start
@@ -588,6 +594,17 @@ class CGMVAE(ExtendableModule):
         # for values that are not counts this is no library size, and nothing reads it
         return torch.log(size) if self.is_count else size
 
+    @property
+    def _is_sum(self) -> bool:
+        """Whether library sizes sum over the measured genes: size factors and latents do not."""
+        return not self.use_size_factor and self.library_size is None
+
+    @auto_move_data
+    def library_of(self, tensors: dict[str, Tensor]) -> tuple[Tensor, bool]:
+        """Log library sizes, (n, 1), and whether they sum over the measured genes alone."""
+        outputs = self.inference(**self._get_inference_input(tensors), sample=False)
+        return outputs["library"], self._is_sum
+
     @auto_move_data
     def classify(self, z: Tensor, tensors: dict[str, Tensor]) -> Tensor:
         """Logits of q(y|z,c) at given z, ``(n, K)``, of the cells of a minibatch."""
@@ -670,11 +687,8 @@ class CGMVAE(ExtendableModule):
             *heads, raw_dispersion = heads
         else:
             raw_dispersion = self._dispersion_of(c, label)
-        # a size factor, or a latent size, does not depend on the genes that were measured
-        is_sum = not self.use_size_factor and self.library_size is None
-        p_x = make_likelihood(
-            self.gene_likelihood, heads, library, raw_dispersion, observed if is_sum else None
-        )
+        summed = observed if self._is_sum else None
+        p_x = make_likelihood(self.gene_likelihood, heads, library, raw_dispersion, summed)
         if only_x:
             return {"px": p_x}
         p_l = None if self.library_size is None else self.library_size.prior(batch_index)
@@ -690,9 +704,9 @@ class CGMVAE(ExtendableModule):
             return self.raw_dispersion
         if self.dispersion == "gene-batch":
             return c.one_hots[0] @ self.raw_dispersion
-        if label is None:
-            return self.raw_dispersion[-1]
-        return self.raw_dispersion[label.reshape(-1).long()]
+        # a cell without a label, which has the last code or −1, has the mean of the labels
+        rows = torch.cat([self.raw_dispersion, self.raw_dispersion.mean(0, keepdim=True)])
+        return rows[-1] if label is None else rows[label.reshape(-1).long()]
 
     def _center(self, c: Conditions) -> Tensor | float:
         """Mean of p(w|c), (n, W), or of p(z|c) of a VAE, (n, L); 0 where it is fixed."""

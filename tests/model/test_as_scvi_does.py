@@ -4,13 +4,14 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 from scvi import REGISTRY_KEYS
 from scvi.model.base import RNASeqMixin
 from small import NETWORK, QUICK
 from torch.utils.data import DataLoader
 
 from scgmvae import SCGMVAE
+from scgmvae.data.keys import OBSERVED_KEY
 from scgmvae.data.registry import label_codes
 from scgmvae.distributions.likelihoods import log_likelihood, make_likelihood
 
@@ -92,17 +93,19 @@ def test_a_query_adds_points_and_moves_nothing_else(adata, make, train, tmp_path
 # ------------------------------------------------------------------------------ dispersions
 
 
-def test_genes_have_a_dispersion_for_each_label_and_one_without(adata, make):
+def test_genes_have_a_dispersion_for_each_label(adata, make):
     names = adata.obs["component"].astype(str)
     adata.obs["label"] = np.where(np.arange(adata.n_obs) % 2, names, "unknown")
     model = make(adata, {"labels_key": "label"}, dispersion="gene-label")
     raw = model.module.raw_dispersion
-    assert raw.shape == (4, adata.n_vars)
+    assert raw.shape == (3, adata.n_vars)
+    values = torch.tensor([0.0, 1.0, 5.0])
     with torch.no_grad():
-        raw.copy_(torch.arange(4.0)[:, None].expand_as(raw))
+        raw.copy_(values[:, None].expand_as(raw))
     theta = model.get_likelihood_parameters()["dispersions"]
-    code = np.where(label_codes(model.adata_manager) < 0, 3, label_codes(model.adata_manager))
-    bounded = 14 * np.tanh(code / 14)
+    codes = label_codes(model.adata_manager)
+    of_cells = np.where(codes < 0, 2.0, values.numpy()[codes])  # the mean for one without a label
+    bounded = 14 * np.tanh(of_cells / 14)
     np.testing.assert_allclose(theta, np.exp(bounded)[:, None] * np.ones_like(theta), rtol=1e-5)
 
 
@@ -130,6 +133,46 @@ def test_dispersions_of_cells_do_not_go_with_what_fixes_them(settings):
 
     with pytest.raises(ValueError, match="dispersion='gene-cell'.*Leave one out"):
         SCGMVAE(digits()[:50].copy(), dispersion="gene-cell", likelihood="gaussian", **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_representation": "embedding", "batch_embedding_kwargs": {"max_norm": 1.0}},
+        {"batch_representation": "embedding", "batch_embedding_kwargs": {"embedding_dim": 0}},
+        {"batch_embedding_kwargs": {"embedding_dim": 2}},
+    ],
+)
+def test_points_of_batches_have_a_number_of_dimensions_and_no_more(adata, settings):
+    with pytest.raises(ValueError, match="embedding_dim"):
+        SCGMVAE(adata, **settings)
+
+
+@pytest.mark.parametrize("representation", ["one-hot", "embedding"])
+def test_a_resumed_query_moves_no_weight_of_its_reference(adata, make, tmp_path, representation):
+    reference = make(adata, dispersion="gene-batch", batch_representation=representation)
+    known = reference.module.state_dict()
+    new = adata[:80].copy()
+    new.obs["batch"] = np.where(np.arange(80) % 2, "batch_0", "new")  # known cells pull as well
+    query = SCGMVAE.load_query_data(new, reference)
+    quiet = {"accelerator": "cpu", "enable_progress_bar": False}
+
+    class Stop(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 2:
+                raise InterruptedError
+
+    run = quiet | {"max_epochs": 4, "checkpoint_every": 1}
+    with pytest.raises(InterruptedError):
+        query.train(checkpoint_dir=tmp_path / "run", callbacks=[Stop()], **run)
+    resumed = SCGMVAE.load_query_data(new, reference)
+    resumed.train(resume_from=tmp_path / "run", **quiet)
+    whole = SCGMVAE.load_query_data(new, reference)
+    whole.train(checkpoint_dir=tmp_path / "whole", **run)
+    for name, value in resumed.module.state_dict().items():
+        first = value[: len(known[name])] if value.ndim else value
+        torch.testing.assert_close(first, known[name], rtol=0, atol=0)
+        torch.testing.assert_close(value, whole.module.state_dict()[name], rtol=0, atol=0)
 
 
 # ---------------------------------------------------------------------- latent library sizes
@@ -200,6 +243,18 @@ def test_a_query_has_sizes_of_its_own(latent):
     assert float(means[0, 2]) == pytest.approx(sizes.mean(), rel=1e-5)
 
 
+def test_sizes_of_a_query_that_lacks_genes_are_not_those_of_what_it_has(latent):
+    new = latent.adata[:60, 12:].copy()
+    new.obs["batch"] = "new"
+    with pytest.warns(UserWarning, match="treated as unobserved"):
+        query = SCGMVAE.load_query_data(new, latent)
+    expected = latent.module.library_log_means.mean()
+    assert float(query.module.library_log_means[0, 2]) == pytest.approx(float(expected))
+    assert float(query.module.library_log_vars[0, 2]) == pytest.approx(
+        float(latent.module.library_log_vars.mean())
+    )
+
+
 def test_latent_sizes_are_for_counts(counts):
     adata = counts.copy()
     adata.X = adata.X.toarray()
@@ -232,6 +287,66 @@ def test_weights_of_a_vae_are_those_of_scvi_tools(population):
     assert found.shape == (60,)
     assert found.sum() == pytest.approx(1, abs=1e-4)
     np.testing.assert_allclose(found, expected, rtol=0.02, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["size factors", "missing genes", "latent sizes"])
+def test_weights_take_cells_as_the_likelihood_does(adata, make, monkeypatch, case):
+    adata.obs["size"] = np.random.default_rng(0).lognormal(0, 0.5, adata.n_obs)
+    setup = {"batch_key": "batch"}
+    if case == "size factors":
+        setup["size_factor_key"] = "size"
+    settings = {"use_observed_lib_size": case != "latent sizes"}
+    model = make(adata, setup, prior="normal", **settings)
+    new = model.adata[:12].copy()
+    if case == "missing genes":
+        new = new[:, 8:].copy()
+        with pytest.warns(UserWarning, match="treated as unobserved"):
+            model = SCGMVAE.load_query_data(new, model)
+    rows = np.arange(12)
+    log_px = torch.linspace(-300, -200, 12)  # an estimate of it would differ from one to the next
+    monkeypatch.setattr(model, "get_marginal_ll", lambda *args, **settings: log_px)
+    (tensors,) = model._make_data_loader(model.adata, indices=rows, batch_size=12)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        q, p = model.module.forward(tensors, compute_loss=False)
+        found = model.get_importance_weights(model.adata, rows, q["qz"], p["px"], q["z"])
+        # every cell decoded from the z of each other one, by the module itself
+        log_px_z = []
+        for cell in rows:
+            inputs = model.module._get_inference_input(tensors)
+            outputs = model.module.inference(**inputs, sample=False)
+            outputs["z"] = q["z"]
+            outputs["library"] = outputs["library"][cell].expand(12, 1)
+            p_x = model.module.generative(
+                **model.module._get_generative_input(tensors, outputs), only_x=True
+            )["px"]
+            x = tensors["X"].to_dense()[cell].expand(12, -1)
+            log_px_z.append(log_likelihood(p_x, x, tensors.get(OBSERVED_KEY)))
+        log_qz = q["qz"].log_prob(q["z"].unsqueeze(1)).sum(-1)
+    log_pz = stats.norm.logpdf(q["z"].numpy()).sum(-1)
+    log_w = log_pz[:, None] + torch.stack(log_px_z, 1).numpy() - log_px.numpy()
+    log_w = special.logsumexp(log_w - special.logsumexp(log_qz.numpy(), axis=1)[:, None], axis=1)
+    np.testing.assert_allclose(found, special.softmax(log_w), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"likelihood": "bernoulli"}, "'bernoulli'"), ({"prior": "none"}, "prior='none'")],
+)
+def test_no_weights_where_there_is_no_density(adata, make, settings, words):
+    if "likelihood" in settings:
+        adata.X = (adata.X.toarray() > 0).astype(np.float32)
+    model = make(adata, **settings)
+    with pytest.raises(NotImplementedError, match=f"{words}.*weights='uniform'"):
+        model.get_normalized_expression(weights="importance", n_samples_overall=5)
+
+
+def test_a_dataloader_gives_no_weights(trained):
+    loader = trained._make_data_loader(trained.adata)
+    with pytest.raises(NotImplementedError, match="which a dataloader gives once"):
+        trained.get_normalized_expression(
+            dataloader=loader, weights="importance", n_samples_overall=5
+        )
 
 
 def test_truncated_weights_are_no_smaller_than_their_mean(population):
@@ -284,6 +399,9 @@ def test_rows_of_each_part_can_be_given_as_scvi_tools_takes_them(adata, make_mod
         np.testing.assert_array_equal(np.sort(model.validation_indices), np.sort(parts[1]))
     with pytest.raises(ValueError, match="external_indexing must have every row"):
         train(model, datasplitter_kwargs={"external_indexing": [rows[:200], None]}, **QUICK)
+    for parts in ([rows + 0.5], [rows < 200, rows >= 200], [adata.obs_names], [rows, [], [], []]):
+        with pytest.raises(ValueError, match="one to three arrays of row numbers.*flatnonzero"):
+            train(model, datasplitter_kwargs={"external_indexing": parts}, **QUICK)
 
 
 class Minibatches(pl.LightningDataModule):
@@ -314,6 +432,8 @@ def test_a_model_without_data_is_made_when_it_is_trained(adata, tmp_path):
     module = Minibatches(adata)
     with pytest.raises(ValueError, match=r"Set datamodule.n_obs, or give max_epochs"):
         model.train(datamodule=module, **quiet)
+    with pytest.raises(ValueError, match="guide_key"):
+        model.train(datamodule=module, max_epochs=2, guide_key="type", **quiet)
     assert model.module is None
     model.train(datamodule=module, max_epochs=2, **quiet)
     assert model.module.n_input == adata.n_vars
