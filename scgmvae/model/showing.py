@@ -24,6 +24,9 @@ class Showing(Registration):
         return self.summary_string
 
     def _repr_html_(self) -> str:
+        if self.module is None:
+            calls = ["model.train(datamodule=datamodule)"]
+            return table_of(type(self).__name__, {"data": "none until it is trained"}, calls)
         rows = {"data": self._data_shown()} | self._rows_shown()
         rows["settings"] = ", ".join(
             f"{name}={value!r}"

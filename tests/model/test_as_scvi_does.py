@@ -425,6 +425,7 @@ def test_a_model_without_data_is_made_when_it_is_trained(adata, tmp_path):
     model = SCGMVAE(n_components=3, **NETWORK)
     assert model.module is None
     assert "made when it is trained" in repr(model)
+    assert "model.train(datamodule=datamodule)" in model._repr_html_()
     with pytest.raises(AttributeError, match=r"train\(datamodule=...\)"):
         model.train(**quiet)
     with pytest.raises(RuntimeError, match="nothing to save until it is trained"):
