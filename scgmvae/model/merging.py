@@ -63,7 +63,7 @@ class MergingMixin(ComponentsMixin):
             ``"entropy"``: the pair between which the cells' posteriors are least certain.
             ``"elbo"``: the pair that costs least of the ELBO when one Gaussian takes the place of
             two, on held-out cells if there are any. With ``n`` given it agreed best with the
-            labels on two of five data sets, with one seed (``benchmarks/studies/merging.py``).
+            labels on two of four data sets, with one seed (``benchmarks/studies/merging.py``).
 
         Returns
         -------
