@@ -275,23 +275,34 @@ def conjugate_dirichlet_bound(q_y: Tensor, alpha: Tensor) -> Tensor:
 
 
 class _ConjugateDirichletBound(torch.autograd.Function):
-    """The bound and its gradient, which is mostly E[log d] of both Dirichlets."""
+    """The bound and its gradient, which is mostly E[log d] of both Dirichlets.
+
+    With a large α both log B, and both E[log d], are far larger than what they differ by, so they
+    are subtracted in double precision.
+    """
 
     @staticmethod
     def forward(ctx: FunctionCtx, q_y: Tensor, alpha: Tensor) -> Tensor:
         ctx.save_for_backward(q_y, alpha)
-        return negative_entropy(q_y) - log_beta(alpha + q_y) + log_beta(alpha)
+        prior = _precise(alpha)
+        difference = log_beta(prior) - log_beta(prior + _precise(q_y))
+        return negative_entropy(q_y) + difference.to(torch.result_type(q_y, alpha))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         q_y, alpha = ctx.saved_tensors
-        expected = expected_log_dirichlet(alpha + q_y)
-        grad = grad.unsqueeze(-1)
+        prior, grad = _precise(alpha), _precise(grad.unsqueeze(-1))
+        expected = expected_log_dirichlet(prior + _precise(q_y))
         grad_q, grad_alpha = None, None
         if ctx.needs_input_grad[0]:
-            grad_q = grad * (_log(q_y) + 1 - expected)
+            grad_q = (grad * (_log(q_y) + 1 - expected)).to(q_y.dtype)
         if ctx.needs_input_grad[1]:
-            prior_expected = expected_log_dirichlet(alpha)
-            grad_alpha = (grad * (prior_expected - expected)).sum_to_size(alpha.shape)
+            change = expected_log_dirichlet(prior) - expected
+            grad_alpha = (grad * change).sum_to_size(alpha.shape).to(alpha.dtype)
         return grad_q, grad_alpha
+
+
+def _precise(values: Tensor) -> Tensor:
+    """The values in double precision, or as they are on Apple's GPUs, which have none."""
+    return values if values.device.type == "mps" else values.double()

@@ -321,6 +321,60 @@ def test_conjugate_bound_of_a_certain_component_is_minus_its_log_prior_weight():
     assert_close(dist.conjugate_dirichlet_bound(torch.eye(4, dtype=F64), alpha), expected)
 
 
+def exact_conjugate_bound(q_y, alpha):
+    """The bound from ratios Γ(a + q) / Γ(a), which scipy has without a difference of logs."""
+    total = special.poch(alpha.sum(), q_y.sum(-1))
+    return -stats.entropy(q_y, axis=-1) + np.log(total) - np.log(special.poch(alpha, q_y)).sum(-1)
+
+
+def exact_digamma_change(a, step):
+    """ψ(a + step) − ψ(a), by quadrature of the derivative of ψ."""
+    return integrate.quad(lambda t: special.polygamma(1, a + t), 0, step, epsabs=0)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=["float32", "float64"])
+@pytest.mark.parametrize("concentration", 10.0 ** np.arange(-2, 9))
+def test_the_conjugate_bound_keeps_its_digits_at_any_concentration(rng, dtype, concentration):
+    q_y = torch.as_tensor(rng.dirichlet(np.ones(10), size=4), dtype=dtype).requires_grad_()
+    shares = rng.uniform(0.5, 1.5, size=10)
+    alpha = torch.as_tensor(concentration * shares, dtype=dtype).requires_grad_()
+    q, a = (value.detach().double().numpy() for value in (q_y, alpha))
+    weights = np.array([1.0, -2.0, 0.5, 3.0])
+
+    bound = dist.conjugate_dirichlet_bound(q_y, alpha)
+    assert bound.dtype == dtype
+    # doubles hold 16 digits, and log B has ten before the point at a concentration of 1e8
+    assert_close(bound, exact_conjugate_bound(q, a), rtol=2e-5)
+
+    of_q, of_alpha = torch.autograd.grad(
+        bound @ torch.as_tensor(weights, dtype=dtype), [q_y, alpha]
+    )
+    assert of_q.dtype == of_alpha.dtype == dtype
+    log_d = special.digamma(a + q) - special.digamma(a.sum() + q.sum(-1, keepdims=True))
+    assert_close(of_q, weights[:, None] * (np.log(q) + 1 - log_d), rtol=1e-5, atol=1e-5)
+    changes = [
+        [
+            exact_digamma_change(a.sum(), step.sum()) - exact_digamma_change(*pair)
+            for pair in zip(a, step, strict=True)
+        ]
+        for step in q
+    ]
+    expected = weights @ np.array(changes)
+    assert_close(of_alpha, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_devices_without_double_precision_keep_the_one_they_have():
+    class OnMPS:
+        device = torch.device("mps")
+
+        def double(self):
+            raise TypeError("MPS has no float64")
+
+    values = OnMPS()
+    assert dist._precise(values) is values
+    assert dist._precise(torch.ones(2)).dtype == F64
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=["float32", "float64"])
 @pytest.mark.parametrize("alpha", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("logit", [-50.0, 0.0, 50.0])
