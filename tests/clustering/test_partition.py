@@ -249,6 +249,37 @@ def test_merging_leaves_few_enough_groups_and_its_input_alone():
     np.testing.assert_array_equal(block, before)
 
 
+# Two groups, from 0 and from n on, with their edges; three links 0–n, 1–(n+1), 2–(n+2) between
+# them; and a last cell that hangs on the second. Uniting the two gains 3/2m − γ ab/4m², with the
+# sums a and b of their degrees and 2m of all; taking the last cell in gains 1/2m − γ b/4m².
+UNIONS = [
+    # a triangle and a path: a = 9, b = 8, 2m = 18, so up to γ = 9/16 the two are united
+    pytest.param(
+        [(0, 1), (0, 2), (1, 2)], [(0, 1), (1, 2)], [0, 0, 1], id="below_nine_sixteenths"
+    ),
+    # a complete graph of four and a ring: a = 15, b = 12, 2m = 28, so from γ = 1/3 on they are not
+    pytest.param(
+        list(itertools.combinations(range(4), 2)),
+        [(0, 1), (1, 2), (2, 3), (0, 3)],
+        [0, 1, 1],
+        id="above_a_third",
+    ),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "expected"), UNIONS)
+def test_the_usual_resolution_unites_as_computed_by_hand(first, second, expected):
+    n = max(max(edge) for edge in first) + 1
+    edges = [*first, *((i + n, j + n) for i, j in second), *((i, i + n) for i in range(3))]
+    edges.append((n, 2 * n))
+    graph = np.zeros((2 * n + 1, 2 * n + 1))
+    for i, j in edges:
+        graph[i, j] = graph[j, i] = 1
+    groups = np.repeat([0, 1, 2], [n, n, 1])
+    merged = merge_groups(sparse.csr_matrix(graph), groups, 2)
+    np.testing.assert_array_equal(merged, np.array(expected)[groups])
+
+
 # ----------------------------------------------------------------------------- split_groups
 
 
