@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import sparse
+from small import QUICK
 
 from scgmvae import SCGMVAE
 from scgmvae.datasets import blobs, synthetic_counts
@@ -146,6 +147,43 @@ def test_via_w_places_the_component_under_the_new_conditions(model, changes, n_s
     if n_samples > 1:
         expected = expected.mean(0)
     np.testing.assert_allclose(found.layers["rate"], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def with_learned_prior(simulated, make_model, train):
+    """A model whose p(w|c) and p(z|w,y,c) depend on the conditions; only to be read."""
+    model = make_model(simulated.copy(), SETUP, n_components=6, condition_prior="learned")
+    return train(model, **QUICK)
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+@pytest.mark.parametrize("n_samples", [1, 4])
+def test_via_w_a_learned_prior_and_the_decoder_take_the_new_conditions(
+    with_learned_prior, changes, n_samples
+):
+    model, obs = with_learned_prior, with_learned_prior.adata.obs.iloc[ROWS]
+    found = model.predict_counterfactual(
+        conditions=changes, indices=ROWS, via="w", n_samples=n_samples, seed=3
+    ).layers["rate"]
+    # w and the component are those of the cells as they are
+    w = posterior_draws(model, model.adata, ROWS, seed=3, n_samples=n_samples)["w"]
+    former, new = conditions_of(obs), conditions_of(obs.assign(**changes))
+    z_mean = torch.as_tensor(model.get_latent_representation(indices=ROWS))
+    with torch.no_grad():
+        predicted = model.component_names[model.module.classifier(z_mean, former).argmax(-1)]
+    name = obs["label"].where(obs["label"] != "unknown", predicted)
+    component = torch.tensor([model.component_names.tolist().index(one) for one in name])
+
+    def expected(of_prior, of_decoder):
+        with torch.no_grad():
+            loc = model.module.component_prior(w, of_prior).loc  # (..., n, K, L)
+        z = loc[..., torch.arange(len(ROWS)), component, :]
+        rates = decoded(model, z, of_decoder, totals_of(model.adata[ROWS]))
+        return rates.mean(0) if n_samples > 1 else rates
+
+    np.testing.assert_allclose(found, expected(new, new), rtol=1e-4, atol=1e-6)
+    for other in (expected(former, new), expected(new, former)):
+        assert np.abs(np.log(found / other)).max() > 1e-3
 
 
 def test_under_its_own_condition_a_cell_keeps_its_expected_counts(model):
