@@ -90,6 +90,13 @@ def test_a_value_comes_back_as_it_was(value):
         assert back == value
 
 
+def test_a_tensor_comes_back_as_one():
+    value, arrays = torch.tensor([[0.5, -1.0]], dtype=torch.float64), {}
+    back = decode(json.loads(json.dumps(encode({"of": value}, arrays))), arrays)["of"]
+    assert torch.equal(back, value)
+    assert back.dtype == value.dtype
+
+
 def test_what_json_cannot_hold_is_named_and_nothing_is_written(model, tmp_path):
     model.note_ = {"file": Path("x")}
     try:
@@ -112,6 +119,24 @@ def test_a_loaded_model_is_what_was_saved(model, folder):
     for name, curve in model.history.items():
         pd.testing.assert_frame_equal(loaded.history[name], curve)
     assert loaded.init_params_ == model.init_params_
+
+
+def test_a_loaded_module_is_ready_to_be_read(folder):
+    loaded = SCGMVAE.load(folder, accelerator="cpu")
+    assert not any(part.training for part in loaded.module.modules())
+
+
+@pytest.mark.parametrize("is_pickle", [False, True], ids=["own_format", "pickle"])
+def test_genes_of_given_data_are_put_into_the_models_order(model, tmp_path, is_pickle):
+    save = BaseModelClass.save if is_pickle else SCGMVAE.save
+    save(model, str(tmp_path / "model"))
+    given = model.adata[:, ::-1].copy()
+    loaded = SCGMVAE.load(tmp_path / "model", given, accelerator="cpu", allow_pickle=is_pickle)
+    assert loaded.adata.var_names.tolist() == model.adata.var_names.tolist()
+    assert given.var_names.tolist() == model.adata.var_names[::-1].tolist()
+    np.testing.assert_allclose(
+        loaded.get_latent_representation(), model.get_latent_representation(), atol=1e-5
+    )
 
 
 def test_others_may_read_a_model_if_they_may_read_other_files(model, tmp_path):
@@ -216,6 +241,16 @@ def test_models_share_a_folder_under_prefixes(model, other, tmp_path):
         assert_same(loaded, saved)
 
 
+def test_what_was_registered_is_told_of_the_model_with_the_prefix(model, other, tmp_path, capsys):
+    model.save(tmp_path / "both")
+    other.save(tmp_path / "both", prefix="b_", overwrite=True)
+    for prefix, labels_key in ((None, "type"), ("b_", None)):
+        registry = SCGMVAE.load_registry(tmp_path / "both", prefix)
+        assert registry["setup_args"]["labels_key"] == labels_key
+        SCGMVAE.view_setup_args(tmp_path / "both", prefix)
+        assert ("'labels_key': 'type'" in capsys.readouterr().out) == (labels_key == "type")
+
+
 def test_a_folder_is_not_overwritten_unasked(other, folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(ValueError, match="overwrite=True"):
@@ -285,6 +320,26 @@ def test_a_damaged_file_is_named(folder, kind, damage):
     if damage == "missing":
         expected = "no model.json" if kind == "model.json" else "missing"
     assert expected in str(caught.value)
+
+
+def test_a_document_that_was_changed_by_hand_is_damaged(folder):
+    path = folder / "model.json"
+    document = json.loads(path.read_text())
+    document["content"]["attributes"]["seed_"] += 1
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"model\.json is damaged"):
+        SCGMVAE.load(folder)
+
+
+def test_data_that_a_model_cannot_be_loaded_with_are_left_as_they_were(folder, counts):
+    adata = counts.copy()
+    adata.X = adata.X.copy()
+    adata.X.data[0] = -1
+    before = adata.obs.copy()
+    with pytest.raises(ValueError, match="negative"):
+        SCGMVAE.load(folder, adata)
+    pd.testing.assert_frame_equal(adata.obs, before)
+    assert "_scvi_uuid" not in adata.uns
 
 
 def test_damaged_data_do_not_matter_where_others_are_given(model, folder):
