@@ -11,6 +11,7 @@ from scipy import sparse, special, stats
 from scvi import REGISTRY_KEYS as KEYS
 from sklearn.metrics import adjusted_rand_score
 
+from scgmvae import SCGMVAE
 from scgmvae.data.genes import match_genes, observed_genes
 from scgmvae.data.keys import OBSERVED_KEY
 from scgmvae.distributions.likelihoods import log_likelihood, make_likelihood
@@ -331,3 +332,14 @@ def test_copies_that_match_genes_are_not_kept(trained, counts):
     for _ in range(3):
         np.testing.assert_array_equal(trained.predict(reordered), trained.predict()[:20])
     assert len(stores) == n_known
+
+
+def test_a_copy_that_became_the_models_data_is_kept(trained, counts, tmp_path):
+    trained.save(tmp_path / "model")
+    model = SCGMVAE.load(tmp_path / "model", counts.copy(), accelerator="cpu")
+    model.adata = counts[:, ::-1].copy()
+    assert model.adata.var_names.equals(counts.var_names)
+    for _ in range(2):
+        model.predict(counts[:20, ::-1].copy())  # for which another copy is made
+        assert model.get_anndata_manager(model.adata) is model.adata_manager
+    np.testing.assert_array_equal(model.predict(), trained.predict())

@@ -13,7 +13,7 @@ from refused import (
     with_value,
     without_counts,
 )
-from small import NETWORK
+from small import NETWORK, QUICK
 from states import unchanged
 
 from scgmvae import SCGMVAE
@@ -28,6 +28,13 @@ pytestmark = pytest.mark.filterwarnings(
 def new_cells(counts):
     """100 cells of the same kind as those of ``conditioned``."""
     return with_column(counts[::3].copy(), "age", 0.5)
+
+
+@pytest.fixture(scope="module")
+def with_size_factors(counts, make_model, train):
+    """A model of size factors; only to be read."""
+    adata = with_column(counts.copy(), "size", 1.5)
+    return train(make_model(adata, {"size_factor_key": "size"}), **QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +154,16 @@ def test_models_are_not_loaded_with_unsuited_data(folder, new_cells, change, err
 def test_a_long_list_of_missing_genes_is_cut_short(counts, roughly_trained):
     with pytest.raises(ValueError, match="lacks 59 .*'gene_9' and 49 more"):
         roughly_trained.predict(counts[:, 59:].copy())
+
+
+@pytest.mark.parametrize("bad", [0, -1, np.inf])
+def test_size_factors_of_new_data_are_positive(with_size_factors, bad):
+    adata = with_size_factors.adata[::3].copy()
+    adata.obs["size"] = [bad, *adata.obs["size"][1:]]
+    with unchanged(with_size_factors, adata):
+        for _ in TWICE:
+            with pytest.raises(ValueError, match="Size factors must be positive.*'size'"):
+                with_size_factors.predict(adata)
 
 
 def test_a_view_is_not_annotated(conditioned, new_cells):
