@@ -301,6 +301,17 @@ def test_clusters_are_numbered_by_their_cells_and_components_within_them(model):
     assert "n_components: 6 in 3 clusters" in str(model._model_summary_string)
 
 
+@pytest.mark.parametrize("n", [3, 6])
+def test_the_first_cluster_is_the_largest_whatever_the_order_of_its_components(model, n):
+    while np.bincount(soft(model).argmax(1), minlength=6)[0] > 10:
+        avoid(model, 0, by=0.25)
+    component = soft(model).argmax(1)
+    model.merge_components(n)
+    sizes = np.bincount(model.component_clusters_[component], minlength=n)
+    assert sizes.tolist() == sorted(sizes, reverse=True)
+    assert n < 6 or model.component_clusters_[0] == 5
+
+
 def test_as_many_clusters_as_components_undo_a_merge(model):
     before = model.predict(soft=True)
     model.merge_components(2)
@@ -366,6 +377,14 @@ def test_clusters_and_components_are_written(model, tmp_path):
     np.testing.assert_array_equal(read.obsm["scgmvae_proba"], adata.obsm["scgmvae_proba"])
     for name in ("clusters", "components"):
         assert list(read.uns["scgmvae"][name]) == list(settings[name])
+
+
+def test_clusters_without_cells_are_no_categories(model):
+    avoid(model, 5, by=1e4)
+    model.annotate()
+    assert model.adata.obs["scgmvae"].cat.categories.tolist() == sorted(set(model.predict()))
+    assert "5" not in model.adata.obs["scgmvae"].cat.categories
+    assert model.adata.obsm["scgmvae_proba"].shape == (300, 6)
 
 
 def test_a_model_without_merging_drops_the_components_that_another_wrote(model):
@@ -467,6 +486,7 @@ def test_a_saved_model_keeps_its_clusters(model, counts, tmp_path):
     model.save(tmp_path / "model")
     loaded = SCGMVAE.load(tmp_path / "model", adata=counts.copy(), accelerator="cpu")
     assert loaded.component_names.tolist() == model.component_names.tolist()
+    assert str(loaded._model_summary_string) == str(model._model_summary_string)
     pd.testing.assert_frame_equal(loaded.predict(soft=True), model.predict(soft=True))
     without = SCGMVAE.load(tmp_path / "model", adata=False, accelerator="cpu")
     for ask in ("merge_components", "component_similarity"):
@@ -486,6 +506,19 @@ def test_a_model_loaded_with_other_cells_merges_by_these(model, counts, tmp_path
     assert counted.sum() == 150
 
 
+def test_a_trained_model_that_is_given_other_cells_merges_by_all_of_these(model, counts, tmp_path):
+    model.save(tmp_path / "model")
+    loaded = SCGMVAE.load(tmp_path / "model", adata=counts[:150].copy(), accelerator="cpu")
+    expected = loaded.merge_components(2, method="elbo").linkage
+    own = model.adata
+    model.adata = counts[:150].copy()
+    try:
+        found = model.merge_components(2, method="elbo").linkage
+    finally:
+        model.adata = own
+    np.testing.assert_allclose(found, expected)
+
+
 def test_training_again_keeps_clusters(model, counts, train, tmp_path):
     model.merge_components(3)
     model.save(tmp_path / "model")
@@ -502,6 +535,7 @@ def test_a_query_has_the_clusters_of_its_reference(model, counts):
     query = SCGMVAE.load_query_data(counts[200:].copy(), model)
     assert query.component_names.tolist() == model.component_names.tolist()
     assert query.cluster_names.tolist() == ["0", "1", "2"]
+    assert str(query._model_summary_string) == str(model._model_summary_string)
     np.testing.assert_array_equal(query.predict(), model.predict()[200:])
     query.annotate()
     np.testing.assert_array_equal(

@@ -212,6 +212,21 @@ def test_a_query_is_a_mudata(counts, reference, request):
         SCGMVAE.load_query_data(query, reference, inplace_subset_query_vars=True)
 
 
+def test_the_modality_is_the_models_also_where_another_is_called_rna(mdata, make_model, train):
+    def of_cells(rows):
+        return mudata.MuData({"gex": mdata["rna"][rows].copy(), "rna": mdata["prot"].copy()})
+
+    SCGMVAE.setup_mudata(known := of_cells(slice(None)), "gex", batch_key="gex:batch")
+    model = train(make_model(known))
+    new = of_cells(slice(50))
+    np.testing.assert_array_equal(model.predict(new), model.predict()[:50])
+    query = of_cells(slice(50, 90))
+    query["gex"].obs["batch"] = "new"
+    mapped = SCGMVAE.load_query_data(query, model)
+    assert mapped.adata is query["gex"]
+    np.testing.assert_array_equal(mapped.predict(new), model.predict()[:50])
+
+
 def test_where_a_mudata_is_refused_it_is_said_what_to_pass(mdata, trained):
     for call in (
         SCGMVAE.setup_anndata,
