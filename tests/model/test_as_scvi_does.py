@@ -4,7 +4,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from scipy import special, stats
+from scipy import sparse, special, stats
 from scvi import REGISTRY_KEYS
 from scvi.model.base import RNASeqMixin
 from small import NETWORK, QUICK
@@ -175,6 +175,23 @@ def test_a_resumed_query_moves_no_weight_of_its_reference(adata, make, tmp_path,
         torch.testing.assert_close(value, whole.module.state_dict()[name], rtol=0, atol=0)
 
 
+def test_dispersions_of_new_batches_start_at_the_mean_of_the_known_and_are_learned(
+    adata, make, train
+):
+    reference = make(adata, dispersion="gene-batch")
+    known = reference.module.raw_dispersion.detach().clone()
+    assert not torch.equal(known[0], known[1])
+    new = adata[:80].copy()
+    new.obs["batch"] = "new"
+    query = SCGMVAE.load_query_data(new, reference)
+    start = query.module.raw_dispersion.detach().clone()
+    assert torch.equal(start, torch.cat([known, known.mean(0, keepdim=True)]))
+    train(query, max_epochs=1)
+    after = query.module.raw_dispersion.detach()
+    assert torch.equal(after[:2], known)
+    assert (after[2] != start[2]).all()
+
+
 # ---------------------------------------------------------------------- latent library sizes
 
 
@@ -241,6 +258,19 @@ def test_a_query_has_sizes_of_its_own(latent):
     torch.testing.assert_close(means[:, :2], latent.module.library_log_means)
     sizes = np.log(np.asarray(new.X.sum(axis=1)).ravel())
     assert float(means[0, 2]) == pytest.approx(sizes.mean(), rel=1e-5)
+
+
+def test_sizes_of_a_new_batch_are_those_of_its_own_cells(latent):
+    new, is_new = latent.adata[:60].copy(), np.arange(60) % 2 == 1
+    new.obs["batch"] = np.where(is_new, "new", "batch_0")
+    new.X = sparse.csr_matrix(new.X.toarray() * np.where(is_new, 3, 1)[:, None])
+    query = SCGMVAE.load_query_data(new, latent)
+    sizes = np.log(np.asarray(new.X.sum(axis=1)).ravel()[is_new])
+    assert float(query.module.library_log_means[0, 2]) == pytest.approx(sizes.mean(), rel=1e-5)
+    assert float(query.module.library_log_vars[0, 2]) == pytest.approx(sizes.var(), rel=1e-4)
+    known = latent.module
+    torch.testing.assert_close(query.module.library_log_means[:, :2], known.library_log_means)
+    torch.testing.assert_close(query.module.library_log_vars[:, :2], known.library_log_vars)
 
 
 def test_sizes_of_a_query_that_lacks_genes_are_not_those_of_what_it_has(latent):

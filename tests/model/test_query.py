@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from small import QUICK
 
 from scgmvae import SCGMVAE
 from scgmvae.data.registry import label_codes
@@ -290,6 +291,24 @@ def test_labels_of_the_query_are_learned_from(reference, new_cells):
     adata.obs.iloc[:7, adata.obs.columns.get_loc("label")] = "component_1"
     model = SCGMVAE.load_query_data(adata, reference)
     assert label_codes(model.adata_manager).tolist() == [1] * 7 + [-1] * (adata.n_obs - 7)
+
+
+def test_a_query_has_size_factors_of_its_own_and_the_seed_of_its_reference(
+    counts, make_model, train
+):
+    adata = counts.copy()
+    adata.obs["size"] = np.linspace(0.5, 2, adata.n_obs)
+    setup = {"batch_key": "batch", "size_factor_key": "size"}
+    reference = train(make_model(adata, setup), **QUICK, seed=3)
+    new = adata[:50].copy()
+    new.obs["batch"], new.obs["size"] = "new", np.linspace(3, 9, 50)
+    query = SCGMVAE.load_query_data(new, reference)
+    scales = [
+        model.get_reconstruction().sum(1) / model.adata.obs["size"] for model in (reference, query)
+    ]
+    np.testing.assert_allclose(scales[1], scales[0].iloc[0], rtol=1e-4)
+    query.annotate()
+    assert query.adata.uns["scgmvae"]["seed"] == 3
 
 
 def test_a_query_may_lack_some_genes(reference, new_cells, train):
