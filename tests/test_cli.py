@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from scipy import sparse
+from small import NETWORK, TRAINING
 
 from scgmvae import SCGMVAE
 from scgmvae.cli import main
@@ -146,6 +147,43 @@ def test_force_replaces_what_exists(folder, tmp_path, counts):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out.h5ad"]
 
 
+def test_fit_passes_every_option_on(folder, tmp_path):
+    adata = anndata.read_h5ad(folder / "counts.h5ad")
+    adata.obs["type"] = adata.obs["type"].astype(str).replace("unknown", "none")
+    for number, (column, value) in enumerate([("donor", "d"), ("site", "s")], start=2):
+        adata.obs[column] = [f"{value}{i % number}" for i in range(adata.n_obs)]
+    adata.obs["age"] = np.linspace(0, 1, adata.n_obs)
+    adata.obs["dose"] = adata.obs["age"] ** 2
+    adata.layers["spliced"] = adata.layers["counts"].copy()
+    adata.write_h5ad(tmp_path / "data.h5ad")
+    setup = "--layer spliced --batch-key batch --labels-key type --unlabeled none"
+    conditions = "--covariate donor --covariate site --continuous age --continuous dose"
+    settings = "--components 4 --likelihood poisson --epochs 1 --pretrain-epochs 2 --seed 7"
+    options = [*setup.split(), *conditions.split(), *settings.split()]
+    result = run("fit", tmp_path / "data.h5ad", *options, "--model", tmp_path / "model")
+    assert json.loads(result.stdout)["seed"] == 7
+    model = SCGMVAE.load(tmp_path / "model", adata=False)
+    assert model.registry_["setup_args"] == {
+        "layer": "spliced",
+        "batch_key": "batch",
+        "labels_key": "type",
+        "unlabeled_category": "none",
+        "size_factor_key": None,
+        "categorical_covariate_keys": ["donor", "site"],
+        "continuous_covariate_keys": ["age", "dose"],
+    }
+    assert list(model.component_names) == ["B cell", "T cell", "2", "3"]
+    assert len(model.history["elbo_train"]) == 3
+    assert len(model.history["kl_y_train"]) == 1  # of the joint stage alone
+    told = json.loads(run("info", tmp_path / "model").stdout)
+    assert (told["seed"], told["epochs"], told["params"]["likelihood"]) == (7, 3, "poisson")
+    assert told["conditions"] == {
+        "batch": ["batch_0", "batch_1"],
+        "donor": ["d0", "d1"],
+        "site": ["s0", "s1", "s2"],
+    }
+
+
 def test_an_interrupted_fit_writes_nothing(folder, tmp_path, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
@@ -189,6 +227,35 @@ def test_predict_writes_new_cells_annotated(folder, annotated, tmp_path):
     fails(2, "or --force", "predict", folder / "model", tmp_path / "new.h5ad", "--out", out)
 
 
+@pytest.fixture(scope="module")
+def merged(folder, tmp_path_factory):
+    """A model whose components were merged, and the folder of it and its data."""
+    path = tmp_path_factory.mktemp("merged") / "model"
+    adata = anndata.read_h5ad(folder / "counts.h5ad")
+    SCGMVAE.setup_anndata(adata, layer="counts", batch_key="batch")
+    model = SCGMVAE(adata, n_components=5, **NETWORK)
+    model.train(**(TRAINING | {"max_epochs": 10, "pretrain_epochs": 10, "start": "kmeans"}))
+    model.merge_components(2)
+    model.save(path, save_anndata=True)
+    return model, path
+
+
+def test_commands_tell_components_from_the_clusters_that_they_were_merged_to(folder, merged):
+    model, path = merged
+    text = dict.fromkeys(["scgmvae", "scgmvae_fine"], str)
+    printed = run("predict", path, folder / "counts.h5ad").stdout
+    table = pd.read_csv(io.StringIO(printed), index_col="cell", dtype=text)
+    assert list(table) == [*text, "scgmvae_confidence", "scgmvae_novelty"]
+    for column in text:
+        assert table[column].tolist() == model.adata.obs[column].tolist()
+    for column in ("scgmvae_confidence", "scgmvae_novelty"):
+        np.testing.assert_allclose(table[column], model.adata.obs[column], rtol=1e-4, atol=1e-6)
+    told = json.loads(run("info", path).stdout)
+    assert told["components"] == model.component_names.tolist()
+    assert told["clusters"] == ["0", "1"]
+    assert set(table["scgmvae"]) <= {"0", "1"} and not set(table["scgmvae_fine"]) <= {"0", "1"}
+
+
 # -------------------------------------------------------------------------------------- sample
 
 
@@ -206,6 +273,14 @@ def test_sample_writes_cells_of_a_component_and_condition(folder, tmp_path):
     assert set(written.obs["batch"]) == {"batch_1"}
     fails(2, "name a file with --data", *arguments, "--out", tmp_path / "other.h5ad")
     fails(2, "or --force", *with_data, "--out", tmp_path / "new.h5ad")
+
+
+def test_sample_draws_from_the_data_that_were_saved_with_the_model(merged, tmp_path):
+    model, path = merged
+    assert run("sample", path, "-n", "20", "--out", tmp_path / "new.h5ad").exit_code == 0
+    written, expected = anndata.read_h5ad(tmp_path / "new.h5ad"), model.sample(20)
+    np.testing.assert_array_equal(written.X.toarray(), expected.X.toarray())
+    assert written.obs["batch"].tolist() == expected.obs["batch"].tolist()
 
 
 # ---------------------------------------------------------------------------------------- info
@@ -229,6 +304,14 @@ def test_info_of_a_model_and_of_data(folder):
     assert of_data["obs"]["library_size"].startswith("float")
     assert of_data["annotated"] is False
     assert json.loads(run("info", folder / "annotated.h5ad").stdout)["annotated"] is True
+
+
+def test_whole_numbers_below_0_are_no_counts(tmp_path):
+    whole = np.array([[0.0, 1.0], [-1.0, 2.0]])
+    adata = anndata.AnnData(whole, layers={"above": np.abs(whole), "halves": whole**2 / 2})
+    adata.write_h5ad(tmp_path / "data.h5ad")
+    told = json.loads(run("info", tmp_path / "data.h5ad").stdout)["matrices"]
+    assert told == {"X": "no counts", "layer above": "counts", "layer halves": "no counts"}
 
 
 # -------------------------------------------------------------------------------------- errors
@@ -260,6 +343,12 @@ DATA_ERRORS = [
         + ["--condition", "batch=b9"],
         "'b9' is no value of the condition 'batch'",
         id="unknown_batch",
+    ),
+    pytest.param(
+        ["sample", "{f}/model", "-n", "3", "--out", "{t}/o.h5ad", "--data", "{f}/counts.h5ad"]
+        + ["--condition", "batch=b=9"],
+        "'b=9' is no value of the condition 'batch'",
+        id="value_with_an_equals_sign",
     ),
 ]
 

@@ -327,6 +327,18 @@ def test_a_query_may_lack_some_genes(reference, new_cells, train):
     )
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["in_order", "reversed"])
+def test_data_that_are_prepared_elsewhere_are_a_copy(reference, new_cells, order):
+    adata = new_cells[:50, ::order].copy()
+    before = snapshot(adata)
+    prepared = SCGMVAE.prepare_query_anndata(adata, reference, inplace=False)
+    assert prepared is not adata
+    assert prepared.var_names.equals(reference.adata.var_names)
+    np.testing.assert_array_equal(prepared.X.toarray(), adata.X.toarray()[:, ::order])
+    prepared.obs["batch"] = "changed"
+    assert_same(adata, before)
+
+
 # ---------------------------------------------------------------------------------- errors
 
 
