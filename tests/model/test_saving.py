@@ -331,17 +331,6 @@ def test_a_document_that_was_changed_by_hand_is_damaged(folder):
         SCGMVAE.load(folder)
 
 
-def test_data_that_a_model_cannot_be_loaded_with_are_left_as_they_were(folder, counts):
-    adata = counts.copy()
-    adata.X = adata.X.copy()
-    adata.X.data[0] = -1
-    before = adata.obs.copy()
-    with pytest.raises(ValueError, match="negative"):
-        SCGMVAE.load(folder, adata)
-    pd.testing.assert_frame_equal(adata.obs, before)
-    assert "_scvi_uuid" not in adata.uns
-
-
 def test_damaged_data_do_not_matter_where_others_are_given(model, folder):
     (path,) = folder.glob("*.h5ad")
     path.write_bytes(b"damaged")
