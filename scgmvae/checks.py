@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from difflib import SequenceMatcher
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
     "check_at_least",
@@ -20,6 +21,7 @@ __all__ = [
     "check_whole",
     "is_number",
     "listed",
+    "listed_like",
 ]
 
 
@@ -35,6 +37,29 @@ def listed(names: Sequence[object]) -> str:
     shown = ", ".join(repr(str(name)) for name in names[:MAX_LISTED])
     more = len(names) - MAX_LISTED
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def listed_like(wanted: object, names: Iterable[object]) -> str:
+    """Text with names, those that are most like a wanted one first.
+
+    Parameters
+    ----------
+    wanted
+        What was asked for and is not among the names.
+    names
+        The names that there are.
+
+    Examples
+    --------
+    >>> listed_like("batch", ["n_counts", "Batch"])
+    "'Batch', 'n_counts'"
+    """
+    likeness = {name: _likeness(wanted, name) for name in names}
+    return listed(sorted(likeness, key=likeness.__getitem__, reverse=True))
+
+
+def _likeness(wanted: object, name: object) -> float:
+    return SequenceMatcher(None, str(wanted).lower(), str(name).lower()).ratio()
 
 
 def is_number(value: Any) -> bool:

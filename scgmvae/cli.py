@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anndata
 import click
 import matplotlib as mpl
-import numpy as np
-from anndata import AnnData
-from scipy import sparse
 
 from scgmvae.compat import named_layers
+from scgmvae.data.matrix_checks import holds_counts
 from scgmvae.data.validation import default_layer
 from scgmvae.distributions.likelihoods import LIKELIHOODS, Likelihood
+from scgmvae.io.cell_files import read_cells
 from scgmvae.io.whole_files import check_target, whole_file
 from scgmvae.model.scgmvae import SCGMVAE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from anndata import AnnData
 
 __all__ = ["main"]
 
@@ -36,8 +37,19 @@ KEY = "scgmvae"
 DATA_ERRORS = (ArithmeticError, KeyError, OSError, RuntimeError, ValueError)
 """Errors that the package raises if data or files do not suit."""
 
-N_LOOKED_AT = 1000
-"""Number of rows from which ``info`` tells whether a matrix holds counts."""
+OPTIONS = {
+    "batch_key": "--batch-key",
+    "categorical_covariate_keys": "--covariate",
+    "continuous_covariate_keys": "--continuous",
+    "labels_key": "--labels-key",
+    "layer": "--layer",
+    "likelihood": "--likelihood",
+    "max_epochs": "--epochs",
+    "n_components": "--components",
+    "pretrain_epochs": "--pretrain-epochs",
+    "unlabeled_category": "--unlabeled",
+}
+"""Argument of Python, as the package's messages name it → option of the command line."""
 
 
 class Command(click.Command):
@@ -56,7 +68,7 @@ class Command(click.Command):
         except DATA_ERRORS as error:
             # a KeyError's own text is the quoted message
             message = error.args[0] if isinstance(error, KeyError) and error.args else error
-            raise click.ClickException(" ".join(str(message).split())) from error
+            raise click.ClickException(_in_options(" ".join(str(message).split()))) from error
         if result is not None:
             click.echo(result)
 
@@ -72,8 +84,18 @@ def _examples(*lines: str) -> str:
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
+def _in_options(message: str) -> str:
+    """Message of the package in which arguments of Python are options of the command line."""
+    for argument, option in OPTIONS.items():
+        message = message.replace(f"{argument}=...", option)
+        message = re.sub(rf"\b{argument}=('[^']*'|\w+)", rf"{option} \1", message)
+        if "_" in argument:  # the others are words of plain English as well
+            message = re.sub(rf"\b{argument}\b", option, message)
+    return message
+
+
 def _say_warning(message: Warning | str, *args: object) -> None:
-    _say(f"Warning: {message}")
+    _say(f"Warning: {_in_options(str(message))}")
 
 
 def _say(text: str) -> None:
@@ -118,13 +140,6 @@ def _force(command: Callable) -> Callable:
     return click.option(
         "--force", is_flag=True, is_eager=True, help="Replace outputs that exist."
     )(command)
-
-
-def _read(path: Path, backed: str | None = None) -> AnnData:
-    try:
-        return anndata.read_h5ad(path, backed=backed)
-    except DATA_ERRORS as error:
-        raise ValueError(f"{path} cannot be read as an h5ad file: {error}") from error
 
 
 def _write(adata: AnnData, path: Path) -> None:
@@ -215,7 +230,7 @@ def fit(
     report: Path | None,
     force: bool,
 ) -> str:
-    """Train a model on the counts of DATA, an h5ad file.
+    """Train a model on the counts of DATA, an h5ad file or an h5 file of Cell Ranger.
 
     Prints a summary as JSON. With labels the clusters carry their names.
     """
@@ -224,7 +239,7 @@ def fit(
     outputs = [path.resolve() for path in (out, folder, report) if path is not None]
     if len(set(outputs)) < len(outputs):
         raise click.UsageError("--out, --model and --report must be different files.")
-    adata = _read(data)
+    adata = read_cells(data)
     layer = layer or default_layer(adata)
     SCGMVAE.setup_anndata(
         adata,
@@ -284,7 +299,7 @@ def predict(folder: Path, data: Path, out: Path | None, force: bool) -> str | No
     model = SCGMVAE.load(folder, adata=False)
     if out is None:
         model._check_mixture()
-    adata = _read(data)
+    adata = read_cells(data)
     model.annotate(adata, KEY)
     if out is not None:
         _write(adata, out)
@@ -334,7 +349,7 @@ def sample(
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No data were saved with the model")
-        model = SCGMVAE.load(folder, adata=None if data is None else _read(data))
+        model = SCGMVAE.load(folder, adata=None if data is None else read_cells(data))
     if model.adata is None:
         raise click.UsageError("No data were saved with the model: name a file with --data.")
     _write(model.sample(n, component, conditions, seed=seed), out)
@@ -365,14 +380,14 @@ def _model_info(folder: Path) -> dict[str, Any]:
 
 
 def _data_info(path: Path) -> dict[str, Any]:
-    adata = _read(path, backed="r")
+    adata = read_cells(path, backed="r")
     matrices = {"X": adata.X} | {f"layer {k}": v for k, v in named_layers(adata).items()}
     return {
         "kind": "data",
         "cells": adata.n_obs,
         "genes": adata.n_vars,
         "matrices": {
-            name: "counts" if _holds_counts(matrix) else "no counts"
+            name: "counts" if holds_counts(matrix) else "no counts"
             for name, matrix in matrices.items()
             if matrix is not None
         },
@@ -385,10 +400,3 @@ def _data_info(path: Path) -> dict[str, Any]:
         "obsm": list(adata.obsm),
         "annotated": KEY in adata.uns,
     }
-
-
-def _holds_counts(matrix: Any) -> bool:
-    """Whether the first rows are whole numbers that are not negative."""
-    rows = matrix[:N_LOOKED_AT]
-    values = rows.data if sparse.issparse(rows) else np.asarray(rows)
-    return bool(values.dtype.kind in "biuf" and (values >= 0).all() and (values % 1 == 0).all())

@@ -9,9 +9,11 @@ import tomllib
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from click.testing import CliRunner
 from scipy import sparse
 from small import NETWORK, TRAINING
@@ -20,6 +22,7 @@ from scgmvae import SCGMVAE
 from scgmvae.cli import main
 from scgmvae.train.plan import StagedTrainingPlan
 
+GROUPS = ["obs", "var"]
 FEW = ["--epochs", "2", "--pretrain-epochs", "2"]
 
 
@@ -52,6 +55,13 @@ def folder(counts, tmp_path_factory):
     adata.layers["counts"] = adata.X.copy()
     adata.X = sparse.csr_matrix(np.log1p(adata.X.toarray()))
     adata.write_h5ad(folder / "counts.h5ad")
+    log = AnnData(adata.X, adata.obs, adata.var, layers={"raw_counts": adata.layers["counts"]})
+    log.write_h5ad(folder / "log.h5ad")
+    (folder / "cells.csv").write_text("gene_0,gene_1\n1,2\n")
+    for name, groups in {"cells.loom": ["row_attrs", "matrix"], "damaged.h5ad": GROUPS}.items():
+        with h5py.File(folder / name, "w") as file:
+            for group in groups:
+                file.create_group(group)
     outputs = ["--out", folder / "annotated.h5ad", "--model", folder / "model"]
     outputs += ["--report", folder / "report.html"]
     setup = ["--batch-key", "batch", "--labels-key", "type", "--components", "4"]
@@ -314,27 +324,80 @@ def test_whole_numbers_below_0_are_no_counts(tmp_path):
     assert told == {"X": "no counts", "layer above": "counts", "layer halves": "no counts"}
 
 
+def test_a_file_of_cell_ranger_is_read(counts, tmp_path):
+    with h5py.File(tmp_path / "cells.h5", "w") as file:
+        matrix = file.create_group("matrix")
+        x = counts.X[:80].T.tocsc().astype(np.int32)
+        for name in ("data", "indices", "indptr"):
+            matrix[name] = getattr(x, name)
+        matrix["shape"] = x.shape
+        matrix["barcodes"] = np.array([f"cell_{i}" for i in range(80)], dtype="S")
+        genes = [*counts.var_names[:-1], counts.var_names[0]]  # one name comes twice
+        features = matrix.create_group("features")
+        features["name"] = features["id"] = np.array(genes, dtype="S")
+        features["feature_type"] = np.array(["Gene Expression"] * 60, dtype="S")
+        features["genome"] = np.array(["GRCh38"] * 60, dtype="S")
+    out = tmp_path / "annotated.h5ad"
+    result = run("fit", tmp_path / "cells.h5", "--components", 3, *FEW, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    written = anndata.read_h5ad(out)
+    assert written.var_names[-1] == f"{counts.var_names[0]}-1"
+    np.testing.assert_array_equal(written.X.toarray(), counts.X[:80].toarray())
+
+
 # -------------------------------------------------------------------------------------- errors
 
 DATA_ERRORS = [
     pytest.param(
+        ["fit", "{f}/counts.h5ad", "--out", "{t}/o.h5ad", "--batch-key", "Batch"],
+        "Its columns are: 'batch',",
+        id="closest_column",
+    ),
+    pytest.param(
+        ["fit", "{f}/log.h5ad", "--out", "{t}/o.h5ad"],
+        "name the layer that holds the raw counts with --layer, or model values of another kind "
+        "with --likelihood 'gaussian'. Whole numbers are in --layer 'raw_counts'.",
+        id="no_counts",
+    ),
+    pytest.param(
+        ["predict", "{f}/model", "{f}/log.h5ad"],
+        "The model reads the layer 'counts', which the data does not have. Its layers are: "
+        "'raw_counts'. Put the values there: adata.layers['counts'] = ...",
+        id="layer_of_the_model",
+    ),
+    pytest.param(
+        ["fit", "{f}/cells.loom", "--out", "{t}/o.h5ad"],
+        "cells.loom looks like loom. Read it with anndata.io.read_loom",
+        id="loom",
+    ),
+    pytest.param(
+        ["fit", "{f}/cells.csv", "--out", "{t}/o.h5ad"],
+        "cells.csv looks like csv. Read it with scanpy.read_csv",
+        id="csv",
+    ),
+    pytest.param(
+        ["fit", "{f}/damaged.h5ad", "--out", "{t}/o.h5ad"],
+        "damaged.h5ad cannot be read: ",
+        id="damaged",
+    ),
+    pytest.param(
         ["fit", "{f}/counts.h5ad", "--out", "{t}/o.h5ad", "--layer", "raw"],
-        "layer names the layer 'raw'",
+        "--layer 'raw' names no layer of the data. Its layers are: 'counts'",
         id="layer",
     ),
     pytest.param(
         ["fit", "{f}/counts.h5ad", "--out", "{t}/o.h5ad", "--batch-key", "donor"],
-        "batch_key names the obs column 'donor'",
+        "--batch-key names the obs column 'donor'",
         id="column",
     ),
     pytest.param(
         ["fit", "{f}/counts.h5ad", "--out", "{t}/o.h5ad", "--components", "301"],
-        "number of cells (300), but it is 301",
+        "to the number of cells (300), or None, which finds it from the data, but it is 301",
         id="too_many_components",
     ),
     pytest.param(
         ["fit", "{f}/report.html", "--out", "{t}/o.h5ad"],
-        "cannot be read as an h5ad",
+        "report.html is neither. Read it into an AnnData",
         id="no_h5ad",
     ),
     pytest.param(["predict", "{t}", "{f}/counts.h5ad"], "must hold a saved model", id="no_model"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count, islice
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Clustering"]
+
+
+def _letters(number: int) -> str:
+    """Letters that stand for a number from 0 on: a to z, then aa, ab and so on."""
+    letters = ""
+    while number >= 0:
+        number, last = divmod(number, len(ascii_lowercase))
+        letters = ascii_lowercase[last] + letters
+        number -= 1
+    return letters
 
 
 class Clustering(NamedTuple):
@@ -33,8 +44,8 @@ class Clustering(NamedTuple):
         if self.clusters is None:
             return self.numbered(self.n_components)
         clusters = pd.Series(self.clusters)
-        dropped = "dropped"
-        while any(label.startswith(f"{dropped}.") for label in self.labels):
+        dropped = "dropped_"
+        while any(label.startswith(dropped) for label in self.labels):
             dropped += "_"
         name_of = pd.Series([*self.cluster_names, dropped])  # the last one is at −1
         names = name_of.to_numpy()[clusters]
@@ -42,7 +53,7 @@ class Clustering(NamedTuple):
         is_part = (size > 1) | (clusters < 0)
         return np.array(
             [
-                f"{name}.{r}" if part else name
+                f"{name}{_letters(r)}" if part else name
                 for name, r, part in zip(names, rank, is_part, strict=True)
             ]
         )
@@ -64,13 +75,30 @@ class Clustering(NamedTuple):
 
         Examples
         --------
-        >>> Clustering(4, labels=["B", "3.1"]).numbered(4).tolist()
-        ['B', '3.1', '2', '4']
+        >>> Clustering(4, labels=["B", "3b"]).numbered(4).tolist()
+        ['B', '3b', '2', '4']
         """
         labels = self.labels
-        taken = set(labels) | {label.split(".")[0] for label in labels}  # "3.1" looks like a part
+        taken = set(labels) | {label.rstrip(ascii_lowercase) for label in labels}  # as of a part
         numbers = (str(k) for k in count(len(labels)) if str(k) not in taken)
         return np.array([*labels, *islice(numbers, max(0, n - len(labels)))])
+
+    def component_of(self, of_components: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Component of each cell, (n,): the most probable one of its most probable cluster.
+
+        The most probable of all may belong to another cluster, whose other components are
+        improbable. By names, a cell's component would then contradict its cluster.
+
+        Parameters
+        ----------
+        of_components
+            Log probabilities of the components, (n, K).
+        """
+        if self.clusters is None:
+            return of_components.argmax(1)
+        cluster = self.log_proba(of_components).argmax(1)
+        in_cluster = self.clusters == cluster[:, None]
+        return np.where(in_cluster, of_components, -np.inf).argmax(1)
 
     def log_proba(self, of_components: NDArray[np.floating]) -> NDArray[np.floating]:
         """Log probabilities of the clusters, (n, M), from those of the components, (n, K).

@@ -51,6 +51,8 @@ Start = Literal["leiden", "kmeans", "gmm"]
 Codes = NDArray[np.int64]
 
 N_NEIGHBORS = 30
+LARGEST_SHARE_OF_NEIGHBORS = 0.2
+"""Largest share of the cells that are neighbours of one: more of them would reach other types."""
 RESOLUTION = 0.5
 RESOLUTION_FOR_K = 1.0
 MERGE_RESOLUTION = 0.4
@@ -251,12 +253,13 @@ def by_size(codes: NDArray[np.integer]) -> Codes:
 
 @_torch_threads_kept()
 def neighbor_graph(x: NDArray[np.floating], seed: int = 0) -> sparse.csr_matrix:
-    """Connectivities of :func:`scanpy.pp.neighbors` with 30 neighbours, ``(n, n)``.
+    """Connectivities of :func:`scanpy.pp.neighbors`, ``(n, n)``.
 
+    Each cell has 30 neighbours, and a fifth of all cells where those are fewer than 150.
     Where there is a GPU and rapids-singlecell is installed, that computes them.
     """
     adata = AnnData(np.asarray(x, dtype=np.float32))
-    n_neighbors = min(N_NEIGHBORS, len(x) - 1)
+    n_neighbors = max(2, min(N_NEIGHBORS, int(LARGEST_SHARE_OF_NEIGHBORS * len(x))))
     search = neighbors_package().pp.neighbors
     search(adata, n_neighbors=n_neighbors, use_rep="X", random_state=seed)
     return adata.obsp["connectivities"].tocsr()

@@ -10,6 +10,7 @@ import pandas as pd
 from scvi import REGISTRY_KEYS
 
 from scgmvae.checks import is_number, listed
+from scgmvae.data.categories import name_of
 
 if TYPE_CHECKING:
     from scgmvae.data.registry import Setup
@@ -102,13 +103,13 @@ def resolved(conditions: Mapping[str, object], setup: Setup) -> list[Condition]:
 
 def _code_of(column: str, value: object, categories: Sequence[object]) -> int:
     """Code of a category of a condition; ``ValueError`` if the model does not know it."""
-    names = [str(name) for name in categories]
-    if str(value) not in names:
+    names = list(map(name_of, categories))
+    if name_of(value) not in names:
         raise ValueError(
             f"{value!r} is no value of the condition {column!r} that the model was trained on. "
             f"Known are: {listed(names)}."
         )
-    return names.index(str(value))
+    return names.index(name_of(value))
 
 
 def _finite_number(column: str, value: Any) -> float:

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from scvi.data.fields import CategoricalObsField
 
+from scgmvae.data.categories import name_of, names_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,10 +21,10 @@ __all__ = ["LabelsField"]
 class LabelsField(CategoricalObsField):
     """Labels of cells as codes; the last code means that a cell has no label.
 
-    Names are compared as strings, so the column can be of any type. Only names that some cell has
-    count: a category without cells is no label. In data that is registered with the names of a
-    model, cells with another name, or without the column, are unlabelled. The column itself is
-    never changed.
+    Names are compared as those of conditions are, so the column can be of any type. Only names
+    that some cell has count: a category without cells is no label. In data that is registered with
+    the names of a model, cells with another name, or without the column, are unlabelled. The
+    column itself is never changed.
 
     scvi-tools' ``LabelsWithUnlabeledObsField`` counts categories without cells, and refuses names
     that a model does not know.
@@ -49,12 +51,12 @@ class LabelsField(CategoricalObsField):
     def register_field(self, adata: AnnData) -> dict:
         """Write the codes of the labels that occur, in their order."""
         values = adata.obs[self._original_attr_key].astype(object)
-        values = values[values.astype(str) != str(self._unlabeled_category)]
+        values = values[names_of(values) != name_of(self._unlabeled_category)]
         try:
             names = sorted(values.unique())
         except TypeError:  # values of several types cannot be sorted
             names = sorted(values.unique(), key=str)
-        return self._register(adata, [str(name) for name in names])
+        return self._register(adata, [name_of(name) for name in names])
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Write the codes of the labels that a model knows."""
@@ -65,10 +67,10 @@ class LabelsField(CategoricalObsField):
         column = adata.obs.get(self._original_attr_key)
         codes = np.full(adata.n_obs, -1)
         if column is not None:
-            codes = pd.Index(names).get_indexer(column.astype(str))
+            codes = pd.Index(names).get_indexer(names_of(column))
         adata.obs[self.attr_key] = np.where(codes < 0, len(names), codes).astype(np.int64)
         return {
-            self.CATEGORICAL_MAPPING_KEY: np.array([*names, str(self._unlabeled_category)]),
+            self.CATEGORICAL_MAPPING_KEY: np.array([*names, name_of(self._unlabeled_category)]),
             self.ORIGINAL_ATTR_KEY: self._original_attr_key,
             self.UNLABELED_CATEGORY: self._unlabeled_category,
         }

@@ -105,6 +105,13 @@ class Setup:
         return bool(field["data_registry"])
 
     @property
+    def columns(self) -> list[str]:
+        """All registered columns of obs."""
+        keys = ("labels_key", *CONDITION_ARGUMENTS)
+        named = [self.arguments.get(key) or () for key in keys]
+        return [n for names in named for n in ([names] if isinstance(names, str) else names)]
+
+    @property
     def condition_names(self) -> list[str]:
         """Columns of all registered conditions in obs, categorical ones first."""
         return [*self.categories, *self.continuous]

@@ -3,59 +3,47 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 from scvi.data import _constants as scvi_constants
 
-from scgmvae.checks import listed
+from scgmvae.checks import listed, listed_like
 from scgmvae.compat import named_layers
+from scgmvae.data.categories import name_of, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from scgmvae.data.matrices import Matrix
-
 logger = logging.getLogger(__name__)
 
 __all__ = [
-    "CHUNK",
-    "LARGEST",
     "check_anndata",
-    "check_categories",
     "check_columns",
     "check_continuous",
-    "check_counts",
-    "check_finite",
     "check_guide",
     "check_key_added",
     "check_labels",
     "check_layer",
     "check_n_components",
     "check_not_view",
-    "check_numeric",
     "check_obs_names",
     "check_size_factors",
-    "check_unit_interval",
     "check_var_names",
     "default_layer",
-    "refuse_counts",
     "refuse_minified",
     "rows_of",
     "unchanged_on_error",
 ]
 
-CHUNK = 10_000
-"""Number of cells that are checked at a time: a matrix on disk is never read whole."""
-
-LARGEST = 1e18
-"""Absolute value up to which the square of a value is finite in single precision."""
+NO_LABEL = ("", "na", "nan", "none", "unassigned", "unknown", "unlabeled", "unlabelled")
+"""Usual names, in small letters, of cells without a label."""
 
 
 @contextmanager
@@ -155,7 +143,7 @@ def check_columns(adata: AnnData, **keys: str | Sequence[str] | None) -> None:
             if column not in adata.obs:
                 raise KeyError(
                     f"{argument} names the obs column {column!r}, which adata.obs does not have. "
-                    f"Its columns are: {listed(list(adata.obs.columns))}."
+                    f"Its columns are: {listed_like(column, adata.obs.columns)}."
                 )
             missing = adata.obs_names[adata.obs[column].isna()]
             if len(missing):
@@ -166,29 +154,59 @@ def check_columns(adata: AnnData, **keys: str | Sequence[str] | None) -> None:
                 )
 
 
-def check_layer(adata: AnnData, layer: str | None) -> None:
-    """Raise where a named layer is missing (``KeyError``) or there is no data (``ValueError``)."""
+def check_layer(adata: AnnData, layer: str | None, of_model: bool = False) -> None:
+    """Raise where a named layer is missing (``KeyError``) or there is no data (``ValueError``).
+
+    Parameters
+    ----------
+    adata
+        The data.
+    layer
+        Name of the layer; ``None`` is X.
+    of_model
+        Whether a model reads that layer, rather than a user naming it now.
+    """
     check_anndata(adata)
     if 0 in adata.shape or (layer is None and adata.X is None):
         what = "no X" if adata.X is None else f"{adata.n_obs} cells and {adata.n_vars} genes"
         raise ValueError(
-            f"The data must have cells, genes and a matrix of values, but it has {what}. Name a "
-            "layer with layer=... if the values are in one."
+            f"The data must have cells, genes and a matrix of values, but it has {what}. "
+            + ("The model reads X." if of_model else "Values in a layer are named by layer=...")
         )
     layers = list(named_layers(adata))
-    if layer is not None and layer not in layers:
+    if layer is None or layer in layers:
+        return
+    there = f"Its layers are: {listed_like(layer, layers)}." if layers else "It has no layers."
+    if of_model:
         raise KeyError(
-            f"layer names the layer {layer!r}, which the data does not have. Its layers are: "
-            f"{listed(layers) or 'none, so leave layer out to use X'}."
+            f"The model reads the layer {layer!r}, which the data does not have. {there} Put the "
+            f"values there: adata.layers[{layer!r}] = ..."
         )
+    raise KeyError(
+        f"layer={layer!r} names no layer of the data. {there} Without layer=... X is taken."
+    )
 
 
 def check_labels(adata: AnnData, labels_key: str, unlabeled_category: str) -> None:
-    """Raise ``ValueError`` where no cell has a label."""
-    if (adata.obs[labels_key].astype(str) == str(unlabeled_category)).all():
+    """Raise ``ValueError`` where no cell has a label; warn where none seems to be without."""
+    names = set(names_of(adata.obs[labels_key]))
+    unlabeled = name_of(unlabeled_category)
+    if names == {unlabeled}:
         raise ValueError(
             f"At least one cell needs a label, but all in the obs column {labels_key!r} are "
-            f"{unlabeled_category!r}. Leave labels_key out to train without labels."
+            f"{unlabeled_category!r}. Leave out labels_key=... to train without labels."
+        )
+    if unlabeled in names:
+        return
+    like = [name for name in names if name.lower().strip() in {*NO_LABEL, unlabeled.lower()}]
+    if like or unlabeled != "unknown":
+        what = f"{listed(sorted(like))} looks like it" if like else "all cells count as labelled"
+        warnings.warn(
+            f"No cell has the unlabeled_category={unlabeled!r} in the obs column {labels_key!r}, "
+            f"where {what}. Name the value of cells without a label, as they are read for labels "
+            "of a type otherwise.",
+            UserWarning,
+            stacklevel=3,
         )
 
 
@@ -227,109 +245,6 @@ def _single_precision(column: pd.Series) -> NDArray[np.float32]:
         return values.astype(np.float32)
 
 
-def _chunks(x: Matrix) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """First row, stored values and row sums of each chunk of rows of a matrix."""
-    for first in range(0, x.shape[0], CHUNK):
-        block = x[first : first + CHUNK]
-        if sparse.issparse(block):
-            yield first, block.data, np.asarray(block.sum(axis=1)).ravel()
-        else:
-            block = np.asarray(block)
-            yield first, block, block.sum(axis=1)
-
-
-def check_numeric(x: Matrix, name: str) -> None:
-    """Raise ``ValueError`` where the matrix holds no real numbers, or masked ones."""
-    if np.ma.is_masked(x):
-        raise ValueError(
-            f"The data must be whole, but {name} has masked values. Fill them in with "
-            "numpy.ma.filled, or drop the cells or genes that have them."
-        )
-    if x.dtype.kind not in "biuf" or x.dtype.itemsize > 8:
-        raise ValueError(
-            f"The data must be real numbers of at most 64 bits, but {name} is of type {x.dtype}. "
-            "Convert it, for example by astype('float32')."
-        )
-
-
-def check_finite(x: Matrix, name: str) -> None:
-    """Raise ``ValueError`` where the matrix holds NaN, infinity or what overflows in a model."""
-    for _, values, _ in _chunks(x):
-        if not np.isfinite(values).all():
-            n_bad = int((~np.isfinite(values)).sum())
-            raise ValueError(
-                f"The data must be finite numbers, but {name} holds NaN or infinite values "
-                f"(at least {n_bad}). Replace them, or drop the cells or genes that have them."
-            )
-        largest = max(float(values.max(initial=0)), -float(values.min(initial=0)))
-        if largest > LARGEST:
-            raise ValueError(
-                f"The data must lie within ±{LARGEST:g}, because a model computes in single "
-                f"precision, but {name} holds a value of size {largest:.4g}. Scale it, or drop "
-                "the cells or genes that have such values."
-            )
-
-
-def check_counts(x: Matrix, name: str, obs_names: pd.Index, likelihood: str) -> None:
-    """Raise ``ValueError`` unless the matrix holds counts, with at least one in every cell.
-
-    Parameters
-    ----------
-    x
-        The matrix, dense, sparse or backed.
-    name
-        Name of the matrix in messages.
-    obs_names
-        Names of the rows of the matrix.
-    likelihood
-        Name of the count likelihood.
-    """
-    remedy = (
-        f"The likelihood {likelihood!r} is one of counts: name the layer that holds the raw "
-        "counts with layer=..., or model values of another kind with likelihood='gaussian'."
-    )
-    empty: list[str] = []
-    for first, values, sums in _chunks(x):
-        if values.size and values.min() < 0:
-            raise ValueError(
-                f"{name} holds negative values (smallest {values.min():.4g}), so it is no count "
-                f"matrix. {remedy}"
-            )
-        fractional = values[values != np.floor(values)]
-        if fractional.size:
-            raise ValueError(
-                f"{name} holds values that are no integers (for example {fractional[0]:.4g}; "
-                f"largest {values.max():.4g}), so it is no count matrix. {remedy}"
-            )
-        empty += list(obs_names[first : first + len(sums)][sums == 0])
-    if empty:
-        raise ValueError(
-            f"Every cell needs at least one count, but {len(empty)} have none in {name}: "
-            f"{listed(empty)}. Drop them first, for example by "
-            "scanpy.pp.filter_cells(adata, min_counts=1)."
-        )
-
-
-def refuse_counts(name: str, likelihood: str) -> None:
-    """Raise ``ValueError``: a likelihood of counts does not suit images."""
-    raise ValueError(
-        f"{name} holds bytes of images, which are no counts, but the likelihood is "
-        f"{likelihood!r}. Use 'bernoulli' or 'gaussian', or remove adata.uns['image_shape'] if "
-        "the rows are no images."
-    )
-
-
-def check_unit_interval(x: Matrix, name: str) -> None:
-    """Raise ``ValueError`` where a value lies outside [0, 1]."""
-    for _, values, _ in _chunks(x):
-        if values.size and (values.min() < 0 or values.max() > 1):
-            raise ValueError(
-                "The likelihood 'bernoulli' wants values in [0, 1], but those of "
-                f"{name} reach from {values.min():.4g} to {values.max():.4g}. Scale them, for "
-                "example by adata.X = adata.X / adata.X.max(), or use likelihood='gaussian'."
-            )
-
-
 def check_n_components(n_components: int | None, n_obs: int, n_labels: int = 0) -> None:
     """Raise ``ValueError`` unless K is ``None`` or between 1 (or the labels) and the cells."""
     if n_components is None:
@@ -337,8 +252,8 @@ def check_n_components(n_components: int | None, n_obs: int, n_labels: int = 0) 
     is_integer = isinstance(n_components, int | np.integer) and not isinstance(n_components, bool)
     if not is_integer or not 1 <= n_components <= n_obs:
         raise ValueError(
-            "n_components must be None (found from the data) or an integer from 1 to the number "
-            f"of cells ({n_obs}), but it is {n_components!r}."
+            f"n_components must be an integer from 1 to the number of cells ({n_obs}), or None, "
+            f"which finds it from the data, but it is {n_components!r}."
         )
     if n_components < n_labels:
         raise ValueError(
@@ -377,22 +292,6 @@ def check_guide(adata: AnnData, guide_key: str | None, n_components: int | None)
             "Every group of the starting partition needs a component of its own: the obs column "
             f"{guide_key!r} has {n_groups} groups but n_components={n_components}. Make a model "
             f"with at least {n_groups}, or with n_components=None."
-        )
-
-
-def check_categories(adata: AnnData, column: str, known: Sequence[object]) -> None:
-    """Raise ``ValueError`` where a column of new data holds categories the model does not know."""
-    if column not in adata.obs:
-        raise KeyError(
-            f"The model was set up with the obs column {column!r}, which the new data does not "
-            f"have. Its columns are: {listed(list(adata.obs.columns))}."
-        )
-    unseen = sorted(set(adata.obs[column].astype(str)) - {str(value) for value in known})
-    if unseen:
-        raise ValueError(
-            f"The obs column {column!r} of the new data holds categories that the model was not "
-            f"trained on: {listed(unseen)}. Known are: {listed(list(known))}. To map them to the "
-            "model, make a model of the new data with SCGMVAE.load_query_data(adata, model)."
         )
 
 

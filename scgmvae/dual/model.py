@@ -146,16 +146,20 @@ class DualVAE(Model):
         validation.check_not_view(adata)
         validation.check_obs_names(adata)
         validation.check_var_names(adata)
-        validation.check_layer(adata, layer)
+        validation.check_layer(adata, layer, of_model="source_registry" in kwargs)
         fields = [LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)]
         cls._register(adata, AnnDataManager(fields, setup_method_args), **kwargs)
 
     @classmethod
     def _check_data(
-        cls, manager: AnnDataManager, likelihood: Likelihood, image_shape: Sequence[int] | None
+        cls,
+        manager: AnnDataManager,
+        likelihood: Likelihood,
+        image_shape: Sequence[int] | None,
+        of_model: bool = False,
     ) -> None:
         """Raise unless the registered matrix suits the likelihood, with a value at every pixel."""
-        super()._check_data(manager, likelihood, image_shape)
+        super()._check_data(manager, likelihood, image_shape, of_model)
         if observed_genes(manager.adata) is not None:
             raise ValueError(
                 "The model needs every pixel that it was made with, but some are missing from the "
@@ -227,6 +231,7 @@ class DualVAE(Model):
         """
         if self.adata is None:
             raise RuntimeError("The model has no data to train on: load it with adata=...")
+        self._validate_anndata()
         seed = self._seed_of(seed)
         checks.check_whole(1, max_epochs=max_epochs, batch_size=batch_size)
         checks.check_seed(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +27,8 @@ class AnnotationMixin(NoveltyMixin):
 
         ``obsm["X_<key>"]`` mean of z, ``obsm["X_<key>_w"]`` mean of w, ``obsm["<key>_proba"]``
         probabilities of the clusters, ``obs["<key>"]`` the most probable one (categorical),
-        ``obs["<key>_fine"]`` the most probable component, once components were merged to clusters
-        (without merging clusters are components),
+        ``obs["<key>_fine"]`` the most probable component of that cluster, once components were
+        merged to clusters (without merging clusters are components),
         ``obs["<key>_novelty"]`` how unlike the training cells the cell is (:meth:`get_novelty`),
         ``obs["<key>_confidence"]`` the probability of its cluster, which falls to 0 from novelty
         0.99 to 1 because such cells fit no component, ``uns["<key>"]`` settings, versions and
@@ -55,10 +56,33 @@ class AnnotationMixin(NoveltyMixin):
         (300, 10)
         """
         self._check_if_trained(warn=False)
-        given = self.adata if adata is None else adata
-        target = self._anndata_of(given, vars(self), to_write=True)
+        if adata is None:
+            target = self._validate_anndata()
+        else:
+            target = self._anndata_of(adata, vars(self), to_write=True)
         validation.check_key_added(self._setup.arguments, key_added)
-        self._write_annotation(target, self._posteriors(target), key_added)
+        posteriors = self._posteriors(target)
+        if target is self.adata:
+            self._write_to_own_data(posteriors, key_added)
+        else:
+            self._write_annotation(target, posteriors, key_added)
+
+    def _write_to_own_data(
+        self, posteriors: dict[str, NDArray], key_added: str = "scgmvae"
+    ) -> None:
+        """Write results into the model's data, and into what they are a copy of, if anything."""
+        self._write_annotation(self.adata, posteriors, key_added)
+        if self._given is None:
+            return
+        if self._given.n_obs == self.adata.n_obs:
+            self._write_annotation(self._given, posteriors, key_added)
+        else:
+            warnings.warn(
+                "The AnnData that was given has other cells by now, so the results are in "
+                "model.adata alone.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _write_annotation(
         self, target: AnnData, posteriors: dict[str, NDArray], key_added: str = "scgmvae"
@@ -72,7 +96,7 @@ class AnnotationMixin(NoveltyMixin):
             clusters = pd.Categorical.from_codes(proba.argmax(1), list(self.cluster_names))
             target.obs[key_added] = clusters.remove_unused_categories()
             if self.component_clusters_ is not None:
-                component = posteriors["log_proba"].argmax(1)
+                component = self._clustering.component_of(posteriors["log_proba"])
                 fine = pd.Categorical.from_codes(component, list(self.component_names))
                 target.obs[f"{key_added}_fine"] = fine.remove_unused_categories()
             target.obs[f"{key_added}_confidence"] = self._confidence(proba, novelty)

@@ -10,6 +10,7 @@ import torch
 
 from scgmvae.clustering.merging import bhattacharyya
 from scgmvae.data import validation
+from scgmvae.data.categories import name_of, names_of
 from scgmvae.model.annotation import AnnotationMixin
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class ComponentsMixin(AnnotationMixin):
         """Means and standard deviations of the components at draws of w and c, (S, K, L)."""
         if self.adata is None:
             raise RuntimeError("The model has no data to draw conditions from: load it with some.")
+        self._validate_anndata()
         self.module.eval()
         rows = np.sort(np.random.default_rng(0).integers(self.adata.n_obs, size=N_DRAWS))
         (tensors,) = self._make_data_loader(self.adata, indices=rows, batch_size=N_DRAWS)
@@ -107,12 +109,13 @@ class ComponentsMixin(AnnotationMixin):
         self._check_mixture()
         source = self._validate_anndata(adata)
         validation.check_columns(source, labels_key=labels_key)
-        proba = np.exp(self._posteriors(source)["log_proba"])
-        n_components = proba.shape[1]
-        component = proba.argmax(1)
+        log_proba = self._posteriors(source)["log_proba"]
+        component = self._clustering.component_of(log_proba)
+        proba, n_components = np.exp(log_proba), log_proba.shape[1]
         n_cells = np.bincount(component, minlength=n_components)
         share = n_cells / len(proba)
-        confidence = pd.Series(proba.max(1)).groupby(component).mean()
+        of_own = proba[np.arange(len(proba)), component]
+        confidence = pd.Series(of_own).groupby(component).mean()
         clusters = self.component_clusters_
         if clusters is None:
             clusters = np.arange(n_components)
@@ -158,9 +161,9 @@ class ComponentsMixin(AnnotationMixin):
     def _known_labels(self, adata: AnnData, labels_key: str) -> pd.Series:
         """Label of each cell as a string, None where it has none."""
         labels = adata.obs[labels_key].astype(object)
-        labels = labels.where(labels.isna(), labels.astype(str))
+        labels = labels.where(labels.isna(), names_of(labels))
         if labels_key == self._setup.labels_key:
-            unlabeled = str(self._setup.arguments["unlabeled_category"])
+            unlabeled = name_of(self._setup.arguments["unlabeled_category"])
             labels = labels.where(labels != unlabeled, None)
         return labels
 

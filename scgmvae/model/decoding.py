@@ -10,7 +10,7 @@ from scvi import REGISTRY_KEYS
 from torch import Tensor
 
 from scgmvae import checks
-from scgmvae.data import validation
+from scgmvae.data import matrix_checks
 from scgmvae.data.conditions import resolved
 from scgmvae.model.merging import MergingMixin
 
@@ -103,13 +103,13 @@ class DecodingMixin(MergingMixin):
         self._check_if_trained(warn=False)
         checks.check_positive(library_size=library_size)
         z = np.asarray(z)
-        validation.check_numeric(z, "z")
+        matrix_checks.check_numeric(z, "z")
         if z.ndim != 2 or z.shape[1] != self.module.n_latent:
             raise ValueError(
                 f"z must have shape (n, {self.module.n_latent}), one column per dimension of the "
                 f"latent, but it has shape {z.shape}."
             )
-        validation.check_finite(z, "z")
+        matrix_checks.check_finite(z, "z")
         z = z.astype(np.float32)
         self.module.eval()
         parts = []

@@ -5,9 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pandas as pd
 from scvi.model.base import RNASeqMixin
 
 from scgmvae.data import validation
+from scgmvae.data.groups import groups_to_compare
 from scgmvae.distributions.likelihoods import FAMILIES
 from scgmvae.model.base import Model
 from scgmvae.model.seeded import seeded
@@ -15,8 +18,6 @@ from scgmvae.model.seeded import seeded
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy as np
-    import pandas as pd
     from anndata import AnnData
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
@@ -27,7 +28,52 @@ __all__ = ["ExpressionMixin"]
 class ExpressionMixin(Model, RNASeqMixin):
     """Normalised expression, predictive samples, parameters of p(x|z,c), correlated genes."""
 
-    differential_expression = seeded(RNASeqMixin.differential_expression)
+    @partial(seeded, original=RNASeqMixin.differential_expression)
+    def differential_expression(
+        self,
+        adata: AnnData | None = None,
+        groupby: str | None = None,
+        group1: object = None,
+        group2: object = None,
+        idx1: ArrayLike | str | None = None,
+        idx2: ArrayLike | str | None = None,
+        **kwargs: object,
+    ) -> pd.DataFrame:
+        """Differential expression as in scvi-tools, between groups that are known to have cells.
+
+        Parameters
+        ----------
+        adata
+            Data with the genes of the model; ``None`` is the model's own.
+        groupby
+            obs column of the groups to compare, for example ``"scgmvae"``.
+        group1
+            Group, or list of groups, of that column; ``None`` is each group that has cells.
+        group2
+            Group that each of them is compared with; ``None`` is all other cells.
+        idx1, idx2
+            Cells to compare in place of groups: their numbers, masks, or queries of obs.
+        **kwargs
+            Further arguments of
+            :meth:`scvi.model.base.RNASeqMixin.differential_expression`.
+
+        Returns
+        -------
+        DataFrame, one row per gene and comparison.
+
+        Raises
+        ------
+        KeyError
+            If there is no such obs column.
+        ValueError
+            If neither groups nor cells are named, or some have no cells.
+        """
+        adata = self._validate_anndata(adata)
+        if idx1 is None:
+            group1, group2 = groups_to_compare(adata, groupby, group1, group2)
+        return super().differential_expression(
+            adata, groupby, group1, group2, idx1, idx2, **kwargs
+        )
 
     @partial(seeded, original=RNASeqMixin.get_normalized_expression)
     def get_normalized_expression(
@@ -69,7 +115,7 @@ class ExpressionMixin(Model, RNASeqMixin):
             adata = self._validate_anndata(adata)
             indices = validation.rows_of(adata, indices)
         # BaseModelClass has a method of this name as well, which comes first
-        return RNASeqMixin.get_normalized_expression(
+        expression = RNASeqMixin.get_normalized_expression(
             self,
             adata,
             indices,
@@ -81,6 +127,12 @@ class ExpressionMixin(Model, RNASeqMixin):
             dataloader=dataloader,
             **kwargs,
         )
+        if gene_list is None:
+            return expression
+        places = self._places_of(gene_list)
+        if isinstance(expression, pd.DataFrame):
+            return expression.iloc[:, places]
+        return expression[..., places]
 
     @partial(seeded, original=RNASeqMixin.posterior_predictive_sample)
     def posterior_predictive_sample(
@@ -115,7 +167,7 @@ class ExpressionMixin(Model, RNASeqMixin):
             If cells, genes or batches are chosen together with ``dataloader``.
         """
         self._check_choice(dataloader, indices, transform_batch, gene_list)
-        return super().posterior_predictive_sample(
+        counts = super().posterior_predictive_sample(
             adata,
             indices,
             transform_batch,
@@ -125,6 +177,12 @@ class ExpressionMixin(Model, RNASeqMixin):
             dataloader,
             **kwargs,
         )
+        return counts if gene_list is None else counts[:, self._places_of(gene_list)]
+
+    def _places_of(self, gene_list: Sequence[str]) -> NDArray[np.integer]:
+        """Places of genes in what scvi-tools returns: each gene once, in the model's order."""
+        names = self.get_var_names()
+        return pd.Index(names[np.isin(names, gene_list)]).get_indexer(list(gene_list))
 
     def _check_choice(
         self,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scgmvae import checks
 from scgmvae.data import validation
+from scgmvae.data.categories import name_of, names_of
 from scgmvae.data.conditions import (
     Condition,
     columns_of,
@@ -161,8 +162,8 @@ class GenerationMixin(DecodingMixin):
             Number of cells.
         component
             Label, or name of a cluster or component (:attr:`cluster_names`,
-            :attr:`component_names`), or the number of a component, counted from 0 in the order of
-            their names; ``None`` draws the component of each cell.
+            :attr:`component_names`), where 3 stands for ``"3"``; ``None`` draws the component of
+            each cell.
         conditions
             obs column of a registered condition → its value; ``None`` draws the conditions of each
             cell.
@@ -203,6 +204,7 @@ class GenerationMixin(DecodingMixin):
             raise RuntimeError(
                 "The model has no data to draw library sizes from: load it with some."
             )
+        self._validate_anndata()
         given = resolved(conditions or {}, self._setup)
         components = self._components_to_draw(component)
         rows = self._rows_to_draw(n, component, components, given, seed)
@@ -233,7 +235,7 @@ class GenerationMixin(DecodingMixin):
             self._check_mixture()
         if not self.module.mixture_started:
             return np.zeros(self.adata.n_obs, dtype=np.int64)
-        components = self._posteriors()["log_proba"].argmax(1)
+        components = self._clustering.component_of(self._posteriors()["log_proba"])
         labels = label_codes(self.adata_manager)
         return np.where(labels >= 0, labels, components)
 
@@ -254,8 +256,8 @@ class GenerationMixin(DecodingMixin):
             wanted = np.isin(components, self._components_meant(component, components))
         for condition in conditions:
             if condition.categories is not None:
-                has_value = self.adata.obs[condition.column].astype(str).to_numpy()
-                has_value = has_value == str(condition.categories[int(condition.code)])
+                value = name_of(condition.categories[int(condition.code)])
+                has_value = names_of(self.adata.obs[condition.column]) == value
                 if (wanted & has_value).any():
                     wanted &= has_value
         return np.random.default_rng(seed).choice(np.flatnonzero(wanted), size=n)
@@ -263,28 +265,23 @@ class GenerationMixin(DecodingMixin):
     def _components_meant(
         self, component: str | int, components: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Numbers of the components that have a name, a number, or the name of their cluster."""
+        """Numbers of the components that have a name, or the name of their cluster."""
         names, cluster_names = self.component_names, self.cluster_names
-        used = names[np.unique(components)]
-        is_number = isinstance(component, int | np.integer) and not isinstance(component, bool)
-        if is_number and component in range(len(names)):
-            numbers = np.array([component])
-        elif isinstance(component, str) and component in names:
-            numbers = np.flatnonzero(names == component)
-        elif isinstance(component, str) and component in cluster_names:
-            cluster = np.flatnonzero(cluster_names == component)
-            numbers = np.flatnonzero(self.component_clusters_ == cluster)
+        used, name = names[np.unique(components)], name_of(component)
+        if name in names:
+            numbers = np.flatnonzero(names == name)
+        elif name in cluster_names:
+            numbers = np.flatnonzero(self.component_clusters_ == list(cluster_names).index(name))
         else:
-            merged = [str(name) for name in cluster_names if name not in names]
+            merged = [str(other) for other in cluster_names if other not in names]
             raise ValueError(
-                f"component must be a number below {len(names)} or one of the names "
-                f"{checks.listed([*merged, *names])}, but it is {component!r}."
+                f"component must be a cluster or component of the model, but it is {component!r}. "
+                f"Its names are: {checks.listed_like(name, [*merged, *names])}."
             )
         if not np.isin(components, numbers).any():
             raise ValueError(
-                "component must have cells in the training data, but "
-                f"{_asked_for(component, names)!r} is empty. Those with cells are: "
-                f"{checks.listed(list(used))}."
+                f"component must have cells in the training data, but {name!r} is empty. Those "
+                f"with cells are: {checks.listed(list(used))}."
             )
         return numbers
 
@@ -335,8 +332,3 @@ class GenerationMixin(DecodingMixin):
         """p(x|z,c) at the latents of outputs of inference, under the conditions of a minibatch."""
         inputs = self.module._get_generative_input(tensors, outputs)
         return self.module.generative(**inputs)["px"]
-
-
-def _asked_for(component: str | int, names: NDArray[np.str_]) -> str:
-    """Name of a component that was asked for by its name or number."""
-    return component if isinstance(component, str) else str(names[component])

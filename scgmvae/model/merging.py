@@ -108,7 +108,7 @@ class MergingMixin(ComponentsMixin):
         validation.check_key_added(self._setup.arguments)
         posteriors = self._posteriors()
         tree = self._merge(posteriors, n, threshold, method)
-        self._write_annotation(self.adata, posteriors)
+        self._write_to_own_data(posteriors)
         return tree
 
     def _merge(

@@ -65,10 +65,10 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
     def component_names(self) -> NDArray[np.str_]:
         """Names of the K components: label names where they carry labels, else numbers.
 
-        Components that were merged have their cluster's name and a number in it: cluster ``"3"``
-        has ``"3.0"`` and ``"3.1"``. Those that were dropped are ``"dropped.0"`` and so on.
-        A number is left out if it is itself a label, or if a label looks like the name of a part
-        of it, as the label ``"3.1"`` does for 3.
+        Components that were merged have their cluster's name and a letter: cluster ``"3"`` has
+        ``"3a"`` and ``"3b"``. Those that were dropped are ``"dropped_a"`` and so on. A number is
+        left out if it is itself a label, or if a label looks like the name of a part of it, as
+        the label ``"3b"`` does for 3.
         """
         return self._clustering.component_names
 
@@ -269,8 +269,8 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         dataloader
             Minibatches to use in place of ``adata``.
         components
-            Whether to predict among all K components. A model without labels does so anyway, as
-            long as none of them were merged.
+            Whether to predict among all K components: the most probable one of the cell's cluster.
+            A model without labels does so anyway, as long as none of them were merged.
 
         Returns
         -------
@@ -301,6 +301,8 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
             indices = validation.rows_of(adata, indices)
         logits = self._posteriors(adata, indices, batch_size, dataloader)["log_proba"]
         names = self.component_names
+        if components and not soft:
+            return names[self._clustering.component_of(logits)]
         if not components:
             logits, names = self._clustering.log_proba(logits), self.cluster_names
             # labels are the first clusters

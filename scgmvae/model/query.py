@@ -48,7 +48,7 @@ class QueryMixin(MergingMixin):
             label, or with one that the reference does not know, count as unlabelled; so do
             all cells if the column of labels is missing. Genes are put into the reference's order,
             in a copy; up to 20 % can be missing and are then treated as unobserved, with a
-            warning.
+            warning. Results are written into ``adata`` and into the copy.
         reference_model
             The trained reference, or the folder that it was saved in.
         inplace_subset_query_vars
@@ -99,7 +99,8 @@ class QueryMixin(MergingMixin):
             validation.check_not_view(adata)
             cls.prepare_query_anndata(adata, reference)
         adata = cls._anndata_of(adata, vars(reference), to_write=True)
-        adata = match_genes(adata, reference.get_var_names())
+        given = adata
+        adata = match_genes(given, reference.get_var_names())
         with validation.unchanged_on_error(adata):
             cls.setup_anndata(
                 adata,
@@ -113,6 +114,7 @@ class QueryMixin(MergingMixin):
                 settings |= group
             model = cls(**settings)
         model._take_from(reference)
+        model._given = None if adata is given else given
         return model
 
     @classmethod

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from scvi import REGISTRY_KEYS
+import numpy as np
 from scvi.data import AnnDataManager
 from scvi.data import _constants as scvi_constants
 from scvi.data._utils import _assign_adata_uuid, _check_if_view
 from scvi.model.base import BaseModelClass
 
-from scgmvae.data import validation
+from scgmvae.data import matrix_checks, validation
+from scgmvae.data.categories import check_categories
+from scgmvae.data.fingerprint import change_of, remember
 from scgmvae.data.genes import match_genes
 from scgmvae.data.images import check_same_shape, pixel_scale
 from scgmvae.data.minibatches import MinibatchLoader
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from anndata import AnnData
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class Registration(BaseModelClass):
     _adata_manager: AnnDataManager | None
     _matched: AnnData | None = None
     """The last copy that was made to bring new data to the model's genes."""
+    _given: AnnData | None = None
+    """What a user has passed, where the model's own data are a copy of it with its genes."""
 
     @property
     def _setup(self) -> Setup:
@@ -84,6 +87,7 @@ class Registration(BaseModelClass):
             if cls._original_of(adata) is not None:
                 _assign_adata_uuid(adata, overwrite=True)
             manager.register_fields(adata, **kwargs)
+        remember(manager)
         cls.register_manager(manager)
 
     @classmethod
@@ -95,35 +99,50 @@ class Registration(BaseModelClass):
 
     @classmethod
     def _set_up_if_needed(cls, adata: AnnData) -> None:
-        """Register data that was not set up: a copy like its original, others with defaults."""
+        """Register data with defaults, or anew like its original, or as it was before a change."""
         validation.check_not_view(adata)
-        if adata.uns.get(scvi_constants._SCVI_UUID_KEY) not in cls._setup_adata_manager_store:
+        manager = cls._setup_adata_manager_store.get(adata.uns.get(scvi_constants._SCVI_UUID_KEY))
+        if manager is None:
             cls.setup_anndata(adata, layer=validation.default_layer(adata))
-            return
-        original = cls._original_of(adata)
-        if original is not None:
+        elif manager.adata is not adata:
             logger.info("The AnnData is a copy of one that was set up; it is set up alike.")
-            cls.setup_anndata(adata, **Setup(original.registry).arguments)
+            cls.setup_anndata(adata, **Setup(manager.registry).arguments)
+        elif (change := change_of(manager)) is not None:
+            logger.info("The AnnData is set up anew because %s.", change.what)
+            cls.setup_anndata(adata, **Setup(manager.registry).arguments)
 
     @classmethod
     def _check_data(
-        cls, manager: AnnDataManager, likelihood: Likelihood, image_shape: Sequence[int] | None
+        cls,
+        manager: AnnDataManager,
+        likelihood: Likelihood,
+        image_shape: Sequence[int] | None,
+        of_model: bool = False,
     ) -> None:
-        """Raise unless the registered matrix suits the likelihood and the shape of the images."""
+        """Raise unless the registered matrix suits the likelihood and the shape of the images.
+
+        Parameters
+        ----------
+        manager
+            Manager of the data.
+        likelihood, image_shape
+            Settings of the module.
+        of_model
+            Whether the data are new ones of a model, which is set up already.
+        """
         check_same_shape(manager, image_shape)
-        x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        where = manager.data_registry[REGISTRY_KEYS.X_KEY]
-        name = "adata.X" if where.attr_name == "X" else f"adata.layers[{where.attr_key!r}]"
-        validation.check_numeric(x, name)
+        layer = Setup(manager.registry).layer
+        x, name = matrix_checks.matrix_of(manager.adata, layer)
+        matrix_checks.check_numeric(x, name)
         if pixel_scale(manager) != 1:  # bytes, which are finite and stand for values in [0, 1]
             if likelihood in COUNT_LIKELIHOODS:
-                validation.refuse_counts(name, likelihood)
+                matrix_checks.refuse_counts(name, likelihood)
             return
-        validation.check_finite(x, name)
+        matrix_checks.check_finite(x, name)
         if likelihood in COUNT_LIKELIHOODS:
-            validation.check_counts(x, name, manager.adata.obs_names, likelihood)
+            matrix_checks.check_counts(manager.adata, layer, likelihood, of_model)
         elif likelihood == "bernoulli":
-            validation.check_unit_interval(x, name)
+            matrix_checks.check_unit_interval(x, name)
 
     # ------------------------------------------------------------------- new data of a model
 
@@ -134,9 +153,11 @@ class Registration(BaseModelClass):
 
     @adata.setter
     def adata(self, adata: AnnData) -> None:
+        given = self._anndata_of(adata, vars(self))
         # this is a copy if the data have other genes, or in another order
-        validated = self._validate_anndata(self._anndata_of(adata, vars(self)))
+        validated = self._validate_anndata(given)
         BaseModelClass.adata.fset(self, validated)
+        self._given = None if validated is given else given
 
     def _make_data_loader(
         self, adata: AnnData, indices: ArrayLike | None = None, *args: Any, **kwargs: Any
@@ -177,6 +198,16 @@ class Registration(BaseModelClass):
         else:
             self.adata_manager.view_registry(hide_state_registries)
 
+    def get_var_names(self, legacy_mudata_format: bool = False) -> NDArray[np.str_]:
+        """Names of the genes in the order in which the model reads them, (G,).
+
+        Parameters
+        ----------
+        legacy_mudata_format
+            Without effect: a model reads one AnnData.
+        """
+        return np.asarray(self._setup.gene_names)
+
     def _validate_anndata(
         self, adata: AnnData | None = None, copy_if_view: bool = True
     ) -> AnnData:
@@ -185,7 +216,10 @@ class Registration(BaseModelClass):
             raise RuntimeError("The model was loaded without data: pass the data to read.")
         if adata is not None:
             adata = self._anndata_of(adata, vars(self))
-        if adata is None or adata is self.adata or self._knows(adata):
+        if adata is None or adata is self.adata:
+            self._check_own_data()
+            return super()._validate_anndata(None, copy_if_view)
+        if self._knows(adata):
             return super()._validate_anndata(adata, copy_if_view)
         given = adata
         adata = match_genes(given, self.get_var_names())
@@ -194,21 +228,17 @@ class Registration(BaseModelClass):
         with (
             self._registers_unchanged_on_error(),
             validation.unchanged_on_error(adata),
-            warnings.catch_warnings(),
         ):
-            # the data are read, not trained on
-            warnings.filterwarnings("ignore", message="Category .* has fewer than 3 cells")
             if self._is_copy(adata):
                 _assign_adata_uuid(adata, overwrite=True)
             if self.adata_manager is not None:
                 manager = self.adata_manager.transfer_fields(adata)
                 self._register_manager_for_instance(manager)
             adata = super()._validate_anndata(adata, copy_if_view)
-            self._check_data(
-                self.get_anndata_manager(adata, required=True),
-                self._module_kwargs["likelihood"],
-                self._module_kwargs["image_shape"],
-            )
+            manager = self.get_anndata_manager(adata, required=True)
+            kinds = self._module_kwargs["likelihood"], self._module_kwargs["image_shape"]
+            self._check_data(manager, *kinds, of_model=True)
+            remember(manager)
         if adata is not given:
             self._forget_matched()
             self._matched = adata
@@ -218,14 +248,14 @@ class Registration(BaseModelClass):
         """Raise if new data lack the layer or a column of the set-up, or do not suit it."""
         setup = self._setup
         validation.check_obs_names(adata)
-        validation.check_layer(adata, setup.layer)
+        validation.check_layer(adata, setup.layer, of_model=True)
         # apart from the layer, the arguments depend on the class of the model
         columns = {k: v for k, v in setup.arguments.items() if k in CONDITION_ARGUMENTS}
         validation.check_columns(adata, **columns)
         validation.check_size_factors(adata, columns.get("size_factor_key"))
         validation.check_continuous(adata, columns.get("continuous_covariate_keys"))
         for column, known in setup.categories.items():
-            validation.check_categories(adata, column, known)
+            check_categories(adata, column, known)
 
     @contextmanager
     def _registers_unchanged_on_error(self) -> Iterator[None]:
@@ -261,6 +291,33 @@ class Registration(BaseModelClass):
         return any(manager.adata is not adata for manager in managers)
 
     def _knows(self, adata: AnnData) -> bool:
-        """Whether this very object was registered with this model before."""
+        """Whether this very object was registered with this model, and is as it was then."""
         managers = self._per_instance_manager_store.get(self.id, {})
-        return any(manager.adata is adata for manager in managers.values())
+        manager = managers.get(adata.uns.get(scvi_constants._SCVI_UUID_KEY))
+        return manager is not None and manager.adata is adata and change_of(manager) is None
+
+    def _check_own_data(self) -> None:
+        """Raise if the model's own data were changed in place; put right what can be.
+
+        Raises
+        ------
+        ValueError
+            If they have other cells, genes, values or registered columns.
+        """
+        manager, uns = self.adata_manager, self.adata.uns
+        uns[scvi_constants._SCVI_UUID_KEY] = manager.adata_uuid
+        fields = [f for f in manager.data_registry.values() if f.attr_name in ("obs", "obsm")]
+        is_whole = all(f.attr_key in getattr(self.adata, f.attr_name) for f in fields)
+        if not is_whole or scvi_constants._MANAGER_UUID_KEY not in uns:
+            uns[scvi_constants._MANAGER_UUID_KEY] = None  # scvi-tools then registers them again
+        change = change_of(manager)
+        if change is None:
+            return
+        if not change.is_order:
+            raise ValueError(
+                f"The model's AnnData was changed after it was set up: {change.what}. "
+                f"{change.remedy}"
+            )
+        given = self.adata
+        self.adata = match_genes(given, self._setup.gene_names)
+        self._given = given

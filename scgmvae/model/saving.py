@@ -12,7 +12,6 @@ import anndata
 from anndata import AnnData
 from mudata import MuData
 from scvi.data import AnnDataManager
-from scvi.model._utils import parse_device_args
 from scvi.model.base._save_load import _initialize_model, _validate_var_names
 
 from scgmvae.data.genes import match_genes
@@ -20,6 +19,7 @@ from scgmvae.data.registry import Setup
 from scgmvae.data.validation import unchanged_on_error
 from scgmvae.io.model_files import DATA_FILE, PICKLE, Saved, check_there, read, write
 from scgmvae.model.registration import Registration
+from scgmvae.train.devices import device_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,6 +104,7 @@ class Saving(Registration):
             raise ValueError("save_anndata=True needs data, but this model was loaded without.")
         write_data = None
         if save_anndata:
+            self._validate_anndata()  # data that were changed could not be loaded with the model
             write_data = partial(self.adata.write_h5ad, **anndata_write_kwargs)
         self._write_files(folder, prefix, self._attributes(), write_data=write_data)
 
@@ -148,7 +149,8 @@ class Saving(Registration):
             where they are in another. ``None`` takes the data saved with the model, if any;
             ``False`` takes none.
         accelerator, device
-            Where to put the model, as in Lightning; ``"auto"`` takes a GPU where there is one.
+            Where to put the model, as in Lightning, or the name of a device, as ``"cuda:0"``;
+            ``"auto"`` takes a GPU where there is one.
         prefix
             Prefix of the files' names.
         allow_pickle
@@ -180,9 +182,7 @@ class Saving(Registration):
         check_there(folder, prefix)
         if kwargs:
             raise TypeError(f"load got arguments that it does not have: {', '.join(kwargs)}.")
-        _, _, target = parse_device_args(
-            accelerator, device, return_device="torch", validate_single_device=True
-        )
+        target = device_of(accelerator, device)
         saved = read(folder, prefix, cls.__name__, {DATA_FILE} if adata is None else set())
         if is_given:
             adata = cls._anndata_of(adata, saved.attributes)
@@ -198,9 +198,12 @@ class Saving(Registration):
         if not isinstance(adata, AnnData):
             adata = None
         else:
-            adata = match_genes(adata, Setup(saved.attributes["registry_"]).gene_names)
+            given = adata
+            adata = match_genes(given, Setup(saved.attributes["registry_"]).gene_names)
             _validate_var_names(adata, saved.var_names)
         model = cls._of_files(saved, adata)
+        if adata is not None and adata is not given:
+            model._given = given
         model.to_device(target)
         return model
 

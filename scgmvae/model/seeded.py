@@ -20,11 +20,12 @@ from torch import Tensor
 
 from scgmvae import checks
 from scgmvae.data import validation
+from scgmvae.data.categories import name_of
 from scgmvae.data.minibatches import stacked
 from scgmvae.model.registration import Registration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from anndata import AnnData
     from numpy.typing import ArrayLike
@@ -36,6 +37,9 @@ T = TypeVar("T")
 is_drawing = ContextVar("is_drawing", default=False)
 
 NUMBERS = ("n_samples", "n_samples_overall", "n_mc_samples", "n_mc_samples_per_pass")
+
+
+BATCHES = ("transform_batch", "batchid1", "batchid2")
 
 
 @contextmanager
@@ -80,6 +84,9 @@ def seeded(method: Callable[..., T], original: Callable[..., T] | None = None) -
         checks.check_seed(seed)
         given = _by_name(positions.bind(self, *args, **kwargs))
         _check_arguments(self, known.bind(**given).arguments)
+        for name in BATCHES:
+            if given.get(name) is not None:
+                given[name] = _batches(self, name, given[name])
         if given.get("dataloader") is not None:
             given["dataloader"] = self._minibatches(given["dataloader"])
         self.module.eval()
@@ -118,16 +125,9 @@ def _check_arguments(model: Registration, given: Mapping[str, Any]) -> None:
             model._check_weighted(given.get("dataloader"))
     if given.get("gene_list") is not None:
         _check_genes(given["gene_list"], model.get_var_names())
-    keys = {name: given[name] for name in ("groupby", "sample_key") if name in given}
-    if keys:
-        adata = model._validate_anndata(given.get("adata"))
-        validation.check_columns(adata, **keys)
-        for name in ("group1", "group2"):
-            if given.get(name) is not None:
-                _check_groups(adata, keys["groupby"], name, given[name])
 
 
-def _check_genes(genes: Sequence[str], known: Sequence[str]) -> None:
+def _check_genes(genes: Sequence[str], known: Iterable[str]) -> None:
     """Raise unless all genes of a list are the model's."""
     if isinstance(genes, str) or not len(genes):
         raise ValueError(f"gene_list must be a list of genes, but it is {genes!r}.")
@@ -136,16 +136,30 @@ def _check_genes(genes: Sequence[str], known: Sequence[str]) -> None:
         raise KeyError(f"gene_list has genes that the model lacks: {checks.listed(unknown)}.")
 
 
-def _check_groups(adata: AnnData, groupby: str, name: str, groups: str | Sequence[str]) -> None:
-    """Raise ``ValueError`` unless all groups have cells."""
-    groups = [groups] if isinstance(groups, str) else list(groups)
-    known = adata.obs[groupby].astype(str) if len(groups) else ()
-    unknown = {str(group) for group in groups} - set(known)
+def _batches(model: Registration, name: str, asked: Any) -> list[object]:
+    """Batches as they are registered, of those that an argument names.
+
+    Raises
+    ------
+    ValueError
+        If the model was set up without batches, or does not know one of them.
+    """
+    column = model._setup.arguments.get("batch_key")
+    if column is None:
+        raise ValueError(
+            f"{name} names batches, but the model was set up without. Leave it out, or register "
+            "an obs column with batch_key=..."
+        )
+    known = {name_of(value): value for value in model._setup.categories[column]}
+    names = [asked] if np.ndim(asked) == 0 else list(asked)
+    unknown = [value for value in names if value is not None and name_of(value) not in known]
     if unknown:
         raise ValueError(
-            f"{name} must name groups in the obs column {groupby!r}, but "
-            f"{checks.listed(sorted(unknown))} has no cells."
+            f"{name} must name batches of the obs column {column!r} that the model was trained "
+            f"on, but {checks.listed(unknown)} is none. Known are: "
+            f"{checks.listed_like(unknown[0], known)}."
         )
+    return [None if value is None else known[name_of(value)] for value in names]
 
 
 class Seeded(Registration):

@@ -9,14 +9,13 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data import _constants as scvi_constants
 from scvi.data.fields import (
-    CategoricalJointObsField,
-    CategoricalObsField,
     LayerField,
     NumericalJointObsField,
     NumericalObsField,
 )
 
 from scgmvae.data import validation
+from scgmvae.data.categories import CategoricalField, CategoricalFields, check_categories
 from scgmvae.data.datamodules import (
     Layout,
     cells_of_categories,
@@ -98,7 +97,7 @@ class SetupMixin(Model):
         validation.check_not_view(adata)
         validation.check_obs_names(adata)
         validation.check_var_names(adata)
-        validation.check_layer(adata, layer)
+        validation.check_layer(adata, layer, of_model="source_registry" in kwargs)
         source = kwargs.get("source_registry")  # given where a saved model is loaded
         validation.check_columns(
             adata,
@@ -112,9 +111,9 @@ class SetupMixin(Model):
         validation.check_continuous(adata, continuous_covariate_keys)
         if source is not None and not kwargs.get("extend_categories"):
             for column, known in Setup(source).categories.items():
-                validation.check_categories(adata, column, known)
+                check_categories(adata, column, known)
         if labels_key is None:
-            labels = CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, None)
+            labels = CategoricalField(REGISTRY_KEYS.LABELS_KEY, None)
         else:
             if source is None:
                 validation.check_labels(adata, labels_key, unlabeled_category)
@@ -122,10 +121,10 @@ class SetupMixin(Model):
         fields = [
             # Which data are valid depends on the likelihood, which the constructor knows.
             LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
-            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+            CategoricalField(REGISTRY_KEYS.BATCH_KEY, batch_key),
             labels,
             NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
-            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
+            CategoricalFields(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
             NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
         ]
         cls._register(adata, AnnDataManager(fields, setup_method_args), **kwargs)
@@ -154,7 +153,7 @@ class SetupMixin(Model):
         """The registry that an AnnData would have, and components of the data module's labels."""
         cells, arguments = cells_of_categories(registry)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Category .* has fewer than 3 cells")
+            warnings.filterwarnings("ignore", message="The obs column .* has fewer than 3 cells")
             cls.setup_anndata(cells, **arguments)
         uuid = cells.uns[scvi_constants._SCVI_UUID_KEY]
         made = cls._setup_adata_manager_store.pop(uuid).registry

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import warnings
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -266,6 +267,8 @@ class TrainingMixin(StartMixin):
             )
         elif self.adata is None:
             raise RuntimeError("The model has no data to train on: load it with adata=...")
+        else:
+            self._validate_anndata()
         if not any(parameter.requires_grad for parameter in self.module.parameters()):
             raise ValueError(
                 "A query trains the weights of its new batches or other new categories, but this "
@@ -328,19 +331,20 @@ class TrainingMixin(StartMixin):
         if folders.is_new:
             check_new_folder(folders.target)
         state = training.saved and training.saved.training
-
-        def save(folder: Path, attributes: dict[str, Any], state: dict[str, Any]) -> None:
-            self._write_files(folder, "", attributes, training=state)
-
         return Checkpoints(
             folders.target,
             folders.every() if state is None else folders.every(state["every"]),
-            save=save,
+            save=self._write_checkpoint,
             attributes=self._attributes,
             training=training.kept(),
             data=self._fingerprint(training.request),
             state=state,
         )
+
+    def _write_checkpoint(
+        self, folder: Path, attributes: dict[str, Any], state: dict[str, Any]
+    ) -> None:
+        self._write_files(folder, "", attributes, training=state)
 
     # ------------------------------------------------------------------------- what is run
 
@@ -476,10 +480,17 @@ class TrainingMixin(StartMixin):
         is_new = self.mixture_started_ and not training.goes_on
         if is_new and finds_k and not self._setup.label_names:
             self._merge(posteriors)
+            if len(self.cluster_names) == 1:
+                warnings.warn(
+                    f"One cluster was found: the {self.adata.n_obs:,} cells seem to be of one "
+                    "type, or too few to tell types apart. n_components=... asks for a number.",
+                    UserWarning,
+                    stacklevel=3,
+                )
         self._model_summary_string = self._summary()
         if self.module.mixture_started and self.reference_categories_ is None:
             trained = posteriors
             if len(rows) < self.adata.n_obs:
                 trained = {name: values[rows] for name, values in posteriors.items()}
             self._remember_training_cells(trained)
-        self._write_annotation(self.adata, posteriors)
+        self._write_to_own_data(posteriors)

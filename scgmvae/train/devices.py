@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from scvi.model._utils import parse_device_args
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from scgmvae.module.cgmvae import CGMVAE
 
-__all__ = ["check_devices", "start_on_all", "strategy_for"]
+__all__ = ["check_devices", "device_of", "start_on_all", "strategy_for"]
 
 FORKING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 
@@ -37,6 +38,42 @@ def check_devices(accelerator: str, devices: int | list[int] | str) -> None:
             f"devices={devices!r} asks for {max(asked) + 1} GPUs, but {n_found} are found. Give "
             "devices='auto', or accelerator='cpu'."
         )
+
+
+def device_of(accelerator: str, device: int | str) -> torch.device:
+    """The device that a model is put on.
+
+    Parameters
+    ----------
+    accelerator, device
+        As in Lightning, or in ``device`` what torch calls it, as ``"cuda:0"`` or ``"cpu"``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device.
+    """
+    if isinstance(device, int) or device == "auto":
+        if isinstance(device, int):
+            check_devices(accelerator, [device])
+        _, _, found = parse_device_args(
+            accelerator, device, return_device="torch", validate_single_device=True
+        )
+        return found
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            "device must be 'auto', a number, or the name of a device, as 'cuda:0' or 'cpu' are, "
+            f"but it is {device!r}."
+        ) from error
+    n_found = torch.cuda.device_count()
+    if found.type == "cuda" and (found.index or 0) >= n_found:
+        raise ValueError(
+            f"device={device!r} asks for a GPU that is not there: {n_found} are found. Leave it "
+            "out, or give device='cpu'."
+        )
+    return found
 
 
 def strategy_for(

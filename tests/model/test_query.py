@@ -53,6 +53,22 @@ def new_cells(simulated):
     return adata
 
 
+def test_results_are_written_into_the_data_that_were_given(reference, new_cells, train, tmp_path):
+    names = new_cells.var_names[::-1]
+    given = new_cells[:, names].copy()
+    model = SCGMVAE.load_query_data(given, reference)
+    train(model, max_epochs=1)
+    assert model.adata is not given
+    assert given.var_names.equals(names)
+    np.testing.assert_array_equal(given.obsm["X_scgmvae"], model.get_latent_representation())
+    assert given.obs["scgmvae"].tolist() == model.adata.obs["scgmvae"].tolist()
+    assert given.uns["scgmvae"]["seed"] == 0
+    model.save(tmp_path / "model")
+    again = new_cells[:, names].copy()
+    SCGMVAE.load(tmp_path / "model", again).annotate(key_added="again")
+    np.testing.assert_array_equal(again.obsm["X_again"], given.obsm["X_scgmvae"])
+
+
 @pytest.fixture(scope="module")
 def query(reference, new_cells, train):
     """The trained model of the new cells; only to be read."""

@@ -1,7 +1,10 @@
 """Tests of model.saving: files that run no code, and that are whole or refused."""
 
+import copy
+import io
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -289,6 +292,38 @@ def test_a_pickle_runs_no_code_unless_it_is_allowed(tmp_path):
     with pytest.raises((AttributeError, TypeError)):
         SCGMVAE.load(folder, allow_pickle=True)
     assert trace.exists()  # so the file would have run its code
+
+
+@pytest.mark.parametrize("with_checkpoints", [False, True])
+def test_a_trained_model_can_be_pickled(counts, make_model, train, tmp_path, with_checkpoints):
+    model = make_model(counts.copy(), {"batch_key": "batch"})
+    settings = {"checkpoint_dir": tmp_path / "checkpoints"} if with_checkpoints else {}
+    train(model, early_stopping=with_checkpoints, **settings)
+    pickled = pickle.loads(pickle.dumps(model))
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for made in (pickled, torch.load(file, weights_only=False), copy.deepcopy(model)):
+        np.testing.assert_array_equal(made.predict(), model.predict())
+        train(made)  # and goes on
+        assert len(made.history["elbo_train"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda:0", r"device='cuda:0' asks for a GPU that is not there: 0 are found.*device='cpu'"),
+        ("gpu:0", r"device must be 'auto', a number, or the name of a device.*'gpu:0'"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_devices_that_are_not_there_are_refused(folder, model, device, message):
+    with pytest.raises(ValueError, match=message):
+        SCGMVAE.load(folder, model.adata.copy(), device=device)
+
+
+def test_a_device_can_be_named_as_torch_does(folder, model):
+    assert SCGMVAE.load(folder, False, device="cpu").device == torch.device("cpu")
 
 
 def test_the_format_of_scvi_tools_is_read_on_request(model, counts, tmp_path):

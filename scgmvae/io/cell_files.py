@@ -1,0 +1,89 @@
+"""Files of cells that the command line reads."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Literal
+
+import anndata
+import h5py
+import scanpy as sc
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+
+__all__ = ["read_cells"]
+
+OTHERS = {
+    "loom": "anndata.io.read_loom",
+    "h5mu": "mudata.read_h5mu, and take one modality",
+    "csv": "scanpy.read_csv",
+    "tsv": "scanpy.read_text",
+    "txt": "scanpy.read_text",
+    "mtx": "scanpy.read_10x_mtx",
+    "zarr": "anndata.read_zarr",
+    "rds": "R, for example with the package zellkonverter",
+}
+"""Kind of a file that is not read here → what reads it."""
+
+
+def read_cells(path: Path, backed: Literal["r"] | None = None) -> AnnData:
+    """Read an h5ad file, or the h5 file that Cell Ranger writes.
+
+    Parameters
+    ----------
+    path
+        The file. Its content, not its name, tells what it is.
+    backed
+        Whether values stay in an h5ad file until they are needed, as in
+        :func:`anndata.read_h5ad`.
+
+    Returns
+    -------
+    The cells. Genes of the same name in a file of Cell Ranger get numbers.
+
+    Raises
+    ------
+    ValueError
+        If it is another kind of file, or cannot be read.
+    """
+    kind = _kind_of(path)
+    if kind not in ("h5ad", "10x"):
+        reader = OTHERS.get(kind)
+        what = f"looks like {kind}" if reader else "is neither"
+        how = f"Read it with {reader}" if reader else "Read it into an AnnData"
+        raise ValueError(
+            f"Cells are read from h5ad files and from h5 files of Cell Ranger, but {path} {what}. "
+            f"{how}, and write that as h5ad: adata.write_h5ad('cells.h5ad')."
+        )
+    try:
+        if kind == "h5ad":
+            return anndata.read_h5ad(path, backed=backed)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Variable names are not unique")
+            adata = sc.read_10x_h5(path)
+    except Exception as error:  # whatever a damaged file makes the readers do
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    adata.var_names_make_unique()
+    return adata
+
+
+def _kind_of(path: Path) -> str:
+    """Kind of a file by its content, or by its name where that tells nothing."""
+    if h5py.is_hdf5(path):
+        with h5py.File(path) as file:
+            groups = set(file)
+            if "obs" in groups and "var" in groups:
+                return "h5ad"
+            if "row_attrs" in groups:
+                return "loom"
+            if "mod" in groups:
+                return "h5mu"
+            is_group = [isinstance(file[name], h5py.Group) for name in groups]
+            if all(is_group) and any("barcodes" in file[name] for name in groups):
+                return "10x"
+        return "h5"
+    suffixes = [suffix.lstrip(".").lower() for suffix in path.suffixes]
+    return next((suffix for suffix in reversed(suffixes) if suffix in OTHERS), "text")
