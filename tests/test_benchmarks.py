@@ -15,6 +15,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
     [
         pytest.param("quality.py", {"quality-simulated": (2, "ACC")}, id="quality"),
         pytest.param("studies/start.py", {"start": (12, "ACC")}, id="start"),
+        pytest.param("studies/small_data.py", {"small_data": (25, "ARI")}, id="small_data"),
         pytest.param("studies/recipe.py", {"recipe": (2, "ACC")}, id="recipe"),
         pytest.param(
             "labels.py", {"labels-simulated": (5, "ACC"), "labels-rare": (2, "ACC")}, id="labels"

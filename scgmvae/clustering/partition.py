@@ -53,6 +53,9 @@ Codes = NDArray[np.int64]
 N_NEIGHBORS = 30
 LARGEST_SHARE_OF_NEIGHBORS = 0.2
 """Largest share of the cells that are neighbours of one: more of them would reach other types."""
+FEWEST_PCS = 15
+"""Number of principal components of few cells; with 30 most would be noise
+(``benchmarks/studies/small_data.py``)."""
 RESOLUTION = 0.5
 RESOLUTION_FOR_K = 1.0
 MERGE_RESOLUTION = 0.4
@@ -419,7 +422,7 @@ def log_normalized_pcs(
     counts
         Counts, ``(n, G)``.
     n_pcs
-        Number of components, fewer for small data.
+        Number of components; of less than ten cells for each there are fewer, down to 15.
     seed
         Seed of the solver.
 
@@ -430,7 +433,7 @@ def log_normalized_pcs(
     adata = log_normalized(counts[:, np.asarray(counts.sum(axis=0)).ravel() > 0])
     if adata.n_vars > 2000:
         sc.pp.highly_variable_genes(adata, n_top_genes=2000, subset=True)
-    n_pcs = min(n_pcs, adata.n_obs - 1)
+    n_pcs = min(n_pcs, max(FEWEST_PCS, adata.n_obs // 10), adata.n_obs - 1)
     if adata.n_vars <= n_pcs:  # nothing to reduce
         return np.asarray(adata.to_df(), dtype=np.float32)
     sc.pp.pca(adata, n_comps=n_pcs, random_state=seed)

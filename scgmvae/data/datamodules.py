@@ -42,6 +42,7 @@ __all__ = [
     "label_codes_of",
     "n_obs_of",
     "registry_of",
+    "registry_of_sizes",
     "tensors_of",
 ]
 
@@ -188,13 +189,26 @@ def registry_of(datamodule: Any) -> Mapping[str, Any]:
         1,
         **{"datamodule.n_vars": datamodule.n_vars, "datamodule.n_batch": datamodule.n_batch},
     )
+    return registry_of_sizes(
+        datamodule.n_vars, datamodule.n_batch, getattr(datamodule, "n_obs", None)
+    )
+
+
+def registry_of_sizes(n_vars: int, n_batch: int, n_obs: int | None) -> Mapping[str, Any]:
+    """Registry of a data module whose genes and batches have numbers for names.
+
+    Parameters
+    ----------
+    n_vars, n_batch, n_obs
+        Number of genes, batches and cells.
+    """
     states = {
         REGISTRY_KEYS.X_KEY: {
-            "n_obs": getattr(datamodule, "n_obs", None),
-            "column_names": [str(gene) for gene in range(datamodule.n_vars)],
+            "n_obs": n_obs,
+            "column_names": [str(gene) for gene in range(n_vars)],
         },
         REGISTRY_KEYS.BATCH_KEY: {
-            "categorical_mapping": [str(batch) for batch in range(datamodule.n_batch)],
+            "categorical_mapping": [str(batch) for batch in range(n_batch)],
             "original_key": "batch",
         },
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from scvi import REGISTRY_KEYS
 
 from scgmvae.checks import listed
 from scgmvae.data import validation
-from scgmvae.data.datamodules import n_obs_of, registry_of
+from scgmvae.data.datamodules import n_obs_of, registry_of, registry_of_sizes
 from scgmvae.data.images import image_shape_of, shape_of
 from scgmvae.data.matrices import row_sums
 from scgmvae.distributions.likelihoods import COUNT_LIKELIHOODS
@@ -29,6 +30,7 @@ from scgmvae.train.request import check_length_is_known
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from anndata import AnnData
     from mudata import MuData
 
@@ -171,10 +173,41 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ImportanceMixin, Expre
     def _wait_for_training(self, arguments: dict[str, Any]) -> None:
         """Keep the settings of a model whose data ``train(datamodule=...)`` will bring."""
         settings = {name: arguments[name] for name in SCGMVAE.__init__.__kwdefaults__}
-        self._settings_to_come = settings | arguments["module_kwargs"]
+        settings |= arguments["module_kwargs"]
+        shape = settings["image_shape"]
+        n_genes = 2 if shape is None else math.prod(shape_of(shape))
+        n_cells = max(n_genes, settings["n_components"] or 1)  # as many as it takes
+        SCGMVAE(None, registry_of_sizes(n_genes, 1, n_cells), **settings)  # checks the settings
+        self._settings_to_come = settings
         self._module_init_on_train, self.module, self._adata = True, None, None
         self.is_trained_, self.history_ = False, None
         self._model_summary_string = "SCGMVAE that is made when it is trained on a data module"
+
+    def __getattr__(self, name: str) -> Any:
+        # reached for what is not there, also where a property looks for it in vain
+        if vars(self).get("module") is None and "_settings_to_come" in vars(self):
+            raise AttributeError(
+                f"{type(self).__name__}() has no {name!r} before it is made, which "
+                "train(datamodule=...) does."
+            )
+        return super().__getattribute__(name)  # raises the error anew
+
+    def to_device(self, device: str | int | torch.device) -> None:
+        """Move the model to a device.
+
+        Parameters
+        ----------
+        device
+            As in :meth:`scvi.model.base.BaseModelClass.to_device`.
+
+        Raises
+        ------
+        AttributeError
+            If the model waits for the data module that it is to be trained on.
+        """
+        if self.module is None:
+            self.__getattr__("device")
+        super().to_device(device)
 
     def _make_for(self, datamodule: object, max_epochs: int | None) -> None:
         """Make a model that was waiting for the data module that it is to be trained on."""

@@ -21,6 +21,7 @@ from scgmvae.clustering.partition import (
     partition_by_labels,
     split_groups,
 )
+from scgmvae.datasets import synthetic_counts
 
 METHODS = ["leiden", "kmeans", "gmm"]
 SIZES = [90, 70, 50, 40]
@@ -390,3 +391,16 @@ def test_a_rare_label_does_not_keep_neighbors_from_naming_the_others(rare):
     found = partition_by_labels(x, codes, labels, 3, 3, straight=False)
     named = truth < (2 if rare < 2 else 3)
     np.testing.assert_array_equal(found[named], truth[named])
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[10, 10], [20, 20], [10] * 3, [10] * 4, [8] * 6, [12] * 5, [20] * 4, [60, 8], [40], [100]],
+    ids=str,
+)
+def test_few_cells_fall_into_their_types(sizes):
+    adata = synthetic_counts(3000, 500, n_components=len(sizes), component_scale=2.0, seed=5)
+    types = adata.obs["component"].cat.codes.to_numpy()
+    rows = np.concatenate([np.flatnonzero(types == k)[:n] for k, n in enumerate(sizes)])
+    codes = initial_partition(log_normalized_pcs(adata.X[rows]))
+    assert adjusted_rand_score(types[rows], codes) > 0.9
