@@ -50,7 +50,7 @@ STEPS = {"batch_size": "batch", "density": "density", "genes": "genes", "model":
 SPEED = {"cells_per_s": ("cells per second", 0), "to_SCVI": ("times SCVI's", 2)}
 AMBIENT = {"mse": ("mean squared error", 4), "specificity": ("specificity", 3)}
 AMBIENT |= {"share": ("share found", 3), "share_r": ("its correlation with the truth", 2)}
-QUALITY = ("pbmc4k", "pbmc3k", "mouse_bladder", "sc_mixology", "blobs")
+QUALITY = ("pbmc4k", "pbmc3k", "mouse_bladder", "sc_mixology", "pbmc68k_reduced", "blobs")
 
 TABLES = {
     "quality": Table(

@@ -41,7 +41,7 @@ def test_neighbors_are_found_on_a_gpu_where_rapids_is_installed(rapids, monkeypa
     x = np.random.default_rng(0).normal(size=(80, 3)).astype(np.float32)
     graph = neighbor_graph(x, seed=3)
     assert isinstance(graph, sparse.csr_matrix)
-    assert rapids == [{"n_neighbors": 30, "use_rep": "X", "random_state": 3}]
+    assert rapids == [{"n_neighbors": 16, "use_rep": "X", "random_state": 3}]
     found = initial_partition(x, 2, seed=3, straight=False)
     np.testing.assert_array_equal(found, np.repeat([0, 1], 40))
 

@@ -84,6 +84,11 @@ def _codes(column: pd.Series, known: Iterable[object]) -> NDArray[np.int32]:
 def _found(column: pd.Series, known: NDArray | None = None) -> NDArray:
     """Known categories, and after them those of a column that are new and are to be learned.
 
+    Raises
+    ------
+    ValueError
+        If every cell has a new category of its own.
+
     Warns
     -----
     UserWarning
@@ -95,10 +100,18 @@ def _found(column: pd.Series, known: NDArray | None = None) -> NDArray:
     new = in_use[~names.duplicated() & ~names.isin(of_known)].to_numpy()
     sizes = pd.Series(names_of(column)).value_counts()
     few = [name for name in map(name_of, new) if sizes[name] < FEW_CELLS]
+    if len(new) == len(column) > FEW_CELLS:
+        raise ValueError(
+            f"A categorical condition has cells in common, but every cell has a value of its own "
+            f"in the obs column {column.name!r}. Name a column of groups, and one of numbers "
+            "under continuous_covariate_keys."
+        )
     if few:
+        is_number = column.dtype.kind == "f"
+        remedy = " Numbers belong under continuous_covariate_keys." if is_number else ""
         warnings.warn(
             f"The obs column {column.name!r} has fewer than {FEW_CELLS} cells of {listed(few)}, "
-            "which is too few to learn what is special about them.",
+            f"which is too few to learn what is special about them.{remedy}",
             UserWarning,
             stacklevel=settings.warnings_stacklevel,
         )

@@ -7,6 +7,7 @@ compared by the weighted sums of a few rows, and columns of obs are compared who
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
@@ -79,6 +80,8 @@ class Fingerprint(NamedTuple):
 
     def sums_of(self, x: Matrix) -> NDArray[np.float64]:
         """Weighted sums of the rows of a matrix, whatever its layout and type."""
+        if x.dtype.kind not in "biuf":  # no model is made of them
+            return np.zeros(len(self.rows))
         return np.asarray(read_rows(x, self.rows) @ self.weights).ravel()
 
 
@@ -192,9 +195,10 @@ def _differences(
         if now.categories.equals(before.categories):
             return now.codes != before.codes
     elif isinstance(before, np.ndarray) and isinstance(now, np.ndarray):
-        is_new = now != before  # quick, but 0 and "0" are different here
-        if not is_new.any():
-            return is_new
+        with suppress(TypeError):  # of pandas' NA, which has no truth
+            is_new = now != before  # quick, but 0 and "0" are different here
+            if not is_new.any():
+                return is_new
     return names_of(column) != names_of(pd.Series(before))
 
 
@@ -219,4 +223,6 @@ def _change_of_values(before: Fingerprint, adata: AnnData) -> Change | None:
 def _has_values(before: Fingerprint, adata: AnnData) -> bool:
     """Whether the sums are the same but for rounding, as after a change of type."""
     x = _matrix_in(adata, before.layer)
-    return x is not None and np.allclose(before.sums_of(x), before.sums, rtol=1e-5, atol=1e-8)
+    if x is None:
+        return False
+    return np.allclose(before.sums_of(x), before.sums, rtol=1e-5, atol=1e-8, equal_nan=True)

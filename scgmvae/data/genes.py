@@ -65,7 +65,7 @@ def match_genes(adata: AnnData, var_names: ArrayLike) -> AnnData:
     if observed.mean() < SMALLEST_SHARE:
         raise ValueError(
             f"The data must have at least {SMALLEST_SHARE:.0%} of the model's genes, but {state}. "
-            "Are the genes named alike (symbols or Ensembl IDs)?"
+            + _other_names(adata, wanted)
         )
     warnings.warn(
         f"Some genes are treated as unobserved: {state}. Results are less certain than with all.",
@@ -75,9 +75,30 @@ def match_genes(adata: AnnData, var_names: ArrayLike) -> AnnData:
     return _padded(adata, wanted, observed)
 
 
+def _other_names(adata: AnnData, wanted: pd.Index) -> str:
+    """Sentence that says under which other names the data have the wanted genes, if any."""
+    names = adata.var_names.to_series().astype(str)
+    others = {
+        f"adata.var[{column!r}]": adata.var[column].astype(str)
+        for column in adata.var.columns
+        if adata.var[column].dtype.kind not in "biuf"
+    }
+    others |= {
+        'adata.var_names.str.split(".").str[0]': names.str.split(".").str[0],
+        "adata.var_names.str.upper()": names.str.upper(),
+        "adata.var_names.str.capitalize()": names.str.capitalize(),
+    }
+    shares = {name: wanted.isin(values).mean() for name, values in others.items()}
+    best = max(shares, key=lambda name: shares[name])
+    if shares[best] < SMALLEST_SHARE:
+        return "Are the genes named alike (symbols or Ensembl IDs, with or without versions)?"
+    return f"{shares[best]:.0%} of them are in {best}: adata.var_names = {best}."
+
+
 def _padded(adata: AnnData, wanted: pd.Index, observed: NDArray[np.bool_]) -> AnnData:
     """Copy of the data with the wanted genes; genes that are not observed get zeros."""
     present = adata[:, adata.var_names.get_indexer_for(wanted[observed])]
+    varm = list(present.varm.items())
     columns = np.flatnonzero(observed)
     place = sparse.csr_matrix(
         (np.ones(len(columns)), (np.arange(len(columns)), columns)),
@@ -94,8 +115,17 @@ def _padded(adata: AnnData, wanted: pd.Index, observed: NDArray[np.bool_]) -> An
         obs=adata.obs.copy(),
         obsm=dict(adata.obsm),
         var=present.var.reindex(wanted).assign(**{OBSERVED_KEY: observed}),
+        obsp=dict(adata.obsp),
+        varm={name: _with_rows(values, present.var_names, wanted) for name, values in varm},
         uns=dict(adata.uns),
+        raw=adata.raw,
     )
+
+
+def _with_rows(values: ArrayLike, genes: pd.Index, wanted: pd.Index) -> NDArray | pd.DataFrame:
+    """Values of the wanted genes, in rows that are NaN where a gene is missing."""
+    rows = pd.DataFrame(values, index=genes).reindex(wanted)
+    return rows if isinstance(values, pd.DataFrame) else rows.to_numpy()
 
 
 def observed_genes(adata: AnnData) -> NDArray[np.bool_] | None:

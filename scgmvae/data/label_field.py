@@ -22,9 +22,9 @@ class LabelsField(CategoricalObsField):
     """Labels of cells as codes; the last code means that a cell has no label.
 
     Names are compared as those of conditions are, so the column can be of any type. Only names
-    that some cell has count: a category without cells is no label. In data that is registered with
-    the names of a model, cells with another name, or without the column, are unlabelled. The
-    column itself is never changed.
+    that some cell has count: a category without cells is no label. Cells with a missing value are
+    unlabelled. In data that is registered with the names of a model, so are cells with another
+    name, or without the column. The column itself is never changed.
 
     scvi-tools' ``LabelsWithUnlabeledObsField`` counts categories without cells, and refuses names
     that a model does not know.
@@ -50,7 +50,7 @@ class LabelsField(CategoricalObsField):
 
     def register_field(self, adata: AnnData) -> dict:
         """Write the codes of the labels that occur, in their order."""
-        values = adata.obs[self._original_attr_key].astype(object)
+        values = adata.obs[self._original_attr_key].dropna().astype(object)
         values = values[names_of(values) != name_of(self._unlabeled_category)]
         try:
             names = sorted(values.unique())

@@ -71,7 +71,8 @@ def check_finite(x: Matrix, name: str) -> None:
             n_bad = int((~np.isfinite(values)).sum())
             raise ValueError(
                 f"The data must be finite numbers, but {name} holds NaN or infinite values "
-                f"(at least {n_bad}). Replace them, or drop the cells or genes that have them."
+                f"(at least {n_bad}). Replace them, or drop the cells or genes that have them. "
+                "anndata.concat(join='outer') leaves NaN for genes that some of the data lack."
             )
         largest = max(float(values.max(initial=0)), -float(values.min(initial=0)))
         if largest > LARGEST:

@@ -119,13 +119,17 @@ def check_var_names(adata: AnnData) -> None:
         )
 
 
-def check_columns(adata: AnnData, **keys: str | Sequence[str] | None) -> None:
+def check_columns(
+    adata: AnnData, *, is_whole: bool = True, **keys: str | Sequence[str] | None
+) -> None:
     """Raise where a named obs column is missing (``KeyError``) or incomplete (``ValueError``).
 
     Parameters
     ----------
     adata
         The data.
+    is_whole
+        Whether every cell needs a value.
     **keys
         Argument name → obs column or, where it ends in ``_keys``, list of different obs columns;
         ``None`` is skipped.
@@ -146,7 +150,7 @@ def check_columns(adata: AnnData, **keys: str | Sequence[str] | None) -> None:
                     f"Its columns are: {listed_like(column, adata.obs.columns)}."
                 )
             missing = adata.obs_names[adata.obs[column].isna()]
-            if len(missing):
+            if is_whole and len(missing):
                 raise ValueError(
                     f"Every cell needs a value in the obs column {column!r} ({argument}), but "
                     f"{len(missing)} have none: {listed(missing)}. Fill them in, or drop the "
@@ -189,17 +193,17 @@ def check_layer(adata: AnnData, layer: str | None, of_model: bool = False) -> No
 
 def check_labels(adata: AnnData, labels_key: str, unlabeled_category: str) -> None:
     """Raise ``ValueError`` where no cell has a label; warn where none seems to be without."""
-    names = set(names_of(adata.obs[labels_key]))
-    unlabeled = name_of(unlabeled_category)
-    if names == {unlabeled}:
+    column, unlabeled = adata.obs[labels_key], name_of(unlabeled_category)
+    names = set(names_of(column.dropna()))
+    if not names - {unlabeled}:
         raise ValueError(
             f"At least one cell needs a label, but all in the obs column {labels_key!r} are "
-            f"{unlabeled_category!r}. Leave out labels_key=... to train without labels."
+            f"{unlabeled_category!r} or missing. Leave out labels_key=... to train without labels."
         )
     if unlabeled in names:
         return
     like = [name for name in names if name.lower().strip() in {*NO_LABEL, unlabeled.lower()}]
-    if like or unlabeled != "unknown":
+    if like or (unlabeled != "unknown" and not column.isna().any()):
         what = f"{listed(sorted(like))} looks like it" if like else "all cells count as labelled"
         warnings.warn(
             f"No cell has the unlabeled_category={unlabeled!r} in the obs column {labels_key!r}, "

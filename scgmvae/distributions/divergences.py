@@ -183,10 +183,11 @@ def dirichlet_kl(concentration_q: Tensor, concentration_p: Tensor) -> Tensor:
     >>> dirichlet_kl(torch.ones(2), torch.ones(2))
     tensor(0.)
     """
-    return kl_divergence(
-        Dirichlet(concentration_q, validate_args=False),
-        Dirichlet(concentration_p.expand_as(concentration_q), validate_args=False),
+    q, p = _precise(concentration_q), _precise(concentration_p).expand_as(concentration_q)
+    divergence = kl_divergence(
+        Dirichlet(q, validate_args=False), Dirichlet(p, validate_args=False)
     )
+    return divergence.to(concentration_q.dtype)
 
 
 def negative_entropy(q_y: Tensor) -> Tensor:

@@ -72,8 +72,8 @@ class GenerationMixin(DecodingMixin):
             Rows to use.
         via
             ``"z"`` keeps all that z holds of a cell. ``"w"`` keeps its component y (its label,
-            where it has one, else the most probable component) and w, and lets the component's
-            mean under the new conditions place z.
+            where it has one, else the most probable component at the mean of z) and w, and lets
+            the component's mean under the new conditions place z.
         n_samples
             S, number of draws from the posterior of each cell, over which the expected counts are
             averaged. The counts are drawn at the first of these draws.
@@ -276,7 +276,7 @@ class GenerationMixin(DecodingMixin):
             merged = [str(other) for other in cluster_names if other not in names]
             raise ValueError(
                 f"component must be a cluster or component of the model, but it is {component!r}. "
-                f"Its names are: {checks.listed_like(name, [*merged, *names])}."
+                f"Its names are: {checks.listed([*merged, *names])}."
             )
         if not np.isin(components, numbers).any():
             raise ValueError(

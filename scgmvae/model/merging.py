@@ -170,7 +170,7 @@ class MergingMixin(ComponentsMixin):
 
     def _held_out_cells(self) -> NDArray[np.integer] | slice:
         """Rows of the data that were not trained on, or all where there are none."""
-        if getattr(self, "trainer", None) is None:  # loaded, perhaps with other data
+        if self.trainer is None:  # loaded, perhaps with other data
             return slice(None)
         parts = (self.train_indices, self.validation_indices, self.test_indices)
         sizes = [0 if rows is None else len(rows) for rows in parts]

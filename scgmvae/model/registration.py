@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from anndata import AnnData
+    from lightning.pytorch import Trainer
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
@@ -43,6 +44,8 @@ class Registration(BaseModelClass):
     _adata_manager: AnnDataManager | None
     _matched: AnnData | None = None
     """The last copy that was made to bring new data to the model's genes."""
+    trainer: Trainer | None = None
+    """The trainer of the last training, of the model's own data."""
     _given: AnnData | None = None
     """What a user has passed, where the model's own data are a copy of it with its genes."""
 
@@ -156,6 +159,8 @@ class Registration(BaseModelClass):
         given = self._anndata_of(adata, vars(self))
         # this is a copy if the data have other genes, or in another order
         validated = self._validate_anndata(given)
+        if validated is not self.adata:
+            self.trainer = None  # the cells of its training are those of other data
         BaseModelClass.adata.fset(self, validated)
         self._given = None if validated is given else given
 
@@ -318,6 +323,6 @@ class Registration(BaseModelClass):
                 f"The model's AnnData was changed after it was set up: {change.what}. "
                 f"{change.remedy}"
             )
-        given = self.adata
+        given, trainer = self.adata, self.trainer
         self.adata = match_genes(given, self._setup.gene_names)
-        self._given = given
+        self._given, self.trainer = given, trainer

@@ -70,7 +70,8 @@ class SetupMixin(Model):
         labels_key
             obs column of labels; the first components stand for them.
         unlabeled_category
-            Value in that column of cells without a label. Names are compared as strings.
+            Value in that column of cells without a label; so are cells with a missing value. Names
+            are compared as strings.
         size_factor_key
             obs column of positive size factors, used in place of the observed library size. Their
             unit does not matter.
@@ -102,11 +103,12 @@ class SetupMixin(Model):
         validation.check_columns(
             adata,
             batch_key=batch_key,
-            labels_key=labels_key if source is None else None,
             size_factor_key=size_factor_key,
             categorical_covariate_keys=categorical_covariate_keys,
             continuous_covariate_keys=continuous_covariate_keys,
         )
+        if source is None:
+            validation.check_columns(adata, labels_key=labels_key, is_whole=False)
         validation.check_size_factors(adata, size_factor_key)
         validation.check_continuous(adata, continuous_covariate_keys)
         if source is not None and not kwargs.get("extend_categories"):

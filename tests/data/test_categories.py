@@ -177,3 +177,13 @@ def test_a_batch_of_few_cells_is_warned_of_by_its_name(counts, make_model):
     adata.obs["batch"] = np.where(np.arange(adata.n_obs) < 2, "rare", "common")
     with pytest.warns(UserWarning, match=r"obs column 'batch' has fewer than 3 cells of 'rare'"):
         make_model(adata, setup={"batch_key": "batch"})
+
+
+@pytest.mark.parametrize("setup", ["batch_key", "categorical_covariate_keys"])
+@pytest.mark.parametrize("kind", ["barcodes", "numbers"])
+def test_a_value_of_its_own_for_every_cell_is_no_condition(counts, setup, kind):
+    adata = counts.copy()
+    adata.obs["own"] = adata.obs_names if kind == "barcodes" else np.linspace(0, 1, 300)
+    with pytest.raises(ValueError, match="every cell has a value of its own in the obs column"):
+        SCGMVAE.setup_anndata(adata, **{setup: "own" if setup == "batch_key" else ["own"]})
+    assert not [name for name in adata.obs if name.startswith("_scvi")]

@@ -579,3 +579,37 @@ def test_several_devices_are_refused(datamodule):
     minibatches.trainer = SimpleNamespace(world_size=2)
     with pytest.raises(NotImplementedError, match="one device, but there are 2"):
         minibatches.setup("fit")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(lambda model: model.device, id="device"),
+        pytest.param(lambda model: model.registry, id="registry"),
+        pytest.param(lambda model: model.component_names, id="names"),
+        pytest.param(lambda model: model.train_indices, id="rows"),
+        pytest.param(lambda model: model.get_var_names(), id="genes"),
+        pytest.param(lambda model: model.view_registry(), id="view"),
+        pytest.param(lambda model: model.to_device("cpu"), id="to_device"),
+    ],
+)
+def test_a_model_that_waits_for_its_data_says_so(read):
+    with pytest.raises(AttributeError, match=r"before it is made, which train\(datamodule=...\)"):
+        read(SCGMVAE())
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"prior": "other"}, ValueError, "prior must be one of.*'other'"),
+        ({"n_latent": 0}, ValueError, "n_latent must be an integer of at least 1"),
+        ({"n_components": -1}, ValueError, "n_components must be an integer from 1"),
+        ({"likelihood": "other"}, ValueError, "likelihood must be one of"),
+        ({"other": 1}, TypeError, "'other'"),
+    ],
+    ids=str,
+)
+def test_settings_of_a_model_that_waits_are_checked_at_once(settings, error, message):
+    with pytest.raises(error, match=message):
+        SCGMVAE(**settings)
+    assert "made when it is trained" in repr(SCGMVAE(n_components=5))

@@ -53,6 +53,47 @@ def test_data_with_the_genes_in_order_is_taken_as_it_is():
     assert observed_genes(adata) is None
 
 
+@pytest.mark.parametrize(
+    ("rename", "remedy"),
+    [
+        (lambda names: names + ".7", r'adata.var_names.str.split(".").str[0]'),
+        (lambda names: names.str.upper(), "adata.var_names.str.capitalize()"),
+        (lambda names: "x" + names, "adata.var['symbol']"),
+    ],
+    ids=["versions", "case", "another column"],
+)
+def test_genes_under_other_names_are_found_and_the_remedy_helps(rename, remedy):
+    names = [f"Gene{i}" for i in range(G)]
+    adata = make_adata(GENES)
+    adata.var["symbol"], adata.var_names = names, names
+    model = SCGMVAE(adata, n_hidden=8)
+    other = make_adata(GENES)
+    other.var_names = rename(pd.Index(names))
+    other.var["symbol"] = names
+    other.var["id"] = "none"
+    if "var[" not in remedy:
+        other.var = other.var.drop(columns="symbol")
+    with pytest.raises(ValueError, match="80% of the model's genes") as caught:
+        match_genes(other, model.get_var_names())
+    assert str(caught.value).endswith(f"100% of them are in {remedy}: adata.var_names = {remedy}.")
+    fixed = {"adata": other}
+    other.var_names = eval(remedy, fixed)
+    assert match_genes(other, model.get_var_names()) is other
+
+
+def test_what_belongs_to_cells_and_genes_comes_along_where_a_gene_is_missing():
+    adata = make_adata(GENES[:-1])
+    adata.obsp["graph"] = sparse.identity(N, format="csr")
+    adata.varm["loadings"] = np.arange(2.0 * (G - 1)).reshape(G - 1, 2)
+    adata.raw = make_adata([*GENES, "g77"])
+    with pytest.warns(UserWarning, match="treated as unobserved"):
+        matched = match_genes(adata, GENES)
+    assert matched.raw.shape == (N, G + 1)
+    np.testing.assert_array_equal(dense(matched.obsp["graph"]), np.eye(N))
+    np.testing.assert_array_equal(matched.varm["loadings"][:-1], adata.varm["loadings"])
+    assert np.isnan(matched.varm["loadings"][-1]).all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_genes_are_put_into_order_and_others_left_out(kind):
     adata = make_adata([*GENES[::-1], "g77"], kind)

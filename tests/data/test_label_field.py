@@ -1,11 +1,15 @@
 """Tests of data.label_field: codes of the cells that have a label, and of those that have none."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
 
+from scgmvae import SCGMVAE
 from scgmvae.data.label_field import LabelsField
+from scgmvae.data.registry import label_codes
 
 COLUMNS = [
     pytest.param(["b", "?", "a", "b"], "?", ["a", "b"], [1, 2, 0, 1], id="strings"),
@@ -61,3 +65,38 @@ def test_new_data_take_the_codes_of_the_model(column, codes):
     assert transferred["categorical_mapping"].tolist() == ["5", "10", "-1"]
     assert adata.obs["_scvi_labels"].tolist() == codes
     assert ("label" in adata.obs) == (column is not None)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA], ids=str)
+def test_cells_with_a_missing_value_have_no_label(counts, make_model, missing):
+    adata = counts.copy()
+    labels = adata.obs["component"].astype(object)
+    labels.iloc[::3] = missing
+    adata.obs["type"] = labels
+    model = make_model(adata, {"labels_key": "type"})
+    assert model._setup.label_names == ["component_0", "component_1", "component_2"]
+    codes = label_codes(model.adata_manager)
+    assert (codes[::3] == -1).all()
+    kept = np.arange(300) % 3 > 0
+    assert (codes[kept] == counts.obs["component"].cat.codes[kept]).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "category", "message"),
+    [
+        ("Unknown", "unknown", "unlabeled_category='unknown'.*'Unknown' looks like it"),
+        ("Unassigned", "unknown", "'Unassigned' looks like it"),
+        ("component_1", "none", "unlabeled_category='none'.*all cells count as labelled"),
+    ],
+)
+def test_an_unlabelled_category_that_no_cell_has_is_warned_of(counts, value, category, message):
+    adata = counts.copy()
+    adata.obs["type"] = np.where(np.arange(300) % 3 > 0, adata.obs["component"], value)
+    with pytest.warns(UserWarning, match=message):
+        SCGMVAE.setup_anndata(adata, labels_key="type", unlabeled_category=category)
+
+
+def test_labels_of_all_cells_are_no_reason_to_warn(counts):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SCGMVAE.setup_anndata(counts.copy(), labels_key="component")

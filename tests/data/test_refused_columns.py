@@ -55,7 +55,6 @@ def test_what_is_no_list_of_columns_is_refused(counts, key, bad):
     ("key", "value"),
     [
         ("batch_key", "batch"),
-        ("labels_key", "batch"),
         ("categorical_covariate_keys", ["batch"]),
     ],
     ids=str,
@@ -106,8 +105,8 @@ def test_labels_of_no_cell_are_refused(counts, category, settings):
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        pytest.param("raw", "'raw'.*none", id="name"),
-        pytest.param(["raw"], r"\['raw'\].*none", id="list"),
+        pytest.param("raw", "'raw' names no layer.*It has no layers", id="name"),
+        pytest.param(["raw"], r"\['raw'\] names no layer.*It has no layers", id="list"),
     ],
 )
 def test_layers_are_refused_where_there_are_none(counts, layer, message):

@@ -14,6 +14,7 @@ from refused import (
     with_value,
     without_counts,
 )
+from scipy import sparse
 from small import NETWORK
 from states import unchanged
 
@@ -157,6 +158,32 @@ def test_a_layer_that_holds_no_counts_is_refused_by_its_name(counts):
         for _ in TWICE:
             with pytest.raises(ValueError, match=rf"layers\['log'\].*no integers.*{REMEDY}"):
                 SCGMVAE(adata, **SMALL)
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csr_array, np.asarray], ids=str)
+def test_estimated_counts_are_told_and_can_be_rounded(counts, kind):
+    adata = counts.copy()
+    x = adata.X.toarray()
+    x[:10, 0] = 2.25
+    adata.X = kind(x)
+    n_values = f"{np.count_nonzero(x):,}"
+    message = rf"10 of {n_values} that are not 0, up to 0.25 from the next.*RSEM.*np\.rint"
+    with pytest.raises(ValueError, match=message):
+        SCGMVAE(adata, **SMALL)
+    adata.X = np.rint(adata.X)
+    SCGMVAE(adata, **SMALL)
+
+
+def test_counts_in_other_places_are_found(counts):
+    adata = counts.copy()
+    adata.raw = adata.copy()
+    adata.layers["umi"] = adata.X.copy()
+    adata.X = adata.X.log1p()
+    with pytest.raises(ValueError, match=r"Whole numbers are in layer='umi'") as caught:
+        SCGMVAE(adata, **SMALL)
+    assert "adata.layers['counts'] = adata.raw[:, adata.var_names].X." in str(caught.value)
+    adata.layers["counts"] = adata.raw[:, adata.var_names].X
+    SCGMVAE(adata, **SMALL)
 
 
 def test_what_was_found_in_place_of_counts_is_named_and_the_remedy_helps(counts):

@@ -363,6 +363,22 @@ def test_the_conjugate_bound_keeps_its_digits_at_any_concentration(rng, dtype, c
     assert_close(of_alpha, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("concentration", [1e-2, 1.0, 1e2, 1e4, 1e6])
+def test_the_divergence_of_dirichlets_keeps_its_digits(rng, concentration):
+    a = torch.as_tensor(concentration * rng.uniform(0.5, 1.5, size=10), dtype=F64)
+    b = a + torch.as_tensor(rng.dirichlet(np.ones(10)), dtype=F64)
+    # the divergence of Dir(b) from Dir(a) in the limit of small steps is half the Fisher norm
+    exact = torch.distributions.kl_divergence(
+        torch.distributions.Dirichlet(b), torch.distributions.Dirichlet(a)
+    )
+    single = dist.dirichlet_kl(b.float(), a.float())
+    assert single.dtype == torch.float32
+    again = dist.dirichlet_kl(b.float().double(), a.float().double())
+    assert_close(single, again, rtol=1e-6, atol=1e-12)
+    if concentration <= 1e2:  # above, rounding the concentrations themselves changes it more
+        assert_close(single, exact, rtol=1e-2)
+
+
 def test_devices_without_double_precision_keep_the_one_they_have():
     class OnMPS:
         device = torch.device("mps")

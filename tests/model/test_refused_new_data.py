@@ -237,7 +237,7 @@ def test_data_whose_check_was_interrupted_are_checked_again(
     refused = counts.copy()
     refused.X = refused.X * 0.5
 
-    def interrupted(*args):
+    def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

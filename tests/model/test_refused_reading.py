@@ -173,7 +173,11 @@ def test_samples_of_the_likelihood_must_be_an_integer(roughly_trained, n):
         pytest.param({"gene_list": "gene_1"}, "list of.*'gene_1'", id="one_gene_by_name"),
         pytest.param({"gene_list": []}, r"list of genes, but it is \[\]", id="no_genes"),
         pytest.param({"weights": "other"}, "weights must be one of.*'other'", id="weights"),
-        pytest.param({"transform_batch": "no"}, "no.*not a valid batch", id="unknown_batch"),
+        pytest.param(
+            {"transform_batch": "no"},
+            "transform_batch must name batches.*'no' is none",
+            id="unknown_batch",
+        ),
     ],
 )
 def test_bad_arguments_of_expression_are_refused(roughly_trained, arguments, message):

@@ -307,7 +307,7 @@ def test_genes_and_layers_can_be_chosen(real, predicted):
     assert [text.get_text() for text in axis.texts] == ["gene_5"]
     with pytest.raises(KeyError, match="must be in both data, but these are not: 'x'"):
         pl.mean_expression(real, predicted, ["gene_5", "x"])
-    with pytest.raises(KeyError, match="layer names the layer 'raw'"):
+    with pytest.raises(KeyError, match="layer='raw' names no layer"):
         pl.mean_expression(real, predicted, layer="raw")
     predicted = predicted.copy()
     predicted.var_names = [f"ENSG{i}" for i in range(predicted.n_vars)]

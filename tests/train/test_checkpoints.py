@@ -60,8 +60,8 @@ SETTINGS = {
 def fresh(counts, make_model):
     """Function that makes a model of the same data anew, as one of ``SETTINGS`` says."""
 
-    def make(which="K_found"):
-        adata = counts.copy()
+    def make(which="K_found", adata=counts):
+        adata = adata.copy()
         adata.obs["type"] = np.where(np.arange(adata.n_obs) % 3, adata.obs["component"], "unknown")
         setup, settings, _ = SETTINGS[which]
         return make_model(adata, setup, **settings)
@@ -437,9 +437,10 @@ def test_a_folder_that_cannot_be_written_leaves_the_model_untrained(fresh, train
     assert not model.is_trained_
 
 
-def test_other_values_of_the_same_cells_are_refused(fresh, folder):
-    model = fresh()
-    model.adata.X = model.adata.X * 2
+def test_other_values_of_the_same_cells_are_refused(fresh, counts, folder):
+    twice = counts.copy()
+    twice.X = twice.X * 2
+    model = fresh(adata=twice)
     assert_refused(model, "other cells, genes or values", resume_from=folder)
 
 

@@ -438,3 +438,11 @@ def test_labels_are_carried_to_cells_without(counts, make_model, train, fraction
     assert model.component_names[:3].tolist() == ["a", "m", "z"]
     assert (model.predict() == names).mean() > 0.9
     assert {"classification_train"} <= set(model.history)
+
+
+def test_one_cluster_is_said_so(make_model, train):
+    model = make_model(synthetic_counts(60, 40, n_components=1, seed=0), n_components=None)
+    with pytest.warns(UserWarning, match=r"One cluster was found: the 60 cells.*n_components="):
+        train(model)
+    asked = make_model(synthetic_counts(60, 40, n_components=1, seed=0), n_components=1)
+    train(asked)  # nobody is surprised

@@ -239,7 +239,7 @@ def test_global_random_states_stay_as_they_are(request, call):
 
 def test_a_failing_reading_gives_the_random_states_back(model):
     before = random_states()
-    with pytest.raises(ValueError, match="not a valid batch"):
+    with pytest.raises(ValueError, match="is none. Known are: 'batch_0'"):
         model.get_normalized_expression(transform_batch="batch_9")
     assert random_states() == before
     # and the next one has draws of its own seed again
