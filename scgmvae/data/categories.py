@@ -17,7 +17,7 @@ from scvi.data.fields import CategoricalJointObsField, CategoricalObsField
 from scgmvae.checks import listed, listed_like
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from anndata import AnnData
     from numpy.typing import NDArray
@@ -28,34 +28,44 @@ FEW_CELLS = 3
 """Number of cells below which a category is warned of, as in scvi-tools."""
 
 
-def name_of(value: object) -> str:
+def name_of(value: object, known: Container[str] = ()) -> str:
     """Name of a category: its text, where a whole number has no decimals.
 
     Parameters
     ----------
     value
         The category, of any type.
+    known
+        Names that there are: ``"0.0"``, as files have it, is 0 where that is one of them.
 
     Examples
     --------
-    >>> name_of(0.0), name_of(True), name_of("0.0")
-    ('0', 'True', '0.0')
+    >>> name_of(0.0), name_of(True), name_of("0.0"), name_of("0.0", {"0", "1"})
+    ('0', 'True', '0.0', '0')
     """
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value)
+    if isinstance(value, float | np.floating):
+        # in single precision, in which 0.1 is the same in every file
+        name = str(int(value)) if float(value).is_integer() else str(np.float32(value))
+    else:
+        name = str(value)
+    if name in known or not known:
+        return name
+    other = name.removesuffix(".0") if name.endswith(".0") else f"{name}.0"
+    return other if other in known else name
 
 
-def names_of(column: pd.Series) -> NDArray[np.object_]:
+def names_of(column: pd.Series, known: Container[str] = ()) -> NDArray[np.object_]:
     """Name of each cell's category, (n,); ``"nan"`` where it has none.
 
     Parameters
     ----------
     column
         Column of obs, of any type.
+    known
+        Names that there are, see :func:`name_of`.
     """
     codes, values = pd.factorize(column)
-    return np.array([*map(name_of, values), "nan"], dtype=object)[codes]
+    return np.array([*(name_of(value, known) for value in values), "nan"], dtype=object)[codes]
 
 
 def check_categories(adata: AnnData, column: str, known: Iterable[object]) -> None:
@@ -66,7 +76,7 @@ def check_categories(adata: AnnData, column: str, known: Iterable[object]) -> No
             f"have. Its columns are: {listed_like(column, adata.obs.columns)}."
         )
     names = list(map(name_of, known))
-    unseen = sorted(set(names_of(adata.obs[column])) - set(names))
+    unseen = sorted(set(names_of(adata.obs[column], names)) - set(names))
     if unseen:
         raise ValueError(
             f"The obs column {column!r} of the new data holds categories that the model was not "
@@ -77,8 +87,8 @@ def check_categories(adata: AnnData, column: str, known: Iterable[object]) -> No
 
 def _codes(column: pd.Series, known: Iterable[object]) -> NDArray[np.int32]:
     """Code of each cell, (n,): the place of its category among the known ones."""
-    names = pd.Index([name_of(value) for value in known])
-    return names.get_indexer(names_of(column)).astype(np.int32)
+    names = [name_of(value) for value in known]
+    return pd.Index(names).get_indexer(names_of(column, names)).astype(np.int32)
 
 
 def _found(column: pd.Series, known: NDArray | None = None) -> NDArray:
@@ -94,12 +104,17 @@ def _found(column: pd.Series, known: NDArray | None = None) -> NDArray:
     UserWarning
         If a new category has fewer than three cells.
     """
+    if column.dtype == np.float16:  # pandas cannot sort it
+        column = column.astype(np.float32)
     in_use = column.astype("category").cat.remove_unused_categories().cat.categories
-    names = pd.Index([name_of(value) for value in in_use])
     of_known = [] if known is None else [name_of(value) for value in known]
-    new = in_use[~names.duplicated() & ~names.isin(of_known)].to_numpy()
-    sizes = pd.Series(names_of(column)).value_counts()
-    few = [name for name in map(name_of, new) if sizes[name] < FEW_CELLS]
+    names = pd.Index(names_of(pd.Series(in_use), of_known))
+    is_new = ~names.duplicated() & ~names.isin(of_known)
+    new = in_use[is_new].to_numpy()
+    if new.dtype.kind not in "biufOU":  # dates, which have other names in numpy
+        new = np.array(list(in_use[is_new]), dtype=object)
+    sizes = pd.Series(names_of(column, of_known)).value_counts()
+    few = [name for name in names[is_new] if sizes[name] < FEW_CELLS]
     if len(new) == len(column) > FEW_CELLS:
         raise ValueError(
             f"A categorical condition has cells in common, but every cell has a value of its own "

@@ -104,12 +104,12 @@ def resolved(conditions: Mapping[str, object], setup: Setup) -> list[Condition]:
 def _code_of(column: str, value: object, categories: Sequence[object]) -> int:
     """Code of a category of a condition; ``ValueError`` if the model does not know it."""
     names = list(map(name_of, categories))
-    if name_of(value) not in names:
+    if name_of(value, names) not in names:
         raise ValueError(
             f"{value!r} is no value of the condition {column!r} that the model was trained on. "
             f"Known are: {listed(names)}."
         )
-    return names.index(name_of(value))
+    return names.index(name_of(value, names))
 
 
 def _finite_number(column: str, value: Any) -> float:

@@ -93,7 +93,7 @@ class Layout:
 
 
 def cells_of_categories(registry: Mapping[str, Any]) -> tuple[AnnData, dict[str, Any]]:
-    """Smallest AnnData that has all categories of a data module; its counts are all 0.
+    """A small AnnData that has all categories of a data module; its counts are all 0.
 
     What ``setup_anndata`` registers for these cells is what it would register for those of the
     data module, if they were in an AnnData.
@@ -124,7 +124,8 @@ def cells_of_categories(registry: Mapping[str, Any]) -> tuple[AnnData, dict[str,
         columns[arguments["labels_key"]] = _label_names(registry)
     if len(continuous := found.state(REGISTRY_KEYS.CONT_COVS_KEY).get("columns", ())):
         arguments["continuous_covariate_keys"] = list(continuous)
-    n = max([1, *map(len, columns.values())])
+    # two cells of each category, because a value of its own for every cell is no category
+    n = 2 * max([1, *map(len, columns.values())])
     obs = pd.DataFrame(index=map(str, range(n)))
     for key, names in columns.items():
         obs[key] = pd.Categorical(np.resize(np.array(names, dtype=object), n), categories=names)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from scgmvae.checks import listed, listed_like
 from scgmvae.data import validation
@@ -48,20 +47,21 @@ def groups_to_compare(
             "Name what to compare: an obs column with groupby=..., for example groupby='scgmvae' "
             "for the clusters, or two sets of cells with idx1=... and idx2=..."
         )
-    validation.check_columns(adata, groupby=groupby)
+    validation.check_columns(adata, is_whole=False, groupby=groupby)
     column = adata.obs[groupby].astype("category").cat.remove_unused_categories()
     known = {name_of(value): value for value in column.cat.categories}
 
     def found(name: str, groups: Any) -> list[object]:
-        asked = [groups] if np.ndim(groups) == 0 else list(groups)
-        unknown = [group for group in asked if name_of(group) not in known]
+        is_one = isinstance(groups, str) or not isinstance(groups, Iterable)
+        asked = [groups] if is_one else list(groups)
+        unknown = [group for group in asked if name_of(group, known) not in known]
         if unknown or not asked:
             what = f"{listed(unknown)} has no cells" if unknown else "the list is empty"
             raise ValueError(
                 f"{name} must name groups in the obs column {groupby!r}, but {what}. Groups with "
                 f"cells are: {listed_like(unknown[0] if unknown else '', known)}."
             )
-        return [known[name_of(group)] for group in asked]
+        return [known[name_of(group, known)] for group in asked]
 
     first = list(known.values()) if group1 is None else found("group1", group1)
     if group2 is not None:

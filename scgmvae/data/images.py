@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scvi.data import AnnDataManager
 
-__all__ = ["check_same_shape", "distorted", "image_shape_of", "pixel_scale", "shape_of"]
+    from scgmvae.data.matrices import Matrix
+
+__all__ = [
+    "check_same_shape",
+    "distorted",
+    "image_shape_of",
+    "pixel_scale",
+    "scale_of",
+    "shape_of",
+]
 
 
 LARGEST_DISTORTION = (0.15, 0.2, 0.1, 1 / 28, 1 / 28)
@@ -110,8 +119,12 @@ def pixel_scale(manager: AnnDataManager) -> float:
     manager
         Manager of the AnnData.
     """
-    x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-    is_bytes = x.dtype == np.uint8 and IMAGE_SHAPE_KEY in manager.adata.uns
+    return scale_of(manager.adata, manager.get_from_registry(REGISTRY_KEYS.X_KEY))
+
+
+def scale_of(adata: AnnData, x: Matrix) -> float:
+    """Factor of the values of a matrix of the data: 1/255 for bytes of images, else 1."""
+    is_bytes = x.dtype == np.uint8 and IMAGE_SHAPE_KEY in adata.uns
     return 1 / 255 if is_bytes else 1.0
 
 

@@ -3,6 +3,7 @@
 __all__ = [
     "CELLS_KEY",
     "COMPONENT_KEY",
+    "COPIED_KEY",
     "GUIDE_KEY",
     "IMAGE_SHAPE_KEY",
     "MODALITY_KEY",
@@ -27,6 +28,9 @@ OBSERVED_KEY = "_scgmvae_observed"
 
 IMAGE_SHAPE_KEY = "image_shape"
 """Key in ``adata.uns`` of height, width and, if any, channels of the images in the rows."""
+
+COPIED_KEY = "_scgmvae_copied"
+"""Key in the modality's ``uns`` of the obs columns that were copied from those of its MuData."""
 
 MODALITY_KEY = "_scgmvae_modality"
 """Key in ``mdata.uns`` of the modality that was set up."""

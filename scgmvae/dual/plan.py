@@ -58,8 +58,12 @@ class DecliningPlan(CheckedPlan):
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam, with a step length that falls linearly over the last half of the steps."""
         optimizer = super().configure_optimizers()["optimizer"]
-        schedule = LambdaLR(optimizer, lambda step: declined(step / self.n_steps, DECLINE))
+        schedule = LambdaLR(optimizer, self._step_length)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def _step_length(self, step: int) -> float:
+        """Length of a step as a share of the full length."""
+        return declined(step / self.n_steps, DECLINE)

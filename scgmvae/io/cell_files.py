@@ -49,7 +49,10 @@ def read_cells(path: Path, backed: Literal["r"] | None = None) -> AnnData:
     ValueError
         If it is another kind of file, or cannot be read.
     """
-    kind = _kind_of(path)
+    try:
+        kind = _kind_of(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
     if kind not in ("h5ad", "10x"):
         reader = OTHERS.get(kind)
         what = f"looks like {kind}" if reader else "is neither"
@@ -81,8 +84,7 @@ def _kind_of(path: Path) -> str:
                 return "loom"
             if "mod" in groups:
                 return "h5mu"
-            is_group = [isinstance(file[name], h5py.Group) for name in groups]
-            if all(is_group) and any("barcodes" in file[name] for name in groups):
+            if any(isinstance(f, h5py.Group) and "barcodes" in f for f in file.values()):
                 return "10x"
         return "h5"
     suffixes = [suffix.lstrip(".").lower() for suffix in path.suffixes]

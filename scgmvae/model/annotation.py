@@ -74,15 +74,17 @@ class AnnotationMixin(NoveltyMixin):
         self._write_annotation(self.adata, posteriors, key_added)
         if self._given is None:
             return
-        if self._given.n_obs == self.adata.n_obs:
-            self._write_annotation(self._given, posteriors, key_added)
-        else:
+        rows = self.adata.obs_names.get_indexer(self._given.obs_names)
+        if (rows < 0).any():
             warnings.warn(
-                "The AnnData that was given has other cells by now, so the results are in "
-                "model.adata alone.",
+                "The AnnData that was given has cells of other names by now, so the results are "
+                "in model.adata alone.",
                 UserWarning,
                 stacklevel=3,
             )
+            return
+        of_given = {name: values[rows] for name, values in posteriors.items()}
+        self._write_annotation(self._given, of_given, key_added)
 
     def _write_annotation(
         self, target: AnnData, posteriors: dict[str, NDArray], key_added: str = "scgmvae"

@@ -10,7 +10,7 @@ from scvi.data._utils import _check_if_view
 
 from scgmvae import checks
 from scgmvae.data import validation
-from scgmvae.data.keys import MODALITY_KEY
+from scgmvae.data.keys import COPIED_KEY, MODALITY_KEY
 from scgmvae.data.registry import Setup
 from scgmvae.model.setup import SetupMixin
 
@@ -199,7 +199,7 @@ def _without(prefix: str, value: Any) -> Any:
 
 def _is_twice(mdata: MuData, adata: AnnData, name: str) -> bool:
     """Whether MuData and modality both have a column, with different values."""
-    if name not in mdata.obs or name not in adata.obs:
+    if name not in mdata.obs or name not in adata.obs or name in adata.uns.get(COPIED_KEY, ()):
         return False
     values = mdata.obs[name].reindex(adata.obs_names).astype(object)
     return not values.equals(adata.obs[name].astype(object))
@@ -217,9 +217,14 @@ def _check_same(mdata: MuData, adata: AnnData, columns: Iterable[str], prefix: s
 
 
 def _copy_missing(mdata: MuData, adata: AnnData, columns: Iterable[str]) -> None:
-    """Copy columns of the MuData that the modality lacks to it, cell by cell."""
+    """Copy columns of the MuData that the modality lacks to it, cell by cell.
+
+    Those that were copied before are copied again, because they may have changed since.
+    """
+    copied = set(adata.uns.get(COPIED_KEY, ()))
     for name in columns:
-        if name in mdata.obs and name not in adata.obs:
+        if name in mdata.obs and (name not in adata.obs or name in copied):
             validation.check_obs_names(mdata)
             _check_if_view(adata, copy_if_view=True)  # writing to a view would warn
             adata.obs[name] = mdata.obs[name].reindex(adata.obs_names)
+            adata.uns[COPIED_KEY] = sorted(copied := copied | {name})

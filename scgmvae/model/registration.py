@@ -301,8 +301,13 @@ class Registration(BaseModelClass):
         manager = managers.get(adata.uns.get(scvi_constants._SCVI_UUID_KEY))
         return manager is not None and manager.adata is adata and change_of(manager) is None
 
-    def _check_own_data(self) -> None:
+    def _check_own_data(self, *, to_train: bool = False) -> None:
         """Raise if the model's own data were changed in place; put right what can be.
+
+        Parameters
+        ----------
+        to_train
+            Whether the labels are read as well.
 
         Raises
         ------
@@ -311,11 +316,14 @@ class Registration(BaseModelClass):
         """
         manager, uns = self.adata_manager, self.adata.uns
         uns[scvi_constants._SCVI_UUID_KEY] = manager.adata_uuid
+        self._register_manager_for_instance(manager)  # a copy of a model shares its identity
         fields = [f for f in manager.data_registry.values() if f.attr_name in ("obs", "obsm")]
         is_whole = all(f.attr_key in getattr(self.adata, f.attr_name) for f in fields)
         if not is_whole or scvi_constants._MANAGER_UUID_KEY not in uns:
             uns[scvi_constants._MANAGER_UUID_KEY] = None  # scvi-tools then registers them again
-        change = change_of(manager)
+        if self._given is not None:
+            self._take_new_columns(self._given)
+        change = change_of(manager, to_train=to_train)
         if change is None:
             return
         if not change.is_order:
@@ -323,6 +331,15 @@ class Registration(BaseModelClass):
                 f"The model's AnnData was changed after it was set up: {change.what}. "
                 f"{change.remedy}"
             )
+        logger.info("The genes are in another order by now, so the model reads a copy.")
         given, trainer = self.adata, self.trainer
         self.adata = match_genes(given, self._setup.gene_names)
         self._given, self.trainer = given, trainer
+
+    def _take_new_columns(self, given: AnnData) -> None:
+        """Copy columns of obs that were added to what the model's data are a copy of."""
+        new = [name for name in given.obs if name not in self.adata.obs]
+        rows = given.obs_names.get_indexer(self.adata.obs_names) if new else np.empty(0, int)
+        if new and (rows >= 0).all():
+            for name in new:
+                self.adata.obs[name] = given.obs[name].array.take(rows)

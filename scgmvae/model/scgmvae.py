@@ -186,8 +186,9 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ImportanceMixin, Expre
     def __getattr__(self, name: str) -> Any:
         # reached for what is not there, also where a property looks for it in vain
         if vars(self).get("module") is None and "_settings_to_come" in vars(self):
+            what = "registry" if name in ("_setup", "registry_") else name
             raise AttributeError(
-                f"{type(self).__name__}() has no {name!r} before it is made, which "
+                f"{type(self).__name__}() has no {what!r} before it is made, which "
                 "train(datamodule=...) does."
             )
         return super().__getattribute__(name)  # raises the error anew

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial, wraps
 from inspect import BoundArguments, Parameter, signature
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -83,6 +84,8 @@ def seeded(method: Callable[..., T], original: Callable[..., T] | None = None) -
         self._check_if_trained(warn=False)
         checks.check_seed(seed)
         given = _by_name(positions.bind(self, *args, **kwargs))
+        if not isinstance(given.get("gene_list"), str | NoneType):
+            given["gene_list"] = list(given["gene_list"])  # an array, a set or whatever has genes
         _check_arguments(self, known.bind(**given).arguments)
         for name in BATCHES:
             if given.get(name) is not None:
@@ -151,15 +154,16 @@ def _batches(model: Registration, name: str, asked: Any) -> list[object]:
             "an obs column with batch_key=..."
         )
     known = {name_of(value): value for value in model._setup.categories[column]}
-    names = [asked] if np.ndim(asked) == 0 else list(asked)
-    unknown = [value for value in names if value is not None and name_of(value) not in known]
+    values = [asked] if np.ndim(asked) == 0 else list(asked)
+    names = [None if value is None else name_of(value, known) for value in values]
+    unknown = [name for name in names if name is not None and name not in known]
     if unknown:
         raise ValueError(
             f"{name} must name batches of the obs column {column!r} that the model was trained "
             f"on, but {checks.listed(unknown)} is none. Known are: "
             f"{checks.listed_like(unknown[0], known)}."
         )
-    return [None if value is None else known[name_of(value)] for value in names]
+    return [None if name is None else known[name] for name in names]
 
 
 class Seeded(Registration):

@@ -268,7 +268,7 @@ class TrainingMixin(StartMixin):
         elif self.adata is None:
             raise RuntimeError("The model has no data to train on: load it with adata=...")
         else:
-            self._validate_anndata()
+            self._check_own_data(to_train=True)
         if not any(parameter.requires_grad for parameter in self.module.parameters()):
             raise ValueError(
                 "A query trains the weights of its new batches or other new categories, but this "

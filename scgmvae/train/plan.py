@@ -245,11 +245,15 @@ class StagedTrainingPlan(CheckedPlan):
         if self.lr_decline and "lr_scheduler" not in config:
             schedule = LambdaLR(
                 config["optimizer"],
-                # the first step has the full length, and there may be no trainer yet
-                lambda step: declined(self.joint_done, self.lr_decline) if step else 1.0,
+                self._step_length,
             )
             config["lr_scheduler"] = {"scheduler": schedule, "interval": "step"}
         return config
+
+    def _step_length(self, step: int) -> float:
+        """Length of a step as a share of the full length, which the first one has."""
+        # there may be no trainer yet at the first step
+        return declined(self.joint_done, self.lr_decline) if step else 1.0
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a minibatch."""

@@ -16,9 +16,10 @@ SPELLINGS = {
     "their names": np.array(["False", "True"], dtype=object),
     "categories": pd.Categorical(["0", "1"]),
     "nullable": pd.array([0, 1], dtype="Int64"),
+    "texts of floats": np.array(["0.0", "1.0"], dtype=object),
     "a category too many": pd.Categorical(["0", "1"], categories=["2", "0", "1"]),
 }
-ZERO_ONE = ("integers", "floats", "strings", "categories", "nullable", "a category too many")
+ZERO_ONE = tuple(name for name in SPELLINGS if name not in ("booleans", "their names"))
 TRUE_FALSE = ("booleans", "their names")
 PAIRS = [(a, b) for group in (ZERO_ONE, TRUE_FALSE) for a in group for b in group]
 
@@ -91,7 +92,7 @@ def test_a_query_adds_what_is_new(models, counts, own, new):
     adata.obs["batch"] = adata.obs["batch"].astype(object)
     adata.obs.loc[adata.obs_names[:40], "batch"] = new
     query = SCGMVAE.load_query_data(adata, models[own])
-    known = [name_of(value) for value in query._setup.categories["batch"]]
+    known = [name_of(value, "01") for value in query._setup.categories["batch"]]
     assert known == ["0", "1", name_of(new)]
     query.train(max_epochs=1, enable_progress_bar=False)
     shares = query.get_normalized_expression(transform_batch=name_of(new))
@@ -187,3 +188,25 @@ def test_a_value_of_its_own_for_every_cell_is_no_condition(counts, setup, kind):
     with pytest.raises(ValueError, match="every cell has a value of its own in the obs column"):
         SCGMVAE.setup_anndata(adata, **{setup: "own" if setup == "batch_key" else ["own"]})
     assert not [name for name in adata.obs if name.startswith("_scvi")]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(pd.to_datetime(["2020-01-01", "2021-02-02"]), id="dates"),
+        pytest.param(pd.to_timedelta([1, 2], unit="D"), id="times"),
+        pytest.param(np.array([0.1, 1.5], np.float32), id="single"),
+        pytest.param(np.array([0.1, 1.5], np.float16), id="half"),
+    ],
+)
+def test_values_of_any_type_are_categories(counts, make_model, values):
+    adata = counts.copy()
+    codes = adata.obs["batch"].cat.codes.to_numpy()
+    adata.obs["own"] = pd.Series(values).take(codes).array
+    for setup in ({"batch_key": "own"}, {"categorical_covariate_keys": ["own"]}):
+        model = make_model(adata, setup)
+        known = list(model._setup.categories["own"])
+        assert known == sorted(known)
+        np.testing.assert_array_equal(
+            names_of(adata.obs["own"]), [name_of(known[k]) for k in codes]
+        )

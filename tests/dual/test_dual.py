@@ -1,5 +1,7 @@
 """Tests of the dual VAE: its loss against hand computation, what it recovers, what it refuses."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -395,3 +397,8 @@ def test_an_untrained_model_and_other_images_are_refused(trained, counts):
     turned = counts[:, ::-1].copy()
     with pytest.raises(ValueError, match="in the same order"):
         trained.annotate(turned)
+
+
+def test_a_trained_model_can_be_pickled(trained):
+    again = pickle.loads(pickle.dumps(trained))
+    np.testing.assert_array_equal(again.get_foreground(), trained.get_foreground())

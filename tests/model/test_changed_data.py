@@ -1,11 +1,13 @@
 """Tests of model.registration and data.fingerprint: data that are changed in place."""
 
 import copy
+import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+from anndata import AnnData
 from scipy import sparse
 
 from scgmvae import SCGMVAE, DualVAE
@@ -25,6 +27,11 @@ def with_another_batch(adata):
     column = adata.obs["batch"].astype(str)
     column.iloc[:5] = np.where(column.iloc[:5] == "batch_0", "batch_1", "batch_0")
     adata.obs["batch"] = column
+
+
+def swap_batches(adata):
+    names = {"batch_0": "batch_1", "batch_1": "batch_0"}
+    adata.obs["batch"] = adata.obs["batch"].astype(str).map(names)
 
 
 # How data are changed in place, and what the error says of it.
@@ -49,6 +56,7 @@ CHANGES = {
         with_another_batch,
         r"obs column 'batch' has other values for 5 cells.*'batch_\d' in place of 'batch_\d'",
     ),
+    "batches swapped": (swap_batches, r"obs column 'batch' has other values for 300 cells"),
     "batches dropped": (
         lambda a: setattr(a, "obs", a.obs.drop(columns="batch")),
         r"its obs column 'batch' is gone",
@@ -67,6 +75,9 @@ HARMLESS = {
     "dense": lambda a: setattr(a, "X", a.X.toarray().astype(np.float64)),
     "integers": lambda a: setattr(a, "X", a.X.astype(np.int32)),
     "batches as text": lambda a: setattr(a, "obs", a.obs.assign(batch=a.obs["batch"].astype(str))),
+    "batches renamed": lambda a: setattr(
+        a, "obs", a.obs.assign(batch=a.obs["batch"].cat.rename_categories(["A", "batch_1"]))
+    ),
     "a new column": lambda a: setattr(a, "obs", a.obs.assign(new=1)),
     "a new layer": lambda a: a.layers.__setitem__("log", a.X.log1p()),
     "other columns dropped": lambda a: setattr(a, "obs", a.obs[["batch"]].copy()),
@@ -172,15 +183,87 @@ def test_genes_in_another_order_and_other_values_are_an_error(model):
         model.predict()
 
 
-def test_results_are_not_written_into_data_with_other_cells(model):
+def test_results_are_written_into_given_data_cell_by_cell(model):
     given = model.adata
     given._inplace_subset_var(ORDER)
     model.predict()
-    given._inplace_subset_obs(np.arange(10))
-    with pytest.warns(UserWarning, match="has other cells by now"):
-        model.annotate(key_added="again")
-    assert "again" in model.adata.obs
-    assert "again" not in given.obs
+    given._inplace_subset_obs(CELLS[:50])
+    model.annotate(key_added="again")
+    np.testing.assert_array_equal(given.obsm["X_again"], model.adata.obsm["X_again"][CELLS[:50]])
+    given.obs_names = [f"other_{i}" for i in range(50)]
+    with pytest.warns(UserWarning, match="has cells of other names by now"):
+        model.annotate(key_added="third")
+    assert "third" in model.adata.obs
+    assert "third" not in given.obs
+
+
+def test_columns_that_are_added_to_given_data_are_read(model):
+    given = model.adata
+    given._inplace_subset_var(ORDER)
+    model.predict()
+    given.obs["side"] = np.where(np.arange(300) % 2, "left", "right")
+    table = model.differential_expression(
+        groupby="side", group1="left", silent=True, n_samples_overall=5, m_permutation=5
+    )
+    expected = model.adata.to_df()[given.obs["side"].to_numpy() == "left"].mean()
+    np.testing.assert_allclose(table["raw_mean1"], expected[table.index], rtol=1e-5)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_of_a_model_know_what_its_data_were_like(model, copied):
+    expected = model.get_latent_representation()
+    model.adata._inplace_subset_var(ORDER)
+    np.testing.assert_array_equal(copied(model).get_latent_representation(), expected)
+    normalized(model.adata)
+    with pytest.raises(ValueError, match="changed after it was set up"):
+        copied(model).predict()
+
+
+def test_labels_count_in_training_alone(counts, make_model, train):
+    adata = counts.copy()
+    adata.obs["type"] = np.where(np.arange(300) % 3, adata.obs["component"], "unknown")
+    model = train(make_model(adata, {"labels_key": "type"}), max_epochs=1, pretrain_epochs=1)
+    expected = model.get_latent_representation()
+    adata.obs["type"] = model.predict()
+    np.testing.assert_array_equal(model.get_latent_representation(), expected)
+    model.annotate()
+    with pytest.raises(ValueError, match=r"obs column 'type' has other values for \d+ cells"):
+        model.train(max_epochs=1)
+
+
+def test_numbers_may_lose_the_digits_that_no_model_reads(counts, make_model):
+    adata = counts.copy()
+    adata.obs["size"] = np.linspace(0.1, 3, 300)
+    adata.obs["age"] = np.linspace(0, 1, 300)
+    setup = {"size_factor_key": "size", "continuous_covariate_keys": ["age"]}
+    model = make_model(adata, setup)
+    adata.obs = adata.obs.astype({"size": np.float32, "age": np.float32})
+    assert change_of(model.adata_manager) is None
+    adata.obs["age"] += 1e-3
+    assert "'age' has other values for 300 cells" in change_of(model.adata_manager).what
+
+
+def test_the_layer_that_holds_the_counts_is_named_and_the_remedy_helps(model):
+    expected = model.predict()
+    model.adata.layers["umi"] = model.adata.X.copy()
+    normalized(model.adata)
+    with pytest.raises(ValueError, match=r"adata\.X = adata\.layers\['umi'\]\.copy\(\)"):
+        model.predict()
+    model.adata.X = model.adata.layers["umi"].copy()
+    np.testing.assert_array_equal(model.predict(), expected)
+
+
+@pytest.mark.parametrize("change", ["cast", "no shape"])
+def test_bytes_of_images_must_stay_bytes_of_images(train, change):
+    x = np.random.default_rng(0).integers(0, 256, (60, 64)).astype(np.uint8)
+    adata = AnnData(x, uns={"image_shape": (8, 8)})
+    model = SCGMVAE(adata, n_components=2, n_hidden=16)
+    if change == "cast":
+        adata.X = adata.X.astype(np.float32)
+    else:
+        del adata.uns["image_shape"]
+    with pytest.raises(ValueError, match=r"bytes of images stand for values from 0 to 1"):
+        model.train(max_epochs=1)
 
 
 def test_other_data_are_read_as_they_are_now(model):

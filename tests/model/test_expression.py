@@ -7,7 +7,9 @@ import pytest
 GENES = ["gene_7", "gene_2", "gene_40", "gene_7"]
 
 
-@pytest.mark.parametrize("genes", [GENES, np.array(GENES), pd.Index(GENES)])
+@pytest.mark.parametrize(
+    "genes", [GENES, np.array(GENES), pd.Index(GENES), pd.Series(GENES, list("abcd"))], ids=type
+)
 @pytest.mark.parametrize(
     "settings",
     [{}, {"return_numpy": True}, {"n_samples": 3, "return_mean": False}, {"n_samples_overall": 4}],
@@ -20,6 +22,16 @@ def test_genes_come_in_the_order_asked_for(roughly_trained, genes, settings):
     np.testing.assert_array_equal(found, np.asarray(all_genes)[..., places])
     if isinstance(found, pd.DataFrame):
         assert found.columns.tolist() == GENES
+
+
+def test_genes_can_be_a_set_or_come_one_by_one(roughly_trained):
+    whole = roughly_trained.get_normalized_expression()
+    found = roughly_trained.get_normalized_expression(gene_list={"gene_5", "gene_2"})
+    assert set(found) == {"gene_5", "gene_2"}
+    pd.testing.assert_frame_equal(found, whole[found.columns])
+    one_by_one = (name for name in GENES[:3])
+    found = roughly_trained.get_normalized_expression(gene_list=one_by_one)
+    pd.testing.assert_frame_equal(found, whole[GENES[:3]])
 
 
 @pytest.mark.parametrize("n_samples", [1, 2])
@@ -52,6 +64,7 @@ def grouped(roughly_trained):
         ({"groupby": "number", "group1": np.array([2, 0])}, ["2 vs Rest", "0 vs Rest"]),
         ({"groupby": "flag", "group1": True}, ["True vs Rest"]),
         ({"groupby": "flag", "group1": ["True"], "group2": False}, ["True vs False"]),
+        ({"groupby": "number", "group1": {1}}, ["1 vs Rest"]),
         ({"groupby": "flag"}, ["False vs Rest", "True vs Rest"]),
         ({"groupby": "empty"}, ["0 vs Rest", "1 vs Rest", "2 vs Rest"]),
         ({"groupby": "component", "group1": "component_1"}, ["component_1 vs Rest"]),
@@ -94,3 +107,14 @@ def test_groups_without_cells_are_refused_at_once(
     monkeypatch.setattr(type(roughly_trained), "get_normalized_expression", compute)
     with pytest.raises(error, match=message):
         roughly_trained.differential_expression(grouped, **groups)
+
+
+def test_cells_without_a_group_are_among_the_rest(roughly_trained, grouped):
+    adata = grouped.copy()
+    adata.obs["part"] = adata.obs["number"].astype(object).where(adata.obs["number"] < 2, None)
+    settings = {"silent": True, "n_samples_overall": 5, "m_permutation": 5}
+    table = roughly_trained.differential_expression(adata, groupby="part", **settings)
+    assert table["comparison"].unique().tolist() == ["0 vs Rest", "1 vs Rest"]
+    rest = adata.to_df()[grouped.obs["number"] != 0].mean()
+    found = table[table["group1"] == 0]["raw_mean2"]
+    np.testing.assert_allclose(found, rest[found.index], rtol=1e-5)

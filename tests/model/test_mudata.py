@@ -250,3 +250,14 @@ def test_a_file_of_several_modalities_trains_from_disk(mdata, make_model, train,
         model.get_latent_representation(mdata), model.get_latent_representation(), atol=1e-5
     )
     backed.file.close()
+
+
+def test_a_column_that_was_copied_is_copied_again_when_it_has_changed(mdata, make, train):
+    model = train(make(batch_key="donor"))
+    mdata.obs["donor"] = np.where(np.arange(mdata.n_obs) % 2, "x", "y")
+    with pytest.raises(ValueError, match="obs column 'donor' has other values"):
+        model.predict(mdata)
+    again = make(batch_key="donor")
+    donors = mdata.obs["donor"].reindex(mdata["rna"].obs_names)
+    codes = again.adata_manager.get_from_registry("batch").ravel()
+    np.testing.assert_array_equal(codes, donors == "y")

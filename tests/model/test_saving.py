@@ -309,6 +309,12 @@ def test_a_trained_model_can_be_pickled(counts, make_model, train, tmp_path, wit
         assert len(made.history["elbo_train"]) > 0
 
 
+def test_a_model_whose_steps_get_shorter_can_be_pickled(counts, make_model, train):
+    model = train(make_model(counts.copy()), plan_kwargs={"lr_decline": 0.5})
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict(), model.predict())
+
+
 @pytest.mark.parametrize(
     ("device", "message"),
     [
