@@ -317,8 +317,8 @@ class Registration(BaseModelClass):
         manager, uns = self.adata_manager, self.adata.uns
         uns[scvi_constants._SCVI_UUID_KEY] = manager.adata_uuid
         self._register_manager_for_instance(manager)  # a copy of a model shares its identity
-        fields = [f for f in manager.data_registry.values() if f.attr_name in ("obs", "obsm")]
-        is_whole = all(f.attr_key in getattr(self.adata, f.attr_name) for f in fields)
+        of_cells = [f for f in manager.fields if f.attr_name in ("obs", "obsm") and not f.is_empty]
+        is_whole = all(f.attr_key in getattr(self.adata, f.attr_name) for f in of_cells)
         if not is_whole or scvi_constants._MANAGER_UUID_KEY not in uns:
             uns[scvi_constants._MANAGER_UUID_KEY] = None  # scvi-tools then registers them again
         if self._given is not None:
