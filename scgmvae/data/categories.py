@@ -14,7 +14,7 @@ import pandas as pd
 from scvi import settings
 from scvi.data.fields import CategoricalJointObsField, CategoricalObsField
 
-from scgmvae.checks import listed, listed_like
+from scgmvae.checks import listed
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-__all__ = ["CategoricalField", "CategoricalFields", "check_categories", "name_of", "names_of"]
+__all__ = ["CategoricalField", "CategoricalFields", "name_of", "names_of"]
 
 FEW_CELLS = 3
 """Number of cells below which a category is warned of, as in scvi-tools."""
@@ -68,13 +68,8 @@ def names_of(column: pd.Series, known: Container[str] = ()) -> NDArray[np.object
     return np.array([*(name_of(value, known) for value in values), "nan"], dtype=object)[codes]
 
 
-def check_categories(adata: AnnData, column: str, known: Iterable[object]) -> None:
+def _check_known(adata: AnnData, column: str, known: Iterable[object]) -> None:
     """Raise ``ValueError`` where a column of new data holds categories the model does not know."""
-    if column not in adata.obs:
-        raise KeyError(
-            f"The model was set up with the obs column {column!r}, which the new data does not "
-            f"have. Its columns are: {listed_like(column, adata.obs.columns)}."
-        )
     names = list(map(name_of, known))
     unseen = sorted(set(names_of(adata.obs[column], names)) - set(names))
     if unseen:
@@ -166,7 +161,7 @@ class CategoricalField(CategoricalObsField):
         known, key = state_registry[self.CATEGORICAL_MAPPING_KEY], self._original_attr_key
         if extend_categories:
             known = _found(adata_target.obs[key], known)
-        check_categories(adata_target, key, known)
+        _check_known(adata_target, key, known)
         return self._register(adata_target, known)
 
     def _of_one_category(self, adata: AnnData) -> dict:
@@ -215,7 +210,7 @@ class CategoricalFields(CategoricalJointObsField):
         if extend_categories:
             known = {key: _found(adata_target.obs[key], known[key]) for key in self.attr_keys}
         for key in self.attr_keys:
-            check_categories(adata_target, key, known[key])
+            _check_known(adata_target, key, known[key])
         return self._register(adata_target, known)
 
     def _register(self, adata: AnnData, categories: dict[str, NDArray]) -> dict:

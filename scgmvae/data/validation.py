@@ -120,7 +120,11 @@ def check_var_names(adata: AnnData) -> None:
 
 
 def check_columns(
-    adata: AnnData, *, is_whole: bool = True, **keys: str | Sequence[str] | None
+    adata: AnnData,
+    *,
+    is_whole: bool = True,
+    of_model: bool = False,
+    **keys: str | Sequence[str] | None,
 ) -> None:
     """Raise where a named obs column is missing (``KeyError``) or incomplete (``ValueError``).
 
@@ -130,6 +134,8 @@ def check_columns(
         The data.
     is_whole
         Whether every cell needs a value.
+    of_model
+        Whether a model reads the columns, rather than a user naming them now.
     **keys
         Argument name → obs column or, where it ends in ``_keys``, list of different obs columns;
         ``None`` is skipped.
@@ -145,8 +151,9 @@ def check_columns(
             raise ValueError(f"{argument} must be {wanted}, but it is {value!r}.")
         for column in columns:
             if column not in adata.obs:
+                reader = "The model reads" if of_model else f"{argument} names"
                 raise KeyError(
-                    f"{argument} names the obs column {column!r}, which adata.obs does not have. "
+                    f"{reader} the obs column {column!r}, which adata.obs does not have. "
                     f"Its columns are: {listed_like(column, adata.obs.columns)}."
                 )
             missing = adata.obs_names[adata.obs[column].isna()]

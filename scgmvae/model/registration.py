@@ -13,7 +13,6 @@ from scvi.data._utils import _assign_adata_uuid, _check_if_view
 from scvi.model.base import BaseModelClass
 
 from scgmvae.data import matrix_checks, validation
-from scgmvae.data.categories import check_categories
 from scgmvae.data.fingerprint import change_of, remember
 from scgmvae.data.genes import match_genes
 from scgmvae.data.images import check_same_shape, pixel_scale
@@ -256,11 +255,9 @@ class Registration(BaseModelClass):
         validation.check_layer(adata, setup.layer, of_model=True)
         # apart from the layer, the arguments depend on the class of the model
         columns = {k: v for k, v in setup.arguments.items() if k in CONDITION_ARGUMENTS}
-        validation.check_columns(adata, **columns)
+        validation.check_columns(adata, of_model=True, **columns)
         validation.check_size_factors(adata, columns.get("size_factor_key"))
         validation.check_continuous(adata, columns.get("continuous_covariate_keys"))
-        for column, known in setup.categories.items():
-            check_categories(adata, column, known)
 
     @contextmanager
     def _registers_unchanged_on_error(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from scvi.data.fields import (
 )
 
 from scgmvae.data import validation
-from scgmvae.data.categories import CategoricalField, CategoricalFields, check_categories
+from scgmvae.data.categories import CategoricalField, CategoricalFields
 from scgmvae.data.datamodules import (
     Layout,
     cells_of_categories,
@@ -98,10 +98,11 @@ class SetupMixin(Model):
         validation.check_not_view(adata)
         validation.check_obs_names(adata)
         validation.check_var_names(adata)
-        validation.check_layer(adata, layer, of_model="source_registry" in kwargs)
         source = kwargs.get("source_registry")  # given where a saved model is loaded
+        validation.check_layer(adata, layer, of_model=source is not None)
         validation.check_columns(
             adata,
+            of_model=source is not None,
             batch_key=batch_key,
             size_factor_key=size_factor_key,
             categorical_covariate_keys=categorical_covariate_keys,
@@ -111,9 +112,6 @@ class SetupMixin(Model):
             validation.check_columns(adata, labels_key=labels_key, is_whole=False)
         validation.check_size_factors(adata, size_factor_key)
         validation.check_continuous(adata, continuous_covariate_keys)
-        if source is not None and not kwargs.get("extend_categories"):
-            for column, known in Setup(source).categories.items():
-                check_categories(adata, column, known)
         if labels_key is None:
             labels = CategoricalField(REGISTRY_KEYS.LABELS_KEY, None)
         else:

@@ -243,10 +243,7 @@ class StagedTrainingPlan(CheckedPlan):
         """Optimiser, and the schedule of its step length if that falls."""
         config = super().configure_optimizers()
         if self.lr_decline and "lr_scheduler" not in config:
-            schedule = LambdaLR(
-                config["optimizer"],
-                self._step_length,
-            )
+            schedule = LambdaLR(config["optimizer"], self._step_length)
             config["lr_scheduler"] = {"scheduler": schedule, "interval": "step"}
         return config
 
