@@ -45,9 +45,10 @@ __all__ = [
     "neighbor_graph",
     "partition_by_labels",
     "split_groups",
+    "weights_between",
 ]
 
-Start = Literal["leiden", "kmeans", "gmm"]
+Start = Literal["tested", "leiden", "kmeans", "gmm"]
 Codes = NDArray[np.int64]
 
 N_NEIGHBORS = 30
@@ -86,9 +87,10 @@ def check_start(method: Start, n_groups: int | None) -> None:
     """Raise ``ValueError`` if a method is unknown, or needs a K that is not given."""
     if method not in get_args(Start):
         raise ValueError(f"start must be one of {get_args(Start)}, but it is {method!r}.")
-    if method != "leiden" and n_groups is None:
+    if method in ("kmeans", "gmm") and n_groups is None:
         raise ValueError(
-            f"start={method!r} needs the number of groups: give n_components, or take 'leiden'."
+            f"start={method!r} needs the number of groups: give n_components, or take 'tested' or "
+            "'leiden', which find it."
         )
 
 
@@ -303,10 +305,23 @@ def leiden(
     return adata.obs["leiden"].cat.codes.to_numpy().astype(np.int64)
 
 
-def _weights_between(graph: sparse.csr_matrix, codes: Codes) -> NDArray[np.floating]:
-    """Total edge weight between each two groups, (K, K), as a share of all."""
-    n_groups = codes.max() + 1
-    one_hot = sparse.csr_matrix((np.ones(len(codes)), (np.arange(len(codes)), codes)))
+def weights_between(
+    graph: sparse.csr_matrix, codes: NDArray[np.integer], n_groups: int | None = None
+) -> NDArray[np.floating]:
+    """Total edge weight between each two groups, (K, K), as a share of all.
+
+    Parameters
+    ----------
+    graph
+        Graph of the cells, ``(n, n)``.
+    codes
+        Groups ``(n,)`` from 0 on.
+    n_groups
+        K; ``None`` is one more than the largest code.
+    """
+    n_groups = codes.max() + 1 if n_groups is None else n_groups
+    shape = (len(codes), n_groups)
+    one_hot = sparse.csr_matrix((np.ones(len(codes)), (np.arange(len(codes)), codes)), shape)
     weights = np.asarray((one_hot.T @ graph @ one_hot).todense(), dtype=float)
     return weights.reshape(n_groups, n_groups) / graph.sum()
 
@@ -336,7 +351,7 @@ def merge_groups(
     Codes ``(n,)`` of at most K groups.
     """
     codes = codes.copy()
-    weights = _weights_between(graph, codes)
+    weights = weights_between(graph, codes)
     while len(weights) > n_groups:
         degree = weights.sum(1)
         gain = weights - resolution * np.outer(degree, degree)
@@ -406,7 +421,7 @@ def _halves(
     smaller = min(sides, key=len)
     if len(smaller) < SMALLEST_SPLIT // 4:
         return np.inf, rows
-    weights = _weights_between(inner, codes)
+    weights = weights_between(inner, codes)
     degree = weights.sum(1)
     return float(weights[0, 1] / (degree[0] * degree[1])), smaller
 

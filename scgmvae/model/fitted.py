@@ -25,6 +25,8 @@ class Fitted:
     """Whether the mixture is the prior of z, as it is from the start of the joint stage on."""
     component_clusters: NDArray[np.int64] | None = None
     """Cluster of each component, (K,), −1 where it is dropped; ``None`` before any merging."""
+    split_tree: dict[str, NDArray] | None = None
+    """The tree of the tested splits, whose leaves are the components; ``None`` without one."""
     distance_quantiles: NDArray[np.float64] | None = None
     """Quantiles of the training cells' distances to their components."""
     used_components: NDArray[np.int64] | None = None

@@ -141,16 +141,34 @@ class MergingMixin(ComponentsMixin):
             if method == "overlap":
                 highest = -np.log(highest)
             n_left = len(free) - int((linkage[:, 2] <= highest).sum())
-        clusters = np.full(n_components, -1)
-        clusters[:n_labels] = np.arange(n_labels)
+        clusters = np.arange(n_components)
         if n_left:
-            codes = levels[n_left].to_numpy()
+            clusters[free] = n_labels + levels[n_left].to_numpy()
+        self._set_clusters(clusters, n_cells)
+        return ComponentTree(linkage, levels.set_axis(self.component_names[free], axis=0))
+
+    def _set_clusters(self, clusters: NDArray[np.integer], n_cells: NDArray[np.integer]) -> None:
+        """Number the clusters anew: those of labels first, then by size; drop empty components.
+
+        Parameters
+        ----------
+        clusters
+            Any code of the cluster of each component, ``(K,)``. Components of labels stay apart.
+        n_cells
+            Number of cells of each component, ``(K,)``.
+        """
+        n_labels = len(self._setup.label_names)
+        numbered = np.full(len(clusters), -1)
+        numbered[:n_labels] = np.arange(n_labels)
+        free = np.flatnonzero(n_cells > 0)
+        free = free[free >= n_labels]
+        if len(free):
+            _, codes = np.unique(clusters[free], return_inverse=True)
             sizes = np.bincount(codes, weights=n_cells[free])
             rank = np.argsort(np.argsort(-sizes, kind="stable"))
-            clusters[free] = n_labels + rank[codes]
-        self.component_clusters_ = clusters
+            numbered[free] = n_labels + rank[codes]
+        self.component_clusters_ = numbered
         self._model_summary_string = self._summary()
-        return ComponentTree(linkage, levels.set_axis(self.component_names[free], axis=0))
 
     def _tree(
         self, posteriors: dict[str, NDArray], which: NDArray[np.integer], method: Criterion

@@ -13,14 +13,15 @@ from scvi import REGISTRY_KEYS
 from torch import Tensor
 
 from scgmvae.clustering.partition import Start, log_normalized_pcs
+from scgmvae.clustering.split_tree import STRENGTH
 from scgmvae.data.images import pixel_scale
 from scgmvae.data.matrices import column_means, is_on_disk, read_rows
 from scgmvae.data.minibatches import CELLS_IN_MEMORY
 from scgmvae.data.registry import label_codes
-from scgmvae.model.merging import MergingMixin
+from scgmvae.model.splits import SplitsMixin
 from scgmvae.train.cells import cells_to_start_from
 from scgmvae.train.recipe import Recipe, recipe_for
-from scgmvae.train.start import start_decoder, start_mixture, starting_partition
+from scgmvae.train.start import Started, start_decoder, start_mixture, starting_partition
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["StartMixin"]
 
 
-class StartMixin(MergingMixin):
+class StartMixin(SplitsMixin):
     """The start of a module, and of its mixture, from the cells of the model."""
 
     mixture_started_: bool
@@ -40,10 +41,12 @@ class StartMixin(MergingMixin):
         return recipe_for(self.module.image_shape)
 
     def _start_module(self, rows: NDArray[np.integer]) -> None:
-        """Set decoder bias and scale of the size factors of new weights by the training cells."""
+        """Set decoder bias, typical depth and scale of size factors by the training cells."""
         x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         mean = column_means(x, rows) * pixel_scale(self.adata_manager)
         start_decoder(self.module, mean)
+        if self.module.is_count:
+            self.module.typical_depth.fill_(mean.sum())
         if self.module.use_size_factor:
             factors = self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)
             mean_factor = factors[rows].astype(float).mean()
@@ -51,19 +54,23 @@ class StartMixin(MergingMixin):
 
     def _start_mixture(
         self, rows: NDArray[np.integer], start: Start, guide_key: str | None, seed: int
-    ) -> NDArray[np.integer]:
+    ) -> Started:
         """Start the components from a partition of the training cells.
 
-        Returns
-        -------
-        Codes of all cells, −1 outside of ``rows``.
+        Cells outside of ``rows`` have no component.
         """
         labels, chosen = label_codes(self.adata_manager), rows
         if guide_key is None:
             x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-            chosen = cells_to_start_from(rows, labels, on_disk=is_on_disk(x), seed=seed)
+            chosen = cells_to_start_from(
+                rows,
+                labels,
+                tests_splits=start == "tested",
+                on_disk=is_on_disk(x),
+                seed=seed,
+            )
         posteriors = self._posteriors(indices=chosen)
-        partition = self._partition(chosen, posteriors["z_loc"], start, guide_key, seed)
+        partition, tree = self._partition(chosen, posteriors["z_loc"], start, guide_key, seed)
         n_found = max(self.module.n_labels, int(partition.max()) + 1)
         self.n_components_ = self.n_components_ or n_found
         tensors = self._training_cells(chosen)
@@ -80,7 +87,7 @@ class StartMixin(MergingMixin):
         codes[others] = np.where(labels[others] >= 0, labels[others], codes[others])
         self.mixture_started_ = True  # checkpoints that are saved from now on need it
         self.module.train()
-        return codes
+        return Started(codes, tree)
 
     def _training_cells(self, rows: NDArray[np.integer]) -> dict[str, Tensor]:
         """The training cells as one minibatch, with x only where the classifier sees it."""
@@ -99,18 +106,19 @@ class StartMixin(MergingMixin):
         start: Start,
         guide_key: str | None,
         seed: int,
-    ) -> NDArray[np.int64]:
-        """Starting component of each training cell, (n,); the first are those of the labels."""
-        representation = z
-        if self.module.is_count and not self.module.has_conditions:
-            counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-            representation = log_normalized_pcs(read_rows(counts, rows), seed=seed)
-        groups = None
+    ) -> tuple[NDArray[np.int64], dict[str, NDArray] | None]:
+        """Starting component of each training cell, (n,), and the tree of splits they come from.
+
+        The first components are those of the labels.
+        """
+        groups, tree = None, None
         if guide_key is not None:
             column = self.adata.obs[guide_key].iloc[rows].astype("category")
             groups = column.cat.codes.to_numpy()
-        return starting_partition(
-            representation,
+        elif start == "tested":
+            groups, tree = self._tested_groups(rows, z, seed)
+        partition = starting_partition(
+            self._representation(rows, z, seed),
             label_codes(self.adata_manager)[rows],
             groups,
             n_labels=self.module.n_labels,
@@ -119,3 +127,23 @@ class StartMixin(MergingMixin):
             straight=self._recipe.straight,
             seed=seed,
         )
+        return partition, tree
+
+    def _tested_groups(
+        self, rows: NDArray[np.integer], z: NDArray[np.float32], seed: int
+    ) -> tuple[NDArray[np.int64], dict[str, NDArray] | None]:
+        """Leaves of the tree of tested splits and the tree; with labels its clusters alone."""
+        n_labels = self.module.n_labels
+        tree, leaf = self._grown_tree(rows, z, None if n_labels else self.n_components_, seed)
+        if n_labels:
+            return tree.clusters(tree.height >= STRENGTH)[leaf], None
+        return leaf, dict(vars(tree))
+
+    def _representation(
+        self, rows: NDArray[np.integer], z: NDArray[np.float32], seed: int
+    ) -> NDArray[np.floating]:
+        """What groups are computed from where splits are not tested, and labels are spread by."""
+        if self.module.is_count and not self.module.has_conditions:
+            counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+            return log_normalized_pcs(read_rows(counts, rows), seed=seed)
+        return z

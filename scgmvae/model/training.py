@@ -75,7 +75,7 @@ class TrainingMixin(StartMixin):
         max_epochs: int | None = None,
         pretrain_epochs: int | None = None,
         *,
-        start: Start = "leiden",
+        start: Start | None = None,
         guide_key: str | None = None,
         guide_weight: float | None = None,
         balance_key: str | None = None,
@@ -102,8 +102,10 @@ class TrainingMixin(StartMixin):
 
         The first call pretrains the model as a VAE, starts the mixture from a partition of the
         cells, and trains both together. If neither K nor labels nor ``guide_key`` is given,
-        components that overlap are then merged (:meth:`merge_components`). A further call goes on
-        with the joint stage and keeps components and clusters.
+        clusters are then made of the components: those of the tested splits that are strong
+        (:meth:`cut`), or, with ``start="leiden"``, of components that overlap
+        (:meth:`merge_components`). A further call goes on with the joint stage and keeps
+        components and clusters.
 
         Parameters
         ----------
@@ -116,12 +118,13 @@ class TrainingMixin(StartMixin):
             of images about 9,400, 10 to 60 epochs; and none without a mixture. A model that has
             its components has no first stage any more.
         start
-            Initial partition: ``"leiden"``, ``"kmeans"`` or ``"gmm"``, see
-            :func:`~scgmvae.clustering.partition.initial_partition`. Counts without conditions are
-            partitioned by principal components of their log-normalised values; all else by the
-            pretrained z, from which differences between conditions are gone. Of more than 100,000
-            cells, or 16,384 on disk, a sample is partitioned, and the others follow the
-            classifier.
+            Initial partition. ``"tested"``, the default except for images: tested splits of the
+            pretrained z (:meth:`split_table`), of a sample where there are more than 20,000 cells.
+            ``"leiden"``, ``"kmeans"`` or ``"gmm"``: see
+            :func:`~scgmvae.clustering.partition.initial_partition`; counts without conditions are
+            then partitioned by principal components of their log-normalised values, all else by
+            the pretrained z, of a sample where there are more than 100,000 cells. On disk a sample
+            has 16,384 cells. Cells outside of a sample follow the classifier.
         guide_key
             obs column of your own clustering, for example Leiden groups, from which the components
             start in place of a computed partition. The components are not merged after training.
@@ -311,7 +314,7 @@ class TrainingMixin(StartMixin):
         # a K that an interrupted start has found does not bind the next start
         n_components = self.n_components_ if goes_on else self.n_components_asked
         if guide_key is None and not goes_on and self.module.has_mixture:
-            check_start(request.start, n_components)
+            check_start(request.start or self._recipe.start, n_components)
         if guide_key is not None and not self.module.has_mixture:
             raise ValueError(
                 f"guide_key gives components their start, but prior={prior!r} has none. Leave it "
@@ -394,7 +397,7 @@ class TrainingMixin(StartMixin):
                     setattr(self, name, value)
         elif not training.goes_on:
             self.n_components_ = self.n_components_asked
-            self.component_clusters_ = None
+            self.component_clusters_ = self.split_tree_ = None
         if training.is_first:
             self.module = self._make_module()
         elif saved is not None:
@@ -441,14 +444,18 @@ class TrainingMixin(StartMixin):
     ) -> list[pl.Callback]:
         """The user's callbacks and our own, in the order in which they are called."""
         request = training.request
-        start = partial(self._start_mixture, rows, request.start, request.guide_key, request.seed)
+        method = request.start or self._recipe.start
+        start = partial(self._start_mixture, rows, method, request.guide_key, request.seed)
         has_names = isinstance(splitter, SeededDataSplitter)
         return [
             *([] if checkpoints is None else [checkpoints]),
             *(training.trainer_kwargs.get("callbacks") or ()),
-            MixtureStart(start, checkpoints),
+            MixtureStart(start, self._keep_tree, checkpoints),
             FiniteWatch(self.adata.obs_names if has_names else None),
         ]
+
+    def _keep_tree(self, tree: dict[str, NDArray] | None) -> None:
+        self.split_tree_ = tree
 
     def _run(
         self,
@@ -479,7 +486,10 @@ class TrainingMixin(StartMixin):
         finds_k = self.n_components_asked is None and training.request.guide_key is None
         is_new = self.mixture_started_ and not training.goes_on
         if is_new and finds_k and not self._setup.label_names:
-            self._merge(posteriors)
+            if self.split_tree_ is None:
+                self._merge(posteriors)
+            else:
+                self._cut(posteriors)
             if len(self.cluster_names) == 1:
                 warnings.warn(
                     f"One cluster was found: the {self.adata.n_obs:,} cells seem to be of one "

@@ -250,6 +250,8 @@ class CGMVAE(ExtendableModule):
         self.use_size_factor = use_size_factor
         # counts per unit of size factor: factors of scanpy or scran have a mean of 1
         self.register_buffer("size_scale", torch.ones(()))
+        # counts per cell that the encoder sees, whatever the depth; 0 leaves counts as they are
+        self.register_buffer("typical_depth", torch.zeros(()))
         self.mixture_started = False
         self._set_conditions((n_batch, *n_cats_per_cov), n_continuous_cov, batch_embedding_kwargs)
         self._check_images(encoder)
@@ -263,6 +265,11 @@ class CGMVAE(ExtendableModule):
         self.condition_prior = self._make_condition_prior(condition_prior)
         if self.has_mixture:
             self.set_components(n_components)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        # the encoder of models before 0.2 saw counts of any depth
+        state_dict.setdefault(f"{prefix}typical_depth", torch.zeros(()))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _set_conditions(
         self,
@@ -564,7 +571,8 @@ class CGMVAE(ExtendableModule):
         z = q_z.rsample(shape) if sample else q_z.loc
         library, q_l = self._library(x, size_factor), None
         if self.library_size is not None:
-            q_l = self.library_size.posterior(encoder_input, c, batch_index)
+            seen = sparse.map_values(torch.log1p, x)  # with the depth, which it is to tell
+            q_l = self.library_size.posterior(seen, c, batch_index)
             library = q_l.rsample(shape) if sample else q_l.loc
         outputs = {
             "qz": q_z,
@@ -615,13 +623,16 @@ class CGMVAE(ExtendableModule):
     def _encoder_input(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """Input of the networks from x, (n, G).
 
-        Genes that were not measured are 0 there and the others are scaled up, as input dropout
-        does it with genes that it hides in training.
+        Counts are those of a cell of typical depth, so that z is of composition alone. Genes that
+        were not measured are 0 there and the others are scaled up, as input dropout does it with
+        genes that it hides in training.
         """
-        seen = sparse.map_values(torch.log1p, x) if self.is_count else x
-        if observed is None:
-            return seen
-        return sparse.map_values(lambda values: values / observed.float().mean(), seen)
+        share = 1.0 if observed is None else observed.float().mean()
+        if self.is_count:
+            size = self.typical_depth * share / sparse.row_sums(x)
+            size = torch.where(self.typical_depth > 0, size, 1.0)
+            x = sparse.map_values(torch.log1p, sparse.scale_rows(x, size))
+        return x if observed is None else sparse.map_values(lambda values: values / share, x)
 
     def _classify(self, z: Tensor, encoder_input: Tensor, c: Conditions) -> Tensor:
         """Logits of q(y|z,c) or q(y|z,x,c), (..., n, K)."""

@@ -29,6 +29,7 @@ __all__ = [
     "map_values",
     "pinned",
     "row_sums",
+    "scale_rows",
     "sums_by_row",
 ]
 
@@ -67,6 +68,16 @@ def row_sums(x: Tensor) -> Tensor:
     if not is_sparse(x):
         return x.sum(-1, keepdim=True)
     return sums_by_row(x.values(), x.crow_indices().long()).unsqueeze(-1)
+
+
+def scale_rows(x: Tensor, size: Tensor) -> Tensor:
+    """Rows of x, (n, G), times one number each, (n, 1)."""
+    if not is_sparse(x):
+        return x * size
+    offsets = x.crow_indices()
+    n_values = len(x.col_indices())
+    of_values = torch.repeat_interleave(size.squeeze(-1), offsets.diff(), output_size=n_values)
+    return csr_tensor(offsets, x.col_indices(), x.values() * of_values, x.shape[1])
 
 
 def pinned(x: Tensor) -> Tensor:

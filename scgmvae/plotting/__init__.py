@@ -16,6 +16,7 @@ from scgmvae.plotting._components import (
 from scgmvae.plotting._expression import generated, mean_expression
 from scgmvae.plotting._images import manifold, reconstructions, samples
 from scgmvae.plotting._latent import embedding, latent, latent_size
+from scgmvae.plotting._splits import split_tree
 from scgmvae.plotting._training import training, training_term
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "novelty",
     "reconstructions",
     "samples",
+    "split_tree",
     "training",
     "training_term",
 ]

@@ -17,6 +17,9 @@ __all__ = ["cells_to_start_from", "copies_of_cells"]
 LARGEST_START = 100_000
 """Largest number of cells that are partitioned; of more, a sample is taken."""
 
+LARGEST_TREE = 20_000
+"""Largest number of cells whose splits are tested."""
+
 LABELLED_SHARE = 0.1
 """Share that labelled cells are oversampled to in every minibatch if they are fewer."""
 
@@ -56,7 +59,12 @@ def copies_of_cells(
 
 
 def cells_to_start_from(
-    rows: NDArray[np.integer], labels: NDArray[np.integer], *, on_disk: bool, seed: int
+    rows: NDArray[np.integer],
+    labels: NDArray[np.integer],
+    *,
+    tests_splits: bool,
+    on_disk: bool,
+    seed: int,
 ) -> NDArray[np.integer]:
     """Training cells that are partitioned: all, or a sample that memory and time allow.
 
@@ -69,12 +77,16 @@ def cells_to_start_from(
         Rows of the training cells, ascending.
     labels
         Label of each cell of the data, (n,), −1 where it has none.
+    tests_splits
+        Whether the partition is made of tested splits, which takes longer than others.
     on_disk
         Whether the counts are read from a file.
     seed
         Seed of the sample.
     """
-    largest = CELLS_IN_MEMORY if on_disk else LARGEST_START
+    largest = LARGEST_TREE if tests_splits else LARGEST_START
+    if on_disk:
+        largest = min(largest, CELLS_IN_MEMORY)
     if len(rows) <= largest:
         return rows
     rng = np.random.default_rng(seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import lightning.pytorch as pl
-    import numpy as np
-    from numpy.typing import NDArray
 
     from scgmvae.module.cgmvae import CGMVAE
 
 __all__ = ["check_devices", "device_of", "start_on_all", "strategy_for"]
+
+T = TypeVar("T")
 
 FORKING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 
@@ -100,9 +100,7 @@ def strategy_for(
     return strategy
 
 
-def start_on_all(
-    trainer: pl.Trainer, module: CGMVAE, start: Callable[[], NDArray[np.integer]]
-) -> NDArray[np.integer]:
+def start_on_all(trainer: pl.Trainer, module: CGMVAE, start: Callable[[], T]) -> T:
     """Start the mixture in one process and send it to all.
 
     Parameters
@@ -112,19 +110,19 @@ def start_on_all(
     module
         Module of this process.
     start
-        Function that starts the mixture of the module and returns the partition.
+        Function that starts the mixture of the module.
 
     Returns
     -------
-    The partition, the same in all processes.
+    What the function returned, the same in all processes.
     """
     if trainer.world_size == 1:
         return start()
     sent = None
     if trainer.is_global_zero:
-        partition = start()
-        sent = (partition, module.n_components, module.state_dict())
-    partition, n_components, state = trainer.strategy.broadcast(sent)
+        started = start()
+        sent = (started, module.n_components, module.state_dict())
+    started, n_components, state = trainer.strategy.broadcast(sent)
     if not trainer.is_global_zero:
         module.set_components(n_components)
         module.load_state_dict(state)
@@ -133,4 +131,4 @@ def start_on_all(
     if isinstance(trainer.strategy, DDPStrategy):  # DDP still holds the old parameters
         trainer.strategy.model = trainer.lightning_module
         trainer.strategy.configure_ddp()
-    return partition
+    return started

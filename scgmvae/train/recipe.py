@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from scgmvae.clustering.partition import Start
     from scgmvae.distributions.likelihoods import Likelihood
 
 __all__ = ["COUNTS", "IMAGES", "Length", "Recipe", "recipe_for"]
@@ -51,6 +52,8 @@ class Recipe:
     """Length of the first stage."""
     joint: Length
     """Length of the joint stage."""
+    start: Start
+    """Partition that components start from."""
     straight: bool
     """Whether groups in the latent are balls, with straight borders between them."""
     plan: dict[str, float] = field(default_factory=dict)
@@ -75,6 +78,7 @@ COUNTS = Recipe(
     dropout_rate=0.1,
     pretraining=Length(320, 5, 60),
     joint=Length(1500, 20, 100),
+    start="tested",
     straight=True,
 )
 """Recipe for counts. Longer pretraining ends at the same agreement with the labels, as
@@ -86,6 +90,7 @@ IMAGES = Recipe(
     dropout_rate=0.0,
     pretraining=Length(9400, 10, 60),
     joint=Length(4700, 10, 60),
+    start="leiden",
     straight=False,
     plan={
         "pretrain_kl_weight": 0.05,

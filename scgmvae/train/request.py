@@ -50,7 +50,7 @@ class Request:
 
     max_epochs: int | None = None
     pretrain_epochs: int | None = None
-    start: Start = "leiden"
+    start: Start | None = None
     guide_key: str | None = None
     guide_weight: float | None = None
     balance_key: str | None = None

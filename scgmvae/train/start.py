@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from scgmvae.train.checkpoints import Checkpoints
     from scgmvae.train.plan import StagedTrainingPlan
 
-__all__ = ["MixtureStart", "start_decoder", "start_mixture", "starting_partition"]
+__all__ = ["MixtureStart", "Started", "start_decoder", "start_mixture", "starting_partition"]
+
+
+class Started(NamedTuple):
+    """What a mixture was started from."""
+
+    partition: NDArray[np.integer]
+    """Component of each cell, (n,), −1 where it has none."""
+    split_tree: dict[str, NDArray] | None
+    """Tree of the tested splits whose leaves are the components, if they are."""
 
 
 @torch.no_grad()
@@ -76,7 +85,7 @@ def starting_partition(
     labels
         Label of each cell, (n,), −1 where it has none.
     groups
-        Groups that a user has given, (n,), in place of a computed partition.
+        Groups of the cells, (n,): a user's, or those of tested splits; ``None`` computes them.
     n_labels
         Number of labels, which the first components carry.
     n_components
@@ -184,18 +193,21 @@ class MixtureStart(pl.Callback):
     Parameters
     ----------
     start
-        Function that starts the mixture and returns the partition of the cells,
-        ``(n,)``, −1 where a cell has no component.
+        Function that starts the mixture.
+    keep_tree
+        Function that is given the tree of the tested splits, in every process.
     checkpoints
         Callback that writes a checkpoint once the mixture is started.
     """
 
     def __init__(
         self,
-        start: Callable[[], NDArray[np.integer]],
+        start: Callable[[], Started],
+        keep_tree: Callable[[dict[str, NDArray] | None], None],
         checkpoints: Checkpoints | None = None,
     ):
         self.start = start
+        self.keep_tree = keep_tree
         self.checkpoints = checkpoints
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
@@ -210,8 +222,9 @@ class MixtureStart(pl.Callback):
         is_due = trainer.current_epoch >= pl_module.pretrain_epochs
         if module.mixture_started or not module.has_mixture or not is_due:
             return
-        partition = start_on_all(trainer, module, self.start)
-        trainer.datamodule.guide_by(module, partition)
+        started = start_on_all(trainer, module, self.start)
+        self.keep_tree(started.split_tree)
+        trainer.datamodule.guide_by(module, started.partition)
         trainer.strategy.setup_optimizers(trainer)
         # pretraining has another bound, so its best value is not comparable with later ones
         for callback in trainer.checkpoint_callbacks:

@@ -1,0 +1,150 @@
+"""Test of a given partition: which groups one population explains, and which hide several."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from scgmvae.clustering.cuts import SMALLEST_SIDE, cut_weight, shared_neighbor_graph
+from scgmvae.clustering.one_population import Evidence, evidence_of
+from scgmvae.clustering.partition import weights_between
+from scgmvae.clustering.split_tree import LARGEST_P, TestedCut, cells_in_test, tested_cut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from scgmvae.clustering.one_population import Encoded
+
+__all__ = ["GroupTests", "examine_groups"]
+
+CLEARLY_APART = 0.02
+"""T between two groups below which they need no test."""
+CELLS_IN_GRAPH = 20_000
+"""Largest number of cells by which neighbouring groups are found."""
+
+
+class GroupTests(NamedTuple):
+    """What the tests of a partition have found."""
+
+    inside: list[TestedCut | None]
+    """The weakest cut inside each group; ``None`` where it has too few cells."""
+    nearest: NDArray[np.int64]
+    """The group that each one is closest to, −1 where there is no other."""
+    border: list[Evidence | None]
+    """What speaks for the border between the group and its nearest one."""
+    merged: NDArray[np.int64]
+    """Group of each group after those were merged that one population explains."""
+
+
+def examine_groups(
+    z: NDArray[np.floating],
+    codes: NDArray[np.integer],
+    encoder_of: Callable[[NDArray[np.integer]], Encoded],
+    levels: Sequence[NDArray[np.integer]] = (),
+    *,
+    strength: float,
+    seed: int = 0,
+) -> GroupTests:
+    """Test the groups of a partition, inside and against the groups beside them.
+
+    Parameters
+    ----------
+    z
+        Cells, ``(n, L)``.
+    codes
+        Group of each cell, ``(n,)``, from 0 on, −1 for cells of no group.
+    encoder_of
+        As in :func:`~scgmvae.clustering.split_tree.grow`.
+    levels
+        Level of each cell, ``(n,)``, for each categorical condition.
+    strength
+        Strength from which on two groups stay apart.
+    seed
+        Seed of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    n_groups = int(codes.max()) + 1
+    inside = []
+    for group in range(n_groups):
+        rows = np.flatnonzero(codes == group)
+        inside.append(
+            tested_cut(
+                z[rows],
+                partial(_of_rows, encoder_of, rows),
+                [level[rows] for level in levels],
+                rng,
+            )
+        )
+    merged = np.arange(n_groups)
+    nearest = np.full(n_groups, -1)
+    border: list[Evidence | None] = [None] * n_groups
+    current = codes.copy()
+    tested: set[frozenset[int]] = set()
+    while (pair := _closest(_t_between(z, current, rng), tested)) is not None:
+        one, other = pair
+        tested.add(frozenset(pair))
+        evidence = _evidence_between(z, current, pair, encoder_of, rng)
+        for group, beside in (pair, pair[::-1]):
+            if nearest[group] < 0:
+                nearest[group], border[group] = beside, evidence
+        if evidence.p <= LARGEST_P and evidence.strength >= strength:
+            continue
+        merged[merged == other] = one
+        current[current == other] = one
+        tested = {names for names in tested if not names & frozenset(pair)}
+    return GroupTests(inside, nearest, border, np.unique(merged, return_inverse=True)[1])
+
+
+def _of_rows(
+    encoder_of: Callable[[NDArray[np.integer]], Encoded],
+    rows: NDArray[np.integer],
+    some: NDArray[np.integer],
+) -> Encoded:
+    return encoder_of(rows[some])
+
+
+def _t_between(
+    z: NDArray[np.floating], codes: NDArray[np.integer], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """T of the border between each two groups, (K, K), 0 where there is none."""
+    rows = np.flatnonzero(codes >= 0)
+    if len(rows) > CELLS_IN_GRAPH:
+        rows = np.sort(rng.permutation(rows)[:CELLS_IN_GRAPH])
+    weights = weights_between(shared_neighbor_graph(z[rows]), codes[rows], int(codes.max()) + 1)
+    degree = weights.sum(1)
+    expected = np.outer(degree, degree) / np.maximum(degree[:, None] + degree, 1e-12)
+    t = weights / np.maximum(expected, 1e-12)
+    np.fill_diagonal(t, 0.0)
+    return t
+
+
+def _closest(t: NDArray[np.float64], tested: set[frozenset[int]]) -> tuple[int, int] | None:
+    """The pair of groups with the largest T that was not tested; ``None`` if all are apart."""
+    t = np.triu(t, 1)
+    for names in tested:
+        t[min(names), max(names)] = 0.0
+    one, other = np.unravel_index(t.argmax(), t.shape)
+    return (int(one), int(other)) if t[one, other] > CLEARLY_APART else None
+
+
+def _evidence_between(
+    z: NDArray[np.floating],
+    codes: NDArray[np.integer],
+    pair: tuple[int, int],
+    encoder_of: Callable[[NDArray[np.integer]], Encoded],
+    rng: np.random.Generator,
+) -> Evidence:
+    """What speaks for the border between two groups."""
+    rows = np.flatnonzero(np.isin(codes, pair))
+    side = codes[rows] == pair[1]
+    if side.sum() > len(side) / 2:
+        side = ~side
+    if side.sum() < SMALLEST_SIDE:
+        return Evidence(1.0, 1.0, 1.0)
+    some = cells_in_test(z[rows], side, rng)
+    t = cut_weight(shared_neighbor_graph(z[rows[some]]), side[some])
+    return evidence_of(t, z[rows[some]], encoder_of(rows[some]), rng)

@@ -1,0 +1,428 @@
+"""A tree of tested splits, from all cells down to groups that one population explains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from scgmvae.clustering.cuts import Cut, cut_weight, shared_neighbor_graph, weakest_cut
+from scgmvae.clustering.one_population import Evidence, evidence_of
+from scgmvae.clustering.support import Support, support_of, without_level_means
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from scgmvae.clustering.one_population import Encoded
+
+__all__ = [
+    "LARGEST_P",
+    "STRENGTH",
+    "SplitTree",
+    "TestedCut",
+    "cells_in_test",
+    "grow",
+    "tested_cut",
+]
+
+LARGEST_P = 0.01
+STRENGTH = 0.6
+"""Strength from which on a split is one between clusters."""
+FINEST = 0.3
+"""Strength from which on a split is in the tree."""
+APART = 0.95
+"""Strength from which on a split needs no support by the levels of a condition."""
+CELLS_IN_TEST = 1000
+"""Largest number of cells in a test."""
+FEWEST_IN_SAMPLE = 30
+"""Smallest number of cells of the smaller side in a sample of all cells."""
+HOPELESS = 0.8
+"""T from which on a cut is not tested."""
+
+
+class TestedCut(NamedTuple):
+    """The weakest cut of some cells, and what speaks for it."""
+
+    cut: Cut
+    evidence: Evidence
+    supports: tuple[Support, ...]
+    """What each condition says."""
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether no condition speaks against it."""
+        return all(support.is_given for support in self.supports)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether it belongs into the tree."""
+        strength = self.evidence.strength
+        return (
+            self.evidence.p <= LARGEST_P
+            and strength >= FINEST
+            and (self.is_supported or strength >= APART)
+        )
+
+
+@dataclass(frozen=True)
+class SplitTree:
+    """Splits of the cells, each of which divides a side of an earlier one, and the leaves."""
+
+    children: NDArray[np.int64]
+    """Both sides of each split, (S, 2): the number s of the split that divides it further, or
+    −1 − m for leaf m. The first split is that of all cells."""
+    t: NDArray[np.float64]
+    """T of each split, (S,)."""
+    null: NDArray[np.float64]
+    """Mean T of the weakest cuts of one population, (S,)."""
+    p: NDArray[np.float64]
+    """Probability of a T as small in one population, (S,)."""
+    n_levels: NDArray[np.int64]
+    """Number of levels of each condition with cells on both sides, (S, conditions)."""
+    t_moved: NDArray[np.float64]
+    """T of each split where the levels of a condition are moved onto each other, (S, conditions)."""
+
+    @property
+    def n_splits(self) -> int:
+        """S, number of splits."""
+        return len(self.t)
+
+    @property
+    def strength(self) -> NDArray[np.float64]:
+        """Strength of each split, (S,), between 0 and 1."""
+        return np.clip(1 - self.t / self.null, 0.0, 1.0)
+
+    @property
+    def height(self) -> NDArray[np.float64]:
+        """Strength down to which each split is made, (S,): the least of its own and those above."""
+        height = self.strength.copy()
+        for split, children in enumerate(self.children):  # sides come after what they are sides of
+            below = children[children >= 0]
+            height[below] = np.minimum(height[below], height[split])
+        return height
+
+    def leaves_of(self, split: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Leaves on both sides of a split.
+
+        Parameters
+        ----------
+        split
+            Number of the split.
+        """
+        first, second = (self._leaves_below(child) for child in self.children[split])
+        return first, second
+
+    def _leaves_below(self, node: int) -> NDArray[np.int64]:
+        if node < 0:
+            return np.array([-1 - node])
+        return np.concatenate([self._leaves_below(child) for child in self.children[node]])
+
+    def leaf_order(self) -> NDArray[np.int64]:
+        """Leaves in an order in which each split has its sides beside each other, (S + 1,)."""
+        return self._leaves_below(0 if self.n_splits else -1)
+
+    def strongest(self, n_clusters: int) -> NDArray[np.bool_]:
+        """The splits that make a number of clusters, (S,), the strongest first.
+
+        Parameters
+        ----------
+        n_clusters
+            Number of clusters.
+        """
+        made = np.zeros(self.n_splits, dtype=bool)
+        made[np.argsort(-self.height, kind="stable")[: n_clusters - 1]] = True
+        return made
+
+    def clusters(self, made: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Cluster of each leaf, (S + 1,), where only some splits are made.
+
+        Parameters
+        ----------
+        made
+            Which splits are made, ``(S,)``; with a split all above it are.
+        """
+        codes = np.zeros(self.n_splits + 1, dtype=np.int64)
+        for split in np.flatnonzero(made).tolist():
+            codes[self.leaves_of(split)[1]] = split + 1
+        return np.unique(codes, return_inverse=True)[1]
+
+    def only(self, made: NDArray[np.bool_]) -> SplitTree:
+        """The tree of some of the splits, whose leaves are the clusters that they make.
+
+        Parameters
+        ----------
+        made
+            Which splits are made, ``(S,)``; with a split all above it are.
+        """
+        clusters = self.clusters(made)
+        number = np.cumsum(made) - 1
+        children = [
+            [
+                number[child] if child >= 0 and made[child] else -1 - clusters[leaves[0]]
+                for child, leaves in zip(self.children[split], self.leaves_of(split), strict=True)
+            ]
+            for split in np.flatnonzero(made).tolist()
+        ]
+        values = {name: values[made] for name, values in vars(self).items()}
+        values["children"] = np.array(children, dtype=np.int64).reshape(-1, 2)
+        return SplitTree(**values)
+
+    def renumbered(self, number: NDArray[np.integer]) -> SplitTree:
+        """The same tree with other numbers of its leaves.
+
+        Parameters
+        ----------
+        number
+            New number of each leaf, ``(S + 1,)``.
+        """
+        children = self.children.copy()
+        is_leaf = children < 0
+        children[is_leaf] = -1 - number[-1 - children[is_leaf]]
+        return replace(self, children=children)
+
+    @property
+    def linkage(self) -> NDArray[np.float64]:
+        """The tree as scipy's linkage matrix of the leaves, (S, 4), with strengths as heights."""
+        n_leaves = self.n_splits + 1
+        node_of = {-1 - leaf: leaf for leaf in range(n_leaves)}
+        n_below = dict.fromkeys(node_of, 1)
+        order = sorted(range(self.n_splits), key=lambda s: (self.height[s], -s))
+        rows = []
+        for split in order:
+            first, second = self.children[split]
+            n_below[split] = n_below[first] + n_below[second]
+            row = sorted([node_of[first], node_of[second]])
+            rows.append([*row, self.height[split], n_below[split]])
+            node_of[split] = n_leaves + len(rows) - 1
+        return np.array(rows, dtype=float).reshape(-1, 4)
+
+    def newick(self, names: Sequence[str]) -> str:
+        """The tree in Newick format, with the strength of every split as its label.
+
+        Parameters
+        ----------
+        names
+            Name of each leaf, ``(S + 1,)``.
+        """
+
+        def written(node: int) -> str:
+            if node < 0:
+                return "'" + str(names[-1 - node]).replace("'", "''") + "'"
+            sides = ",".join(written(child) for child in self.children[node])
+            return f"({sides}){self.strength[node]:.3g}"
+
+        return written(0 if self.n_splits else -1) + ";"
+
+
+def tested_cut(
+    z: NDArray[np.floating],
+    encoder_of: Callable[[NDArray[np.integer]], Encoded],
+    levels: Sequence[NDArray[np.integer]],
+    rng: np.random.Generator,
+) -> TestedCut | None:
+    """The weakest cut of some cells, tested.
+
+    Where the levels of a condition speak against the cut, the cut is one between levels. Then the
+    levels are moved onto each other, and the weakest cut of what results is tested.
+
+    Parameters
+    ----------
+    z
+        Cells, ``(n, L)``.
+    encoder_of
+        Function that takes rows of these cells and returns how points in z are decoded and
+        encoded again under their conditions.
+    levels
+        Level of each cell, ``(n,)``, for each condition.
+    rng
+        Source of draws.
+
+    Returns
+    -------
+    The cut and what speaks for it, or ``None`` where there are too few cells.
+    """
+    best = _tested(z, encoder_of, levels, rng, ())
+    if best is None or best.is_supported:
+        return best
+    against = [
+        level for level, support in zip(levels, best.supports, strict=True) if not support.is_given
+    ]
+    moved = _tested(z, encoder_of, levels, rng, against)
+    if moved.is_split and not best.is_split:
+        return moved
+    return best
+
+
+def _tested(
+    z: NDArray[np.floating],
+    encoder_of: Callable[[NDArray[np.integer]], Encoded],
+    levels: Sequence[NDArray[np.integer]],
+    rng: np.random.Generator,
+    moved_by: Sequence[NDArray[np.integer]],
+) -> TestedCut | None:
+    """The weakest cut of cells of which some conditions' levels were moved onto each other."""
+    seen = _moved(z, moved_by)
+    cut = weakest_cut(shared_neighbor_graph(seen))
+    if cut is None:
+        return None
+    rows = cells_in_test(seen, cut.side, rng)
+    t = cut.t
+    if len(rows) < len(z):
+        t = cut_weight(shared_neighbor_graph(seen[rows]), cut.side[rows])
+    if t >= HOPELESS:
+        return TestedCut(cut, Evidence(t, t, 1.0), ())
+    encode, moved_rows = encoder_of(rows), [level[rows] for level in moved_by]
+    evidence = evidence_of(
+        t, seen[rows], lambda u, source: _moved(encode(u, source), moved_rows), rng
+    )
+    supports: tuple[Support, ...] = ()
+    if evidence.strength >= FINEST:
+        supports = tuple(
+            support_of(seen, cut.side, level, cut.t, evidence.null) for level in levels
+        )
+    return TestedCut(cut, evidence, supports)
+
+
+def _moved(
+    z: NDArray[np.floating], moved_by: Sequence[NDArray[np.integer]]
+) -> NDArray[np.floating]:
+    for level in moved_by:
+        z = without_level_means(z, level)
+    return z
+
+
+def cells_in_test(
+    z: NDArray[np.floating], side: NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Rows of the cells of a test: a sample of all, or the smaller side and what is near it.
+
+    A sample of all would hold too few cells of a rare group.
+    """
+    n = len(z)
+    if n <= CELLS_IN_TEST:
+        return np.arange(n)
+    if side.sum() * CELLS_IN_TEST / n >= FEWEST_IN_SAMPLE:
+        return np.sort(rng.permutation(n)[:CELLS_IN_TEST])
+    small, others = np.flatnonzero(side), np.flatnonzero(~side)
+    distance = np.linalg.norm(z[others] - z[small].mean(0), axis=1)
+    return np.sort(np.concatenate([small, others[np.argsort(distance)[: CELLS_IN_TEST // 2]]]))
+
+
+def grow(
+    z: NDArray[np.floating],
+    encoder_of: Callable[[NDArray[np.integer]], Encoded],
+    levels: Sequence[NDArray[np.integer]] = (),
+    *,
+    n_leaves: int | None = None,
+    seed: int = 0,
+) -> tuple[SplitTree, NDArray[np.int64]]:
+    """Split cells in two, again and again, where one population does not explain them.
+
+    Parameters
+    ----------
+    z
+        Cells, ``(n, L)``.
+    encoder_of
+        Function that takes rows of the cells and returns how points in z are decoded and encoded
+        again under the conditions and at the depths of these cells.
+    levels
+        Level of each cell, ``(n,)``, for each categorical condition.
+    n_leaves
+        K, number of leaves: the strongest splits of the tree, or further ones that the test does
+        not support, the strongest first. ``None`` keeps the tree.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    The tree, and the leaf of each cell, ``(n,)``, the largest leaf first. There are fewer than K
+    leaves where the cells cannot be split into as many.
+    """
+    rng = np.random.default_rng(seed)
+    growing = _Growing(z, encoder_of, levels, rng)
+    growing.split_while(lambda found: found.is_split)
+    if n_leaves is not None:
+        growing.split_while(lambda _: True, n_leaves)
+    tree, leaf = growing.tree(), growing.leaf
+    if n_leaves is not None and tree.n_splits >= n_leaves:
+        made = tree.strongest(n_leaves)
+        leaf, tree = tree.clusters(made)[leaf], tree.only(made)
+    number = np.argsort(np.argsort(-np.bincount(leaf), kind="stable"))
+    return tree.renumbered(number), number[leaf]
+
+
+class _Growing:
+    """A tree while it grows: the leaf of each cell, and the tested cut of each leaf."""
+
+    def __init__(
+        self,
+        z: NDArray[np.floating],
+        encoder_of: Callable[[NDArray[np.integer]], Encoded],
+        levels: Sequence[NDArray[np.integer]],
+        rng: np.random.Generator,
+    ):
+        self.z, self.encoder_of, self.levels, self.rng = z, encoder_of, levels, rng
+        self.leaf = np.zeros(len(z), dtype=np.int64)
+        self.children: list[list[int]] = []
+        self.splits: list[TestedCut] = []
+        self.place = {0: (-1, 0)}  # of each leaf: the split that it is a side of, and which side
+        self.found = {0: self._tested(0)}
+
+    def _tested(self, leaf: int) -> TestedCut | None:
+        rows = np.flatnonzero(self.leaf == leaf)
+        return tested_cut(
+            self.z[rows],
+            lambda some: self.encoder_of(rows[some]),
+            [level[rows] for level in self.levels],
+            self.rng,
+        )
+
+    def split_while(
+        self, is_split: Callable[[TestedCut], bool], n_leaves: int | None = None
+    ) -> None:
+        """Split the leaf with the strongest cut that counts, while there is one."""
+        while n_leaves is None or len(self.found) < n_leaves:
+            strengths = {
+                leaf: found.evidence.strength
+                for leaf, found in self.found.items()
+                if found is not None and is_split(found)
+            }
+            if not strengths:
+                return
+            self._split(max(strengths, key=lambda leaf: (strengths[leaf], -leaf)))
+
+    def _split(self, leaf: int) -> None:
+        split, new = len(self.splits), len(self.found)
+        found = self.found[leaf]
+        above, which = self.place[leaf]
+        if above >= 0:
+            self.children[above][which] = split
+        self.children.append([-1 - leaf, -1 - new])
+        self.splits.append(found)
+        rows = np.flatnonzero(self.leaf == leaf)
+        self.leaf[rows[found.cut.side]] = new
+        for which, part in enumerate((leaf, new)):
+            self.place[part] = (split, which)
+            self.found[part] = self._tested(part)
+
+    def tree(self) -> SplitTree:
+        """The tree so far."""
+        n_splits, n_conditions = len(self.splits), len(self.levels)
+        n_levels = np.zeros((n_splits, n_conditions), dtype=np.int64)
+        t_moved = np.full((n_splits, n_conditions), np.nan)
+        for number, split in enumerate(self.splits):
+            for condition, support in enumerate(split.supports):
+                n_levels[number, condition] = support.n_levels
+                t_moved[number, condition] = support.t
+        evidence = [split.evidence for split in self.splits]
+        return SplitTree(
+            np.array(self.children, dtype=np.int64).reshape(-1, 2),
+            np.array([e.t for e in evidence], dtype=float),
+            np.array([e.null for e in evidence], dtype=float),
+            np.array([e.p for e in evidence], dtype=float),
+            n_levels,
+            t_moved,
+        )

@@ -1,0 +1,387 @@
+"""The tested splits of a model's cells: how many clusters there are, and what speaks for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scvi import REGISTRY_KEYS
+
+from scgmvae import checks
+from scgmvae.clustering.examined_groups import examine_groups
+from scgmvae.clustering.split_tree import STRENGTH, SplitTree, grow
+from scgmvae.data import validation
+from scgmvae.data.categories import names_of
+from scgmvae.data.normalization import log_normalized
+from scgmvae.model.populations import PopulationsMixin
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["ClusterTree", "SplitsMixin"]
+
+
+class ClusterTree(NamedTuple):
+    """The tested splits as trees of other packages."""
+
+    linkage: NDArray[np.float64]
+    """scipy's linkage matrix of the components, (K − 1, 4), with strengths as heights."""
+    names: NDArray[np.str_]
+    """Names of the components, (K,), the leaves of the tree."""
+    newick: str
+    """The tree in Newick format, with the strength of each split."""
+
+
+class SplitsMixin(PopulationsMixin):
+    """The methods ``split_table``, ``split_tree``, ``cut`` and ``test_partition``."""
+
+    split_tree_: dict[str, NDArray] | None
+    """The tree of the tested splits, whose leaves are the components; ``None`` without one."""
+
+    # ---------------------------------------------------------------------- cells → tree
+
+    def _grown_tree(
+        self, rows: NDArray[np.integer], z: NDArray[np.float32], n_leaves: int | None, seed: int
+    ) -> tuple[SplitTree, NDArray[np.int64]]:
+        """Tree of the tested splits of some cells, and the leaf of each of them, (n,)."""
+        return grow(
+            z.astype(float),
+            lambda some: self._encoder_of(rows[some]),
+            [level[rows] for level in self._levels().values()],
+            n_leaves=n_leaves,
+            seed=seed,
+        )
+
+    def _split_tree(self) -> SplitTree:
+        """The tree of tested splits."""
+        self._check_mixture()
+        if self.split_tree_ is None:
+            raise RuntimeError(
+                "The model has no tested splits: its components come from labels, a guide_key, "
+                "or a start other than 'tested'. test_partition(...) tests its clusters."
+            )
+        return SplitTree(**self.split_tree_)
+
+    # --------------------------------------------------------------------- tree → users
+
+    def split_table(self, n_genes: int = 5) -> pd.DataFrame:
+        r"""Table of the tested splits, from all cells down to the components.
+
+        A split is the weakest cut of its cells in two, in the graph of the neighbours that they
+        share in z. T is the weight of the edges across it over that expected by chance. It is
+        compared with the weakest cuts of cells that the model draws from one Gaussian in z, at the
+        depths and under the conditions of the real cells.
+
+        Parameters
+        ----------
+        n_genes
+            Number of genes to name for each side; 0 names none.
+
+        Returns
+        -------
+        DataFrame with a row per split: ``above``, the split that it divides a side of; ``left``
+        and ``right``, the components on its sides; ``n_left`` and ``n_right``, their numbers of
+        cells; ``t``; ``null``, the mean T of one population; ``strength``, 1 − T / null, from 0
+        (one population) to 1 (apart); ``p``, the probability of a T as small in one population;
+        for each categorical condition ``<condition>_levels``, how many of its levels have cells
+        on both sides, and ``t_without_<condition>``, T where the levels are moved onto each other;
+        ``is_made``, whether the present clusters follow it; ``genes_left`` and ``genes_right``,
+        the genes that are higher on that side, by Welch's t of log(1 + counts per 10,000).
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no trained components, no tested splits, or no data.
+
+        Examples
+        --------
+        >>> table = model.split_table(n_genes=2)
+        >>> table.columns[:5].tolist()
+        ['above', 'left', 'right', 'n_left', 'n_right']
+        """
+        checks.check_whole(0, n_genes=n_genes)
+        tree = self._split_tree()
+        source = self._validate_anndata()
+        component = self._posteriors(source)["log_proba"].argmax(1)
+        table = self._table_of(tree, component)
+        if n_genes and tree.n_splits:
+            leaf_sums = self._sums_by_component(component)
+            for which, side in enumerate(("left", "right")):
+                table[f"genes_{side}"] = [
+                    ", ".join(self._highest(tree.leaves_of(split), which, leaf_sums, n_genes))
+                    for split in range(tree.n_splits)
+                ]
+        return table
+
+    def _table_of(self, tree: SplitTree, component: NDArray[np.integer]) -> pd.DataFrame:
+        """The table of the splits, without genes, given the component of each cell."""
+        names = self.component_names
+        n_cells = np.bincount(component, minlength=len(names))
+        clusters = self._clusters_of_components()
+        above = np.full(tree.n_splits, -1)
+        for split, children in enumerate(tree.children):
+            above[children[children >= 0]] = split
+        sides = [tree.leaves_of(split) for split in range(tree.n_splits)]
+        table = pd.DataFrame(
+            {
+                "above": above,
+                "left": [", ".join(names[left]) for left, _ in sides],
+                "right": [", ".join(names[right]) for _, right in sides],
+                "n_left": [int(n_cells[left].sum()) for left, _ in sides],
+                "n_right": [int(n_cells[right].sum()) for _, right in sides],
+                "t": tree.t,
+                "null": tree.null,
+                "strength": tree.strength,
+                "p": tree.p,
+            },
+            index=pd.RangeIndex(tree.n_splits, name="split"),
+        )
+        for number, condition in enumerate(self._conditions_of_splits(tree)):
+            table[f"{condition}_levels"] = tree.n_levels[:, number]
+            table[f"t_without_{condition}"] = tree.t_moved[:, number]
+        made = [not np.isin(clusters[left], clusters[right]).any() for left, right in sides]
+        return table.assign(is_made=np.array(made, dtype=bool))
+
+    def _conditions_of_splits(self, tree: SplitTree) -> list[str]:
+        """Names of the conditions whose levels were asked whether they support a split."""
+        several = [name for name, known in self._setup.categories.items() if len(known) > 1]
+        return several[: tree.n_levels.shape[1]]
+
+    def _clusters_of_components(self) -> NDArray[np.int64]:
+        """Cluster of each component, (K,), −1 where it is dropped."""
+        if self.component_clusters_ is None:
+            return np.arange(self.module.n_components)
+        return self.component_clusters_
+
+    def _sums_by_component(
+        self, component: NDArray[np.integer]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """Sums and sums of squares of x, (K, G), and number of cells, (K,), of each component.
+
+        Counts are log-normalised.
+        """
+        x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        x = log_normalized(x).X if self.module.is_count else x
+        n_components = self.module.n_components
+        member = pd.get_dummies(pd.Categorical(component, categories=range(n_components)))
+        member = member.to_numpy(dtype=float).T
+        squares = x.multiply(x) if hasattr(x, "multiply") else np.square(x)
+        return np.asarray(member @ x), np.asarray(member @ squares), member.sum(1).astype(int)
+
+    def _highest(
+        self,
+        sides: tuple[NDArray[np.int64], NDArray[np.int64]],
+        which: int,
+        sums: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]],
+        n_genes: int,
+    ) -> NDArray[np.str_]:
+        """Names of the genes that are highest on one side of a split, by Welch's t."""
+        means, errors = [], []
+        for leaves in (sides[which], sides[1 - which]):
+            total, squares, n = (values[leaves].sum(0) for values in sums)
+            mean = total / max(n, 1)
+            means.append(mean)
+            errors.append((squares / max(n, 1) - mean**2).clip(min=0) / max(n - 1, 1))
+        t = (means[0] - means[1]) / np.sqrt(errors[0] + errors[1] + 1e-9)
+        best = np.argsort(-t, kind="stable")[:n_genes]
+        return self._setup.gene_names[best[t[best] > 0]]
+
+    def split_tree(self) -> ClusterTree:
+        """The tested splits as a tree for scipy and for phylogenetic packages.
+
+        Returns
+        -------
+        ``linkage`` of the components as scipy has it, with strengths as heights; their ``names``;
+        and the tree in ``newick`` format. A split that is weaker than one below it has the height
+        of that.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no trained components, or no tested splits.
+
+        Examples
+        --------
+        >>> tree = model.split_tree()
+        >>> len(tree.linkage) == len(tree.names) - 1
+        True
+        """
+        tree = self._split_tree()
+        names = self.component_names
+        return ClusterTree(tree.linkage, names, tree.newick(names.tolist()))
+
+    # --------------------------------------------------------------------- tree → clusters
+
+    def cut(self, strength: float | None = None, *, n: int | None = None) -> None:
+        """Make coarser or finer clusters of the tested splits, and write them.
+
+        The model stays as it is: its components are the finest groups of the tree, and clusters
+        are groups of components. :meth:`predict` and ``obs["scgmvae"]`` have the clusters,
+        ``obs["scgmvae_fine"]`` the components.
+
+        Parameters
+        ----------
+        strength
+            Least strength, in (0, 1], of a split that is made. ``None`` is 0.6. Lower values give
+            states within types.
+        n
+            Number of clusters, in place of ``strength``: the strongest splits are made.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no trained components, no tested splits, or no data.
+        ValueError
+            If both are given, or one is out of range.
+
+        Examples
+        --------
+        >>> model.cut(n=2)
+        >>> model.cut(strength=0.6)
+        """
+        tree = self._split_tree()
+        if n is not None and strength is not None:
+            raise ValueError(
+                f"Give strength or n, not both; received strength={strength} and n={n}."
+            )
+        if n is not None:
+            checks.check_whole(1, n=n)
+            if n > tree.n_splits + 1:
+                raise ValueError(
+                    f"n must be at most {tree.n_splits + 1}, the number of components, but it is "
+                    f"{n}. Make a model with n_components={n} for more clusters."
+                )
+        if strength is not None and not 0 < strength <= 1:
+            raise ValueError(f"strength must be in (0, 1], but it is {strength}.")
+        self._validate_anndata()
+        validation.check_key_added(self._setup.arguments)
+        posteriors = self._posteriors()
+        self._cut(posteriors, strength, n)
+        self._write_to_own_data(posteriors)
+
+    def _cut(
+        self,
+        posteriors: dict[str, NDArray],
+        strength: float | None = None,
+        n: int | None = None,
+    ) -> None:
+        """Make clusters of the tree, given the posteriors of the model's own cells."""
+        tree = self._split_tree()
+        if n is None:
+            made = tree.height >= (STRENGTH if strength is None else strength)
+        else:
+            made = tree.strongest(n)
+        component = posteriors["log_proba"].argmax(1)
+        n_cells = np.bincount(component, minlength=self.module.n_components)
+        self._set_clusters(tree.clusters(made), n_cells)
+
+    def _settings(self) -> dict[str, Any]:
+        """Settings of the annotation, with the tree where there is one."""
+        settings = super()._settings()
+        if self.module.mixture_started and self.split_tree_ is not None:
+            tree = SplitTree(**self.split_tree_)
+            settings["newick"] = tree.newick(self.component_names.tolist())
+        return settings
+
+    # ------------------------------------------------------------------- given clusters
+
+    def test_partition(
+        self,
+        key: str,
+        *,
+        strength: float | None = None,
+        key_added: str | None = None,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Test the groups of any partition of the cells, such as Leiden's.
+
+        Each group is tested inside: is it one population, or does it hide several? And it is
+        tested against the group beside it: does one population explain both? The tests are those
+        of :meth:`split_table`, in the z of this model.
+
+        Parameters
+        ----------
+        key
+            obs column of the groups. Cells without a group are left out.
+        strength
+            Least strength of a border between two groups that are not the same, in (0, 1];
+            ``None`` is 0.6.
+        key_added
+            obs column to write the groups to after merging those that one population explains;
+            ``None`` writes nothing.
+        seed
+            Seed of the draws.
+
+        Returns
+        -------
+        DataFrame with a row per group: ``n_cells``; ``inside_strength``, ``inside_p`` and
+        ``inside_smaller``, strength and p of the weakest cut inside, and how many cells are on
+        its smaller side; ``hides_more``, whether that cut is a split; ``nearest``, the group that
+        it is closest to, ``border_strength`` and ``border_p`` of the border between them;
+        ``merged``, its name after merging. Values are missing where a group has too few cells, or
+        is apart from all others.
+
+        Raises
+        ------
+        KeyError
+            If there is no such column.
+        RuntimeError
+            If the model is not trained, or has no data.
+        ValueError
+            If no cell has a group, or ``strength`` is out of range.
+
+        Examples
+        --------
+        >>> table = model.test_partition("component", key_added="component_merged")
+        >>> table["hides_more"].tolist()
+        [False, False, False]
+        """
+        self._check_if_trained(warn=False)
+        source = self._validate_anndata()
+        validation.check_columns(source, key=key)
+        checks.check_seed(seed)
+        strength = STRENGTH if strength is None else strength
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength must be in (0, 1], but it is {strength}.")
+        if key_added is not None:
+            validation.check_key_added(self._setup.arguments, key_added)
+        groups = source.obs[key].astype("category").cat.remove_unused_categories()
+        names = np.array(names_of(pd.Series(groups.cat.categories)), dtype=object)
+        if not len(names):
+            raise ValueError(f"Groups of cells are tested, but no cell of {key!r} has one.")
+        codes = groups.cat.codes.to_numpy().astype(np.int64)
+        tests = examine_groups(
+            self._posteriors(source)["z_loc"].astype(float),
+            codes,
+            self._encoder_of,
+            list(self._levels().values()),
+            strength=strength,
+            seed=seed,
+        )
+        merged = pd.Series(names).groupby(tests.merged).transform("+".join).to_numpy()
+        if key_added is not None:
+            of_cells = pd.Series(merged[codes], index=source.obs_names).where(codes >= 0)
+            source.obs[key_added] = of_cells.astype("category")
+        inside = [None if cut is None else cut.evidence for cut in tests.inside]
+        return pd.DataFrame(
+            {
+                "n_cells": np.bincount(codes[codes >= 0], minlength=len(names)),
+                "inside_strength": [np.nan if e is None else max(e.strength, 0.0) for e in inside],
+                "inside_p": [np.nan if e is None else e.p for e in inside],
+                "inside_smaller": [
+                    0 if cut is None else int(cut.cut.side.sum()) for cut in tests.inside
+                ],
+                "hides_more": [
+                    cut is not None and cut.is_split and cut.evidence.strength >= strength
+                    for cut in tests.inside
+                ],
+                "nearest": [names[group] if group >= 0 else None for group in tests.nearest],
+                "border_strength": [
+                    np.nan if e is None else max(e.strength, 0.0) for e in tests.border
+                ],
+                "border_p": [np.nan if e is None else e.p for e in tests.border],
+                "merged": merged,
+            },
+            index=pd.Index(names, name=key),
+        )

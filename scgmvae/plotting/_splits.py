@@ -1,0 +1,109 @@
+"""Figure of the tested splits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from scgmvae.clustering.split_tree import SplitTree
+from scgmvae.plotting._style import WIDTH, colors_of, plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from scgmvae.model.scgmvae import SCGMVAE
+
+__all__ = ["split_tree"]
+
+ROW = 0.3
+"""Height of a component in inches."""
+
+
+def split_tree(model: SCGMVAE, n_genes: int = 3, *, ax: Axes | None = None) -> Axes:
+    """The tested splits of a model, from all cells on the left to its components on the right.
+
+    Every split has its strength beside it, and the genes that are higher on a side are written
+    along the line to it. Splits that the present clusters do not follow are dashed. Components
+    have the colour of their cluster, and their number of cells.
+
+    Parameters
+    ----------
+    model
+        A trained model with tested splits.
+    n_genes
+        Number of genes to name for each side.
+    ax
+        Axes to draw into; a figure of two columns without.
+
+    Returns
+    -------
+    Axes of the tree.
+
+    Raises
+    ------
+    RuntimeError
+        If the model has no trained components, no tested splits, or no data.
+
+    Examples
+    --------
+    >>> axis = split_tree(model)
+    """
+    table = model.split_table(n_genes)
+    tree = SplitTree(**model.split_tree_)
+    names = model.component_names
+    order = tree.leaf_order()
+    if ax is None:
+        size = (2 * WIDTH, 0.6 + ROW * len(order))
+        ax = plt.subplots(figsize=size, layout="constrained")[1]
+    y = {-1 - leaf: float(row) for row, leaf in enumerate(order)}
+    depth = {0: 0}
+    for split, children in enumerate(tree.children):
+        depth |= {child: depth[split] + 1 for child in children if child >= 0}
+    end = max(depth.values()) + 1 if tree.n_splits else 1
+    for split in range(tree.n_splits - 1, -1, -1):
+        y[split] = float(np.mean([y[child] for child in tree.children[split]]))
+    for split in range(tree.n_splits):
+        _draw_split(tree, table.loc[split], split, (depth[split], end, depth, y), ax)
+    _draw_leaves(model, names, order, end, ax)
+    ax.set(xlim=(-0.3, end + 0.1), ylim=(len(order) - 0.4, -0.6))
+    ax.set_axis_off()
+    return ax
+
+
+def _draw_split(
+    tree: SplitTree,
+    row: pd.Series,
+    split: int,
+    place: tuple[int, int, dict[int, int], dict[int, float]],
+    axis: Axes,
+) -> None:
+    """Draw a split: a line to each of its sides, its strength, and the genes."""
+    x, end, depth, y = place
+    style = "-" if row["is_made"] else (0, (2, 2))
+    color = "0.2" if row["is_made"] else "0.6"
+    for child, side in zip(tree.children[split], ("left", "right"), strict=True):
+        to = depth[child] if child >= 0 else end
+        axis.plot([x, x, to], [y[split], y[child], y[child]], color=color, lw=1, ls=style)
+        genes = row.get(f"genes_{side}", "")
+        axis.text(x + 0.06, y[child] - 0.08, plain(genes), fontsize=6, color="0.35", va="bottom")
+    axis.text(x - 0.04, y[split], f"{row['strength']:.2f}", fontsize=6.5, ha="right", va="center")
+
+
+def _draw_leaves(
+    model: SCGMVAE, names: np.ndarray, order: np.ndarray, end: int, axis: Axes
+) -> None:
+    """Write the name and the number of cells of each component beside its end of the tree."""
+    observed = model.adata.obs["scgmvae"]
+    colors = colors_of(model.adata, "scgmvae")
+    fine = model.adata.obs.get("scgmvae_fine", observed).value_counts()
+    clusters = [*model.cluster_names, None]
+    for row, leaf in enumerate(order):
+        cluster = clusters[model._clusters_of_components()[leaf]]
+        axis.plot(end, row, "o", ms=5, color=colors.get(cluster, "0.8"), clip_on=False)
+        text = f"{names[leaf]}  ({fine.get(names[leaf], 0):,} cells)"
+        axis.annotate(
+            plain(text), (end, row), (7, 0), textcoords="offset points", fontsize=8, va="center"
+        )

@@ -1,0 +1,234 @@
+"""Trees of tested splits, with an encoder that gives back the points it is given."""
+
+import numpy as np
+import pytest
+from scipy.cluster.hierarchy import fcluster, is_valid_linkage
+from sklearn.metrics import adjusted_rand_score
+
+from scgmvae.clustering.examined_groups import examine_groups
+from scgmvae.clustering.one_population import evidence_of, one_population
+from scgmvae.clustering.split_tree import STRENGTH, SplitTree, grow
+from scgmvae.clustering.support import support_of, without_level_means
+
+
+def exact(rows):
+    """Encoder of a model that gives back z as it is."""
+    return lambda points, rng: points
+
+
+def noisy(rows):
+    """Encoder of a model that shrinks z, moves it, and adds noise."""
+    return lambda points, rng: 0.6 * points + 1 + 0.3 * rng.standard_normal(points.shape)
+
+
+def groups(sizes, distance, seed=0, n_latent=5):
+    """Gaussian groups along different axes, and the group of each cell."""
+    rng = np.random.default_rng(seed)
+    codes = np.repeat(np.arange(len(sizes)), sizes)
+    z = rng.standard_normal((len(codes), n_latent))
+    for group in range(1, len(sizes)):
+        z[codes == group, (group - 1) % n_latent] += distance * (1 + (group - 1) // n_latent)
+    return z, codes
+
+
+@pytest.fixture
+def tree():
+    """All cells → leaf 0 | (leaf 1 | leaf 2), the second split stronger than the first."""
+    nothing = np.zeros((2, 0), dtype=int)
+    return SplitTree(
+        np.array([[-1, 1], [-2, -3]]),
+        np.array([0.1, 0.05]),
+        np.array([0.2, 0.5]),
+        np.array([0.01, 0.001]),
+        nothing,
+        nothing,
+    )
+
+
+# -------------------------------------------------------------------------- the tree
+
+
+def test_a_split_is_made_only_with_those_above_it(tree):
+    np.testing.assert_allclose(tree.strength, [0.5, 0.9])
+    np.testing.assert_allclose(tree.height, [0.5, 0.5])
+    assert tree.clusters(tree.height >= 0.4).tolist() == [0, 1, 2]
+    assert tree.clusters(tree.height >= 0.6).tolist() == [0, 0, 0]
+    assert tree.clusters(tree.strongest(2)).tolist() == [0, 1, 1]
+
+
+def test_the_linkage_is_one_of_scipy_and_gives_the_same_clusters(tree):
+    linkage = tree.linkage
+    assert is_valid_linkage(linkage)
+    assert linkage.tolist() == [[1, 2, 0.5, 2], [0, 3, 0.5, 3]]
+    codes = fcluster(linkage, 0.55, "distance")
+    assert len(np.unique(codes)) == 1
+
+
+def test_newick_has_names_and_strengths(tree):
+    assert tree.newick(["T", "B's", "NK"]) == "('T',('B''s','NK')0.9)0.5;"
+
+
+def test_the_tree_of_some_splits_has_their_clusters_as_leaves(tree):
+    part = tree.only(np.array([True, False]))
+    assert part.n_splits == 1
+    assert part.children.tolist() == [[-1, -2]]
+    assert part.t.tolist() == [0.1]
+
+
+def test_leaves_are_renumbered(tree):
+    swapped = tree.renumbered(np.array([2, 0, 1]))
+    assert [side.tolist() for side in swapped.leaves_of(0)] == [[2], [0, 1]]
+    assert swapped.leaf_order().tolist() == [2, 0, 1]
+
+
+# ------------------------------------------------------------------- one population
+
+
+def test_the_gaussian_is_such_that_its_cells_encoded_again_are_like_the_given_ones():
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((4000, 3)) * [1.0, 0.7, 0.5] + [2.0, 0.0, -1.0]
+    encoded = noisy(None)
+    mean, factor = one_population(z, encoded, rng)
+    again = encoded(mean + rng.standard_normal(z.shape) @ factor.T, rng)
+    np.testing.assert_allclose(again.mean(0), z.mean(0), atol=0.05)
+    np.testing.assert_allclose(np.cov(again.T), np.cov(z.T), atol=0.05)
+
+
+def test_p_is_small_where_no_population_has_such_a_cut_and_large_where_one_has():
+    rng = np.random.default_rng(0)
+    z, _ = groups([400], 0)
+    apart = evidence_of(0.0, z, exact(None), rng)
+    assert apart.p < 1e-3
+    assert apart.strength == 1
+    usual = evidence_of(apart.null, z, exact(None), rng)
+    assert 0.05 < usual.p < 0.95
+    assert abs(usual.strength) < 0.2
+
+
+def test_p_values_of_one_population_are_not_too_small():
+    n_small = 0
+    for seed in range(20):
+        z, _ = groups([250], 0, seed)
+        tree, _ = grow(z, exact, seed=seed)
+        n_small += tree.n_splits > 0
+    assert n_small <= 1
+
+
+# --------------------------------------------------------------------------- growing
+
+
+@pytest.mark.parametrize("encoder_of", [exact, noisy])
+@pytest.mark.parametrize("sizes", [[400], [300, 300], [500, 60, 15], [200, 150, 100, 50, 30]])
+def test_groups_that_are_apart_are_found(sizes, encoder_of):
+    z, codes = groups(sizes, 8.0)
+    tree, leaf = grow(z, encoder_of)
+    clusters = tree.clusters(tree.height >= STRENGTH)[leaf]
+    assert adjusted_rand_score(codes, clusters) == 1
+    assert (np.diff(np.bincount(leaf)) <= 0).all()  # the largest first
+
+
+def test_the_number_of_leaves_can_be_asked_for():
+    z, codes = groups([300, 200, 100], 8.0)
+    for n_leaves in (1, 2, 3, 5):
+        tree, leaf = grow(z, exact, n_leaves=n_leaves)
+        assert tree.n_splits == n_leaves - 1
+        assert set(leaf) == set(range(n_leaves))
+    assert adjusted_rand_score(codes, grow(z, exact, n_leaves=3)[1]) == 1
+
+
+def test_few_cells_make_few_leaves():
+    z, _ = groups([25], 0)
+    tree, leaf = grow(z, exact, n_leaves=10)
+    assert tree.n_splits <= 1
+    assert np.bincount(leaf).min() >= 10
+
+
+def test_the_same_seed_gives_the_same_tree():
+    z, _ = groups([300, 200, 100], 3.0)
+    first, second = (grow(z, noisy, seed=4) for _ in range(2))
+    np.testing.assert_array_equal(first[1], second[1])
+    np.testing.assert_array_equal(first[0].t, second[0].t)
+    np.testing.assert_array_equal(first[0].null, second[0].null)
+
+
+def test_a_rare_group_is_found_among_more_cells_than_a_test_takes():
+    z, codes = groups([6000, 12], 8.0)
+    tree, leaf = grow(z, exact)
+    assert adjusted_rand_score(codes, tree.clusters(tree.height >= STRENGTH)[leaf]) == 1
+
+
+# --------------------------------------------------------------------------- support
+
+
+def test_a_split_between_batches_is_not_made():
+    z, codes = groups([400, 400], 5.0)
+    assert grow(z, exact)[0].n_splits == 1
+    is_apart = z.copy()
+    is_apart[codes == 1, 0] -= 2.0  # 3 standard deviations: near, yet seen
+    assert grow(is_apart, exact)[0].n_splits == 1
+    assert grow(is_apart, exact, [codes])[0].n_splits == 0
+
+
+def test_types_are_found_in_batches_that_are_apart():
+    rng = np.random.default_rng(0)
+    z, types = groups([500, 300], 5.0)
+    batch = rng.integers(2, size=800)
+    z[batch == 1, 4] += 4.0
+    tree, leaf = grow(z, exact, [batch])
+    assert tree.n_splits == 1
+    assert adjusted_rand_score(types, leaf) > 0.98
+    assert tree.n_levels.tolist() == [[2]]
+
+
+def test_a_type_that_only_one_batch_has_is_found():
+    rng = np.random.default_rng(0)
+    z, types = groups([500, 100], 7.0)
+    batch = np.where(types == 1, 1, rng.integers(2, size=600))
+    tree, leaf = grow(z, exact, [batch])
+    assert adjusted_rand_score(types, leaf) == 1
+    assert tree.n_levels.tolist() == [[1]]
+    assert tree.t_moved[0, 0] < 0.1
+
+
+def test_a_cut_between_levels_is_gone_once_they_are_moved():
+    z, types = groups([200, 200], 4.0)
+    batch = np.tile([0, 1], 200)
+    kept = support_of(z, types == 1, batch, 0.0, 0.3)
+    assert kept.n_levels == 2
+    assert kept.t < 0.1
+    assert kept.is_given
+    gone = support_of(z, types == 1, types, 0.0, 0.3)
+    assert gone.n_levels == 0
+    assert gone.t > 0.3
+    assert not gone.is_given
+
+
+def test_levels_are_moved_onto_each_other():
+    z = np.array([[0.0], [2.0], [10.0], [14.0]])
+    np.testing.assert_allclose(
+        without_level_means(z, np.array([0, 0, 1, 1])), [[5.5], [7.5], [4.5], [8.5]]
+    )
+
+
+# --------------------------------------------------------------------- given groups
+
+
+def test_groups_that_one_population_explains_are_merged_and_those_that_hide_two_are_told():
+    z, types = groups([300, 300, 300], 8.0)
+    given = types.copy()
+    given[(types == 0) & (z[:, 4] > 0)] = 3  # one type cut in two
+    given[types == 2] = 1  # two types in one
+    given[given == 3] = 2
+    tests = examine_groups(z, given, exact, strength=STRENGTH)
+    hides = [cut.is_split and cut.evidence.strength >= STRENGTH for cut in tests.inside]
+    assert hides == [False, True, False]
+    assert tests.merged[0] == tests.merged[2] != tests.merged[1]
+    assert tests.nearest[0] == 2
+    assert tests.border[0].strength < STRENGTH
+
+
+def test_groups_of_a_tree_stay_as_they_are():
+    z, types = groups([300, 200, 60], 8.0)
+    tests = examine_groups(z, types, noisy, strength=STRENGTH)
+    assert tests.merged.tolist() == [0, 1, 2]
+    assert not any(cut.is_split for cut in tests.inside)
