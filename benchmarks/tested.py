@@ -173,8 +173,13 @@ def one(seed: int, short: bool) -> list[Row]:
         for group in ("B", "CD4T"):
             cells.append((f"kang, {group}, resampled", resampled(adata, group, seed), None))
     return [
-        {"cells": name, "method": method, "seed": seed, "n_clusters": len(np.unique(clusters)),
-         "is_split": float(len(np.unique(clusters)) > 1)}
+        {
+            "cells": name,
+            "method": method,
+            "seed": seed,
+            "n_clusters": len(np.unique(clusters)),
+            "is_split": float(len(np.unique(clusters)) > 1),
+        }
         for name, adata, batch_key in cells
         for method, clusters in methods(adata, batch_key, seed, short).items()
     ]
@@ -205,9 +210,16 @@ def power(seed: int, short: bool) -> list[Row]:
             for method, clusters in methods(adata, None, seed, short).items():
                 ari = adjusted_rand_score(truth, clusters)
                 rows.append(
-                    {"sizes": name, "genes": n_genes, "fold": fold, "method": method,
-                     "seed": seed, "ARI": ari, "found": float(ari >= 0.9),
-                     "n_clusters": len(np.unique(clusters))}
+                    {
+                        "sizes": name,
+                        "genes": n_genes,
+                        "fold": fold,
+                        "method": method,
+                        "seed": seed,
+                        "ARI": ari,
+                        "found": float(ari >= 0.9),
+                        "n_clusters": len(np.unique(clusters)),
+                    }
                 )
     return rows
 
@@ -223,9 +235,14 @@ def types(seed: int, short: bool) -> list[Row]:
         for method, clusters in methods(adata, None, seed, short).items():
             found = len(np.unique(clusters))
             rows.append(
-                {"types": n_types, "method": method, "seed": seed, "n_clusters": found,
-                 "error": abs(found - n_types) / n_types,
-                 "ARI": adjusted_rand_score(truth, clusters)}
+                {
+                    "types": n_types,
+                    "method": method,
+                    "seed": seed,
+                    "n_clusters": found,
+                    "error": abs(found - n_types) / n_types,
+                    "ARI": adjusted_rand_score(truth, clusters),
+                }
             )
     return rows
 
@@ -256,11 +273,16 @@ def truth(seed: int, short: bool) -> list[Row]:
         for method, codes in clusters.items():
             is_own = method == "SCGMVAE, K found"
             rows.append(
-                {"data": name, "method": method, "seed": seed,
-                 "ARI": adjusted_rand_score(labels, codes), "F1 rare": best_f1(labels, codes),
-                 "n_clusters": len(np.unique(codes)),
-                 "confidence": float(confidence.mean()) if is_own else np.nan,
-                 "seconds": found["seconds"] if is_own else np.nan}
+                {
+                    "data": name,
+                    "method": method,
+                    "seed": seed,
+                    "ARI": adjusted_rand_score(labels, codes),
+                    "F1 rare": best_f1(labels, codes),
+                    "n_clusters": len(np.unique(codes)),
+                    "confidence": float(confidence.mean()) if is_own else np.nan,
+                    "seconds": found["seconds"] if is_own else np.nan,
+                }
             )
     return rows
 
@@ -293,9 +315,13 @@ def donors(seed: int, short: bool) -> list[Row]:
         batch_key = "donor" if told == "donors told" else None
         for method, clusters in methods(adata, batch_key, seed, short).items():
             rows.append(
-                {"told": told, "method": method, "seed": seed,
-                 "n_clusters": len(np.unique(clusters)),
-                 "ARI": adjusted_rand_score(types, clusters)}
+                {
+                    "told": told,
+                    "method": method,
+                    "seed": seed,
+                    "n_clusters": len(np.unique(clusters)),
+                    "ARI": adjusted_rand_score(types, clusters),
+                }
             )
     return rows
 
@@ -315,11 +341,15 @@ def depth(seed: int, short: bool) -> list[Row]:
         for batch_key in (None, "batch"):
             clusters = fitted(adata, batch_key, seed, short)["clusters"]
             rows.append(
-                {"types": n_types, "batch_key": str(batch_key), "seed": seed,
-                 "n_clusters": len(np.unique(clusters)),
-                 "ARI": adjusted_rand_score(types, clusters),
-                 "NMI with depth": normalized_mutual_info_score(is_deep, clusters),
-                 "R2 of depth": explained(adata.obsm["X_scgmvae"], log_depth, types)}
+                {
+                    "types": n_types,
+                    "batch_key": str(batch_key),
+                    "seed": seed,
+                    "n_clusters": len(np.unique(clusters)),
+                    "ARI": adjusted_rand_score(types, clusters),
+                    "NMI with depth": normalized_mutual_info_score(is_deep, clusters),
+                    "R2 of depth": explained(adata.obsm["X_scgmvae"], log_depth, types),
+                }
             )
     return rows
 

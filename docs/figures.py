@@ -236,6 +236,7 @@ FIGURES = {
         lambda: scgmvae.pl.components(trained(n_components=16), "bulk_labels"),
         (7, 6),
     ),
+    "split_tree": (lambda: scgmvae.pl.split_tree(trained()).figure, None),
     "conditions": (conditions, (8, 2.3)),
     "dual": (dual, (7, 4.5)),
     "report": (report, (8.125, 17.7)),  # at 120 dots per inch the pixels of the window

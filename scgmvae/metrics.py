@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.neighbors import NearestNeighbors
 
 from scgmvae.checks import check_whole
 
@@ -28,6 +29,7 @@ __all__ = [
     "calibration_error",
     "clustering_accuracy",
     "clustering_scores",
+    "mixing_by_group",
     "mixing_scores",
     "purity",
     "type_recovery",
@@ -266,6 +268,64 @@ def calibration_error(labels: ArrayLike, proba: pd.DataFrame, n_bins: int = 15) 
     bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
     gaps = np.bincount(bins, weights=confidence - is_right, minlength=n_bins)
     return float(np.abs(gaps).sum() / len(labels))
+
+
+def mixing_by_group(
+    embedding: ArrayLike, levels: ArrayLike, groups: ArrayLike, n_neighbors: int = 30
+) -> pd.Series:
+    """How well the levels of a condition mix within each group of cells.
+
+    It is the share of a cell's neighbours in its group that are of another level, over the share
+    that chance would give: 1 where the condition leaves no trace, 0 where levels are apart.
+
+    Parameters
+    ----------
+    embedding
+        Coordinates of the cells, ``(n, L)``.
+    levels
+        Level of the condition of each cell, ``(n,)``.
+    groups
+        Group (type or cluster) of each cell, ``(n,)``.
+    n_neighbors
+        Number of neighbours within the group; a tenth of the group where that is less.
+
+    Returns
+    -------
+    Series of values by group; NaN where fewer than two levels have ``n_neighbors`` cells.
+
+    Raises
+    ------
+    ValueError
+        If there is not one level and one group per row.
+
+    Examples
+    --------
+    >>> z = np.random.default_rng(0).standard_normal((200, 2))
+    >>> mixed = mixing_by_group(z, np.tile(["a", "b"], 100), np.full(200, "T"))
+    >>> bool(abs(mixed["T"] - 1) < 0.1)
+    True
+    """
+    embedding = np.asarray(embedding, dtype=np.float32)
+    check_whole(1, n_neighbors=n_neighbors)
+    level_codes, groups = _factorize(levels, "levels"), np.asarray(groups)
+    _factorize(groups, "groups")
+    if embedding.ndim != 2 or not len(embedding) == len(level_codes) == len(groups):
+        raise ValueError(
+            "embedding, levels and groups must have one entry per cell each, but received "
+            f"{embedding.shape}, {len(level_codes)} and {len(groups)}."
+        )
+    mixing = {}
+    for name, rows in pd.Series(np.arange(len(groups))).groupby(groups):
+        of_group, z = level_codes[rows], embedding[rows]
+        shares = np.bincount(of_group) / len(rows)
+        if (shares * len(rows) >= n_neighbors).sum() < 2:
+            mixing[name] = np.nan
+            continue
+        k = min(n_neighbors, max(1, len(rows) // 10))
+        near = NearestNeighbors(n_neighbors=k).fit(z).kneighbors(return_distance=False)
+        is_other = of_group[near] != of_group[:, None]
+        mixing[name] = float((is_other.mean(1) / (1 - shares[of_group])).mean())
+    return pd.Series(mixing, dtype=float)
 
 
 def mixing_scores(

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 LARGEST_P = 0.01
-STRENGTH = 0.6
+STRENGTH = 0.5
 """Strength from which on a split is one between clusters."""
 FINEST = 0.3
 """Strength from which on a split is in the tree."""
@@ -83,7 +83,7 @@ class SplitTree:
     n_levels: NDArray[np.int64]
     """Number of levels of each condition with cells on both sides, (S, conditions)."""
     t_moved: NDArray[np.float64]
-    """T of each split where the levels of a condition are moved onto each other, (S, conditions)."""
+    """T of each split with the levels of a condition moved onto each other, (S, conditions)."""
 
     @property
     def n_splits(self) -> int:
@@ -97,9 +97,9 @@ class SplitTree:
 
     @property
     def height(self) -> NDArray[np.float64]:
-        """Strength down to which each split is made, (S,): the least of its own and those above."""
+        """Strength down to which each split is made, (S,): the least of it and those above."""
         height = self.strength.copy()
-        for split, children in enumerate(self.children):  # sides come after what they are sides of
+        for split, children in enumerate(self.children):  # a side comes after the whole
             below = children[children >= 0]
             height[below] = np.minimum(height[below], height[split])
         return height

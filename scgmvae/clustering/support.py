@@ -20,7 +20,7 @@ __all__ = ["Support", "support_of", "without_level_means"]
 
 FEWEST_ON_A_SIDE = SMALLEST_SIDE // 2
 """Smallest number of a level's cells on a side for the level to have cells there."""
-MOST_OF_THE_WAY = 0.75
+MOST_OF_THE_WAY = 0.5
 """How far T may come from that of the cut to that of one population as levels are moved."""
 
 

@@ -30,8 +30,9 @@ class AnnotationMixin(NoveltyMixin):
         ``obs["<key>_fine"]`` the most probable component of that cluster, once components were
         merged to clusters (without merging clusters are components),
         ``obs["<key>_novelty"]`` how unlike the training cells the cell is (:meth:`get_novelty`),
-        ``obs["<key>_confidence"]`` the probability of its cluster, which falls to 0 from novelty
-        0.99 to 1 because such cells fit no component, ``uns["<key>"]`` settings, versions and
+        ``obs["<key>_confidence"]`` the probability of its cluster times 1 − p of the least certain
+        split that sets the cluster apart (``split_table``), which falls to 0 from novelty 0.99 to
+        1 because such cells fit no component, ``uns["<key>"]`` settings, versions and
         seed. A model without components writes the embedding and the settings alone.
 
         Parameters

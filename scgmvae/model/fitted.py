@@ -29,6 +29,8 @@ class Fitted:
     """The tree of the tested splits, whose leaves are the components; ``None`` without one."""
     distance_quantiles: NDArray[np.float64] | None = None
     """Quantiles of the training cells' distances to their components."""
+    distance_scales: NDArray[np.float64] | None = None
+    """Root mean square distance of the training cells of each component, (K,)."""
     used_components: NDArray[np.int64] | None = None
     """Numbers of the components that training cells are in."""
 

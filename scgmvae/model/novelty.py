@@ -20,6 +20,9 @@ __all__ = ["OUTERMOST", "NoveltyMixin"]
 N_QUANTILES = 1001
 """Number of quantiles of the training cells' distances that a model keeps."""
 
+PRIOR_CELLS = 10
+"""Number of cells of any component that count among those of each."""
+
 OUTERMOST = 0.01
 """Share of the training cells that count as outliers: their confidence is reduced."""
 
@@ -29,6 +32,8 @@ class NoveltyMixin(PosteriorsMixin):
 
     distance_quantiles_: NDArray[np.float64] | None
     """Quantiles of the training cells' distances to their components."""
+    distance_scales_: NDArray[np.float64] | None
+    """Root mean square distance of the training cells of each component, (K,)."""
     used_components_: NDArray[np.int64] | None
     """Numbers of the components that training cells are in."""
 
@@ -42,13 +47,13 @@ class NoveltyMixin(PosteriorsMixin):
         r"""Novelty of each cell: how far it is from the cells that the model was trained on.
 
         .. math::
-            \delta = \min_k \lVert (z - \mu_k(w,c)) / \sigma_k(w,c) \rVert
+            \delta = \min_k \lVert (z - \mu_k(w,c)) / \sigma_k(w,c) \rVert / s_k
 
-        at the posterior means of z and w, over the components that training cells are in: the
-        density of the nearest component is
-        :math:`e^{-\delta^2/2}` of its peak. The novelty is the share of the training cells that
-        have a smaller distance, so among these themselves it is uniform. Near 1 a cell fits no
-        component.
+        at the posterior means of z and w, over the components that training cells are in, with
+        :math:`s_k` the root mean square of the distances of the training cells of component k:
+        those of a rare type are as near to it as those of a common one. The novelty is the share
+        of the training cells that have a smaller distance, so among these themselves it is
+        uniform. Near 1 a cell fits no component.
 
         Parameters
         ----------
@@ -99,14 +104,30 @@ class NoveltyMixin(PosteriorsMixin):
 
     def _distance(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
         """Distance to the nearest of the components that training cells are in, (n,)."""
-        return posteriors["distances"][:, self.used_components_].min(1).astype(float)
+        distances = posteriors["distances"].astype(float)
+        if self.distance_scales_ is not None:
+            distances = distances / self.distance_scales_
+        return distances[:, self.used_components_].min(1)
 
     def _remember_training_cells(self, posteriors: dict[str, NDArray]) -> None:
         """Keep the distances of the training cells, against which novelty is measured."""
-        self.used_components_ = np.unique(posteriors["log_proba"].argmax(1))
+        component = posteriors["log_proba"].argmax(1)
+        self.used_components_ = np.unique(component)
+        squares = posteriors["distances"][np.arange(len(component)), component].astype(float) ** 2
+        n_components = posteriors["log_proba"].shape[1]
+        n_cells = np.bincount(component, minlength=n_components)
+        sums = np.bincount(component, weights=squares, minlength=n_components)
+        # the few cells of a rare type say little: shrink towards all cells
+        sums, n_cells = sums + PRIOR_CELLS * squares.mean(), n_cells + PRIOR_CELLS
+        self.distance_scales_ = np.sqrt(sums / n_cells)
         shares = np.linspace(0, 1, N_QUANTILES)
         self.distance_quantiles_ = np.quantile(self._distance(posteriors), shares)
 
+    def _evidence(self) -> NDArray[np.float64]:
+        """How sure it is that each cluster is one of its own, (M,)."""
+        return np.ones(len(self.cluster_names))
+
     def _confidence(self, proba: NDArray, novelty: NDArray) -> NDArray[np.float32]:
-        """Probability of the chosen cluster, reduced towards 0 for outliers, (n,)."""
-        return (proba.max(1) * ((1 - novelty) / OUTERMOST).clip(max=1)).astype(np.float32)
+        """Probability of the chosen cluster, and that it is one, less for outliers, (n,)."""
+        is_own = self._evidence()[proba.argmax(1)]
+        return (proba.max(1) * is_own * ((1 - novelty) / OUTERMOST).clip(max=1)).astype(np.float32)

@@ -57,8 +57,8 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ImportanceMixin, Expre
         ``train(datamodule=...)``; also used by :meth:`load`. Without data and registry the model
         is made when it is trained on a data module.
     n_components
-        K, the number of components. ``None`` takes as many as a graph partition finds, and merges
-        those that overlap after training (:meth:`merge_components`).
+        K, the number of components. ``None`` finds it by tests of splits of the cells
+        (:meth:`split_table`), of which strong ones make clusters (:meth:`cut`).
     n_latent, n_latent_w
         L and W, dimensions of z and w.
     n_hidden, n_layers

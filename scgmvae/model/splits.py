@@ -276,6 +276,19 @@ class SplitsMixin(PopulationsMixin):
         n_cells = np.bincount(component, minlength=self.module.n_components)
         self._set_clusters(tree.clusters(made), n_cells)
 
+    def _evidence(self) -> NDArray[np.float64]:
+        """How sure it is that each cluster is one of its own, (M,): 1 − p of its splits."""
+        evidence = super()._evidence()
+        if self.split_tree_ is None:
+            return evidence
+        tree, clusters = SplitTree(**self.split_tree_), self._clusters_of_components()
+        for split in range(tree.n_splits):
+            left, right = (set(clusters[side]) - {-1} for side in tree.leaves_of(split))
+            if not left & right:
+                for cluster in left | right:
+                    evidence[cluster] = min(evidence[cluster], 1 - tree.p[split])
+        return evidence
+
     def _settings(self) -> dict[str, Any]:
         """Settings of the annotation, with the tree where there is one."""
         settings = super()._settings()

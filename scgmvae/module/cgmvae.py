@@ -91,9 +91,9 @@ LOG_WEIGHT_BOUND = 7.0
 """Logits of π stay within ±7: if α of an unused component reached 0, log Γ would be infinite."""
 
 INPUT_DROPOUT_RATE = 0.3
-"""Share of the genes that a mixture hides from its encoder in training: a component that differs
-in a few genes alone is rarely a cell type. Convolutions get 0: each sees few pixels at once, and
-pixels with holes among them are unlike those that it reads after training."""
+"""Share of the genes that a mixture hides from its encoder in the joint stage: a component that
+differs in a few genes alone is rarely a cell type. Convolutions get 0: each sees few pixels at
+once, and pixels with holes among them are unlike those that it reads after training."""
 
 
 class CGMVAE(ExtendableModule):
@@ -120,7 +120,8 @@ class CGMVAE(ExtendableModule):
         ``n_hidden`` the width of each, from x to z. ``n_layers=0`` makes both linear.
     dropout_rate, input_dropout_rate
         Dropout in the encoder, on hidden units (of ``"mlp"`` alone) and on genes. ``None`` hides
-        30 % of the genes, and none where there is no mixture or ``encoder="conv"``.
+        30 % of the genes, and none where there is no mixture or ``encoder="conv"``. Until the
+        mixture is started no gene is hidden, except in images.
     encoder
         ``"mlp"``, or ``"conv"``: three convolutions, and as many transposed ones in the decoder,
         in place of the hidden layers. The last of ``n_hidden`` is then the width of the other
@@ -561,7 +562,9 @@ class CGMVAE(ExtendableModule):
         """
         c = self._conditions(batch_index, cat_covs, cont_covs)
         encoder_input = self._encoder_input(x, observed)
-        hidden = self.encoder(encoder_input, c)
+        # the splits that a mixture starts from are tested in the z of a VAE that sees all genes
+        hides = self.mixture_started or not self.has_mixture or self.image_shape is not None
+        hidden = self.encoder(encoder_input, c, hides)
         if self.mixture_started:
             q_z, q_w = self.encoder.q_zw(hidden, c, self._center(c))
         else:

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+from scipy.stats import rankdata
+
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
-__all__ = ["cell_findings", "component_findings", "latent_findings", "training_findings"]
+__all__ = [
+    "cell_findings",
+    "component_findings",
+    "latent_findings",
+    "mixing_findings",
+    "quality_findings",
+    "training_findings",
+]
 
 LEAST_KL = 0.05
 """KL in nats per cell below which a latent counts as switched off."""
@@ -33,6 +42,13 @@ the training cells the share is 0.01."""
 
 LARGEST_OVERLAP = 0.5
 """Overlap above which two components of different clusters are hard to tell apart."""
+
+LEAST_MIXING = 0.7
+"""Mixing below which the levels of a condition are apart in a cluster."""
+
+LARGEST_AUC = 0.95
+"""Probability that a cell of a cluster has more, or fewer, counts than another cell, above which
+the cluster may be one of depth."""
 
 
 def training_findings(history: dict[str, pd.DataFrame] | None) -> list[str]:
@@ -107,6 +123,54 @@ def component_findings(table: pd.DataFrame) -> list[str]:
                 f"The components {a} and {b} overlap by {overlap:.2f}, so that many of their "
                 "cells could be in either: merge_components() makes them one cluster."
             )
+    return found
+
+
+def mixing_findings(condition: str, mixing: pd.Series) -> list[str]:
+    """Findings in how the levels of a condition mix in z, by cluster.
+
+    Parameters
+    ----------
+    condition
+        Name of the condition.
+    mixing
+        Cluster → mixing, as :func:`scgmvae.metrics.mixing_by_group` gives it.
+    """
+    apart = mixing[mixing < LEAST_MIXING]
+    if not len(apart):
+        return []
+    names = ", ".join(f"{name} ({value:.2f})" for name, value in apart.items())
+    return [
+        f"In z the levels of {condition} are apart in the clusters {names}: their cells have "
+        "fewer neighbours of another level than chance would give (1)."
+    ]
+
+
+def quality_findings(clusters: np.ndarray, values: dict[str, np.ndarray]) -> list[str]:
+    """Findings of clusters that a measure of the quality of cells sets apart, such as depth.
+
+    Parameters
+    ----------
+    clusters
+        Cluster of each cell, ``(n,)``.
+    values
+        Measure → its value for each cell, ``(n,)``.
+    """
+    found = []
+    for measure, of_cells in values.items():
+        ranks = rankdata(of_cells)
+        for cluster in np.unique(clusters):
+            inside = clusters == cluster
+            n_in, n_out = int(inside.sum()), int((~inside).sum())
+            if not n_out:
+                continue
+            auc = (ranks[inside].sum() - n_in * (n_in + 1) / 2) / (n_in * n_out)
+            if max(auc, 1 - auc) > LARGEST_AUC:
+                word = "more" if auc > 0.5 else "less"
+                found.append(
+                    f"Nearly all cells of cluster {cluster} have {word} {measure} than other "
+                    "cells: it may be one of quality (doublets, broken cells) and not a type."
+                )
     return found
 
 

@@ -21,7 +21,7 @@ from scgmvae.data import validation
 from scgmvae.data.matrices import read_rows
 from scgmvae.data.normalization import log_normalized
 from scgmvae.io.whole_files import check_target, whole_file
-from scgmvae.metrics import clustering_scores
+from scgmvae.metrics import clustering_scores, mixing_by_group
 from scgmvae.plotting._latent import in_two_dimensions
 from scgmvae.plotting._training import terms_of
 from scgmvae.report import diagnosis
@@ -108,6 +108,16 @@ def _content(model: SCGMVAE, labels_key: str | None, seed: int) -> dict[str, Any
             ),
             "clusters": _cluster_rows(model),
         }
+        content["splits"] = []
+        if model.split_tree_ is not None and len(table) > 1:
+            content["splits"] = [_picture(plotting.split_tree(model).figure, "The tested splits")]
+        mixing = _mixing(model, cells)
+        content["mixing"] = {name: _shown(values) for name, values in mixing.items()}
+        for name, values in mixing.items():
+            found += diagnosis.mixing_findings(name, values)
+        if model.module.is_count:
+            clusters = shown.obs[KEY].to_numpy().astype(str)
+            found += diagnosis.quality_findings(clusters, _quality(model, counts))
         if labels_key is not None:
             content |= _agreement(model, cells, labels_key)
     elif model.module.has_mixture:
@@ -192,6 +202,34 @@ def _cluster_rows(model: SCGMVAE) -> dict[str, str]:
     parts = pd.Series(model.component_names).groupby(model.component_clusters_).agg(", ".join)
     names = [*model.cluster_names, "dropped"]  # the last one is at −1
     return {names[code]: members for code, members in parts.items()}
+
+
+def _mixing(model: SCGMVAE, cells: AnnData) -> dict[str, pd.Series]:
+    """Condition → how its levels mix in z, by cluster."""
+    z, clusters = cells.obsm[f"X_{KEY}"], cells.obs[KEY].to_numpy().astype(str)
+    return {
+        name: mixing_by_group(z, levels, clusters).dropna()
+        for name, levels in model._levels().items()
+    }
+
+
+def _shown(mixing: pd.Series) -> str:
+    return ", ".join(f"{name}: {value:.2f}" for name, value in mixing.items()) or "too few cells"
+
+
+def _quality(model: SCGMVAE, counts: NDArray) -> dict[str, NDArray]:
+    """Measure of the quality of cells → its values for the cells shown."""
+    sizes = np.asarray(counts.sum(axis=1)).ravel()
+    values = {
+        "counts": sizes,
+        "genes with counts": np.asarray((counts > 0).sum(axis=1)).ravel(),
+    }
+    names = model.adata.var_names.astype(str).str.upper()
+    is_mitochondrial = names.str.startswith("MT-")
+    if is_mitochondrial.any():
+        share = np.asarray(counts[:, is_mitochondrial].sum(axis=1)).ravel() / sizes
+        values["mitochondrial counts"] = share
+    return values
 
 
 def _agreement(model: SCGMVAE, cells: AnnData, labels_key: str) -> dict[str, Any]:
