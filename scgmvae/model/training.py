@@ -114,9 +114,9 @@ class TrainingMixin(StartMixin):
             but no fewer than 20 epochs and no more than 100; of images about 4,700, 10 to 60
             epochs.
         pretrain_epochs
-            Epochs of the first stage. ``None`` makes them about 2,000 minibatches, 10 to 120 epochs;
-            of images about 9,400, 10 to 60 epochs; and none without a mixture. A model that has
-            its components has no first stage any more.
+            Epochs of the first stage. ``None`` makes them about 2,000 minibatches, 10 to 120
+            epochs; of images about 9,400, 10 to 60 epochs; and none without a mixture. A model
+            that has its components has no first stage any more.
         start
             Initial partition. ``"tested"``, the default except for images: tested splits of the
             pretrained z (:meth:`split_table`), of a sample where there are more than 20,000 cells.

@@ -89,7 +89,15 @@ def _draw_split(
         axis.plot([x, x, to], [y[split], y[child], y[child]], color=color, lw=1, ls=style)
         genes = row.get(f"genes_{side}", "")
         axis.text(x + 0.06, y[child] - 0.08, plain(genes), fontsize=6, color="0.35", va="bottom")
-    axis.text(x - 0.04, y[split], f"{row['strength']:.2f}", fontsize=6.5, ha="right", va="center")
+    axis.text(
+        x,
+        y[split],
+        f"{row['strength']:.2f}",
+        fontsize=6.5,
+        ha="center",
+        va="center",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+    )
 
 
 def _draw_leaves(
