@@ -12,9 +12,8 @@ def example():
     adata = scgmvae.datasets.synthetic_counts(300, 50, n_components=3, n_batches=2, seed=0)
     scgmvae.SCGMVAE.setup_anndata(adata, batch_key="batch")
     model = scgmvae.SCGMVAE(adata, n_components=3)
-    length = {"max_epochs": 5, "pretrain_epochs": 5}
-    # the default start would have numba compile first
-    model.train(start="kmeans", accelerator="cpu", enable_progress_bar=False, **length)
+    length = {"max_epochs": 5, "pretrain_epochs": 20}
+    model.train(accelerator="cpu", enable_progress_bar=False, **length)
     return model
 
 

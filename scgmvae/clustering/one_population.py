@@ -47,7 +47,7 @@ class Evidence(NamedTuple):
     @property
     def strength(self) -> float:
         """1 − T / null: 1 where the sides are apart, 0 where the valley is that of one."""
-        return 1 - self.t / self.null
+        return 1 - self.t / self.null if self.null > 0 else 0.0
 
 
 def one_population(

@@ -41,12 +41,12 @@ class StartMixin(SplitsMixin):
         return recipe_for(self.module.image_shape)
 
     def _start_module(self, rows: NDArray[np.integer]) -> None:
-        """Set decoder bias, typical depth and scale of size factors by the training cells."""
+        """Set decoder bias, typical counts and scale of size factors by the training cells."""
         x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         mean = column_means(x, rows) * pixel_scale(self.adata_manager)
         start_decoder(self.module, mean)
         if self.module.is_count:
-            self.module.typical_depth.fill_(mean.sum())
+            self.module.typical_counts.copy_(torch.as_tensor(mean))
         if self.module.use_size_factor:
             factors = self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)
             mean_factor = factors[rows].astype(float).mean()

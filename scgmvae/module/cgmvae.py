@@ -249,10 +249,7 @@ class CGMVAE(ExtendableModule):
         self.classifier_input = classifier_input
         self.embeds_batches = batch_representation == "embedding"
         self.use_size_factor = use_size_factor
-        # counts per unit of size factor: factors of scanpy or scran have a mean of 1
-        self.register_buffer("size_scale", torch.ones(()))
-        # counts per cell that the encoder sees, whatever the depth; 0 leaves counts as they are
-        self.register_buffer("typical_depth", torch.zeros(()))
+        self._make_typical_cell()
         self.mixture_started = False
         self._set_conditions((n_batch, *n_cats_per_cov), n_continuous_cov, batch_embedding_kwargs)
         self._check_images(encoder)
@@ -267,9 +264,16 @@ class CGMVAE(ExtendableModule):
         if self.has_mixture:
             self.set_components(n_components)
 
+    def _make_typical_cell(self) -> None:
+        """Make what is known of the training cells before training."""
+        # counts per unit of size factor: factors of scanpy or scran have a mean of 1
+        self.register_buffer("size_scale", torch.ones(()))
+        # mean counts of the genes: the encoder sees cells of this depth; 0 leaves them as they are
+        self.register_buffer("typical_counts", torch.zeros(self.n_input))
+
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         # the encoder of models before 0.2 saw counts of any depth
-        state_dict.setdefault(f"{prefix}typical_depth", torch.zeros(()))
+        state_dict.setdefault(f"{prefix}typical_counts", torch.zeros(self.n_input))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _set_conditions(
@@ -630,12 +634,14 @@ class CGMVAE(ExtendableModule):
         were not measured are 0 there and the others are scaled up, as input dropout does it with
         genes that it hides in training.
         """
-        share = 1.0 if observed is None else observed.float().mean()
         if self.is_count:
-            size = self.typical_depth * share / sparse.row_sums(x)
-            size = torch.where(self.typical_depth > 0, size, 1.0)
+            typical = self.typical_counts if observed is None else self.typical_counts[observed]
+            depth = typical.sum()
+            size = torch.where(depth > 0, depth / sparse.row_sums(x), 1.0)
             x = sparse.map_values(torch.log1p, sparse.scale_rows(x, size))
-        return x if observed is None else sparse.map_values(lambda values: values / share, x)
+        if observed is None:
+            return x
+        return sparse.map_values(lambda values: values / observed.float().mean(), x)
 
     def _classify(self, z: Tensor, encoder_input: Tensor, c: Conditions) -> Tensor:
         """Logits of q(y|z,c) or q(y|z,x,c), (..., n, K)."""

@@ -45,7 +45,7 @@ def test_a_table_goes_with_the_state_of_the_model(counts, make_model, train, tmp
     assert rows["training"] == "not trained"
     assert rows["settings"].startswith("n_latent=5, n_latent_w=4, n_hidden=32")
     assert calls == ["model.train()"]
-    train(model, max_epochs=3, seed=7)
+    train(model, max_epochs=3, seed=7, start="leiden")
     _, rows, calls = shown(model)
     assert rows["components"] == str(model.n_components_)
     assert rows["training"] == "trained; epochs: 2 of pretraining, 3 joint; seed 7"

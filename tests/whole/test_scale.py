@@ -23,7 +23,7 @@ from scgmvae.nn.layers import Dropout
 from scgmvae.train import cells
 from scgmvae.train import devices as parallel
 
-LONG_ENOUGH = {"max_epochs": 6, "pretrain_epochs": 6}
+LONG_ENOUGH = {"max_epochs": 10, "pretrain_epochs": 10}
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_few_cells_of_a_file_are_in_memory_at_a_time(
     for module in (cells, start):
         monkeypatch.setattr(module, "CELLS_IN_MEMORY", 192)
     train(model, datasplitter_kwargs={"cells_in_memory": 128}, **LONG_ENOUGH)
-    assert sum(sizes[True]) >= 12 * 300
+    assert sum(sizes[True]) >= 20 * 300
     assert max(sizes[True][1:]) <= 128  # the first reading is of the mean of x
     # the cells that are partitioned, and the rest, before those whose results are written
     assert max(sizes[False][:2]) <= 192
@@ -195,7 +195,7 @@ def test_a_file_that_is_closed_ends_training_and_keeps_what_was_learned(
     assert len(loss(model)) == step // 5
     backed.file.open()
     train(model, **LONG_ENOUGH)
-    assert len(loss(model)) == step // 5 + (12 if stage == "pretraining" else 6)
+    assert len(loss(model)) == step // 5 + (20 if stage == "pretraining" else 10)
     assert agreement(counts, model) > 0.9
 
 
@@ -224,7 +224,7 @@ def test_a_file_that_loses_its_end_ends_training(counts, make_model, train, tmp_
 @pytest.fixture
 def samples(monkeypatch):
     """At most 150 cells to start from; the rows of every start, and its partition."""
-    monkeypatch.setattr(cells, "LARGEST_START", 150)
+    monkeypatch.setattr(cells, "LARGEST_TREE", 150)
     taken = []
     start_mixture = start.StartMixin._start_mixture
 
@@ -233,9 +233,9 @@ def samples(monkeypatch):
         return taken[-1]["cells"]
 
     def recorded_start(self, *args):
-        codes = start_mixture(self, *args)
-        taken[-1]["codes"] = codes
-        return codes
+        started = start_mixture(self, *args)
+        taken[-1]["codes"] = started.partition
+        return started
 
     monkeypatch.setattr(start, "cells_to_start_from", recorded_pick)
     monkeypatch.setattr(start.StartMixin, "_start_mixture", recorded_start)
@@ -246,7 +246,6 @@ def samples(monkeypatch):
 def test_a_sample_is_partitioned_and_the_others_follow(
     adata, make_model, train, samples, n_components
 ):
-    # after fewer joint epochs components of well separated groups still overlap, and are merged
     model = train(make_model(adata, n_components=n_components), max_epochs=12, pretrain_epochs=20)
     (taken,) = samples
     assert len(np.unique(taken["cells"])) == 150
@@ -260,17 +259,20 @@ def test_a_sample_is_partitioned_and_the_others_follow(
 
 
 def test_all_cells_are_partitioned_where_there_are_few(adata, make_model, train, samples):
-    cells.LARGEST_START = 300  # which the fixture takes back
+    cells.LARGEST_TREE = 300  # which the fixture takes back
     train(make_model(adata))
     np.testing.assert_array_equal(samples[0]["cells"], np.arange(300))
 
 
-def test_the_sample_follows_from_the_seed(monkeypatch):
-    monkeypatch.setattr(cells, "LARGEST_START", 150)
+@pytest.mark.parametrize(("tests_splits", "largest"), [(True, "TREE"), (False, "START")])
+def test_the_sample_follows_from_the_seed(monkeypatch, tests_splits, largest):
+    monkeypatch.setattr(cells, f"LARGEST_{largest}", 150)
     rows, labels = np.arange(300), np.full(300, -1)
+    how = {"tests_splits": tests_splits, "on_disk": False}
     one, same, other = (
-        cells.cells_to_start_from(rows, labels, on_disk=False, seed=seed) for seed in (0, 0, 1)
+        cells.cells_to_start_from(rows, labels, seed=seed, **how) for seed in (0, 0, 1)
     )
+    assert len(one) == 150
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
     assert (np.diff(one) > 0).all()
@@ -305,6 +307,7 @@ def test_a_sample_from_a_file_is_of_blocks(
 ):
     for module in (cells, start):
         monkeypatch.setattr(module, "CELLS_IN_MEMORY", 200)
+    cells.LARGEST_TREE = 300  # which the fixture takes back
     model = train(make_model(backed), **LONG_ENOUGH)
     (taken,) = samples
     assert 128 <= len(taken["cells"]) <= 200
@@ -375,7 +378,7 @@ if __name__ == "__main__":
     adata = scgmvae.datasets.synthetic_counts(600, 80, n_components=3, seed=0)
     scgmvae.SCGMVAE.setup_anndata(adata)
     model = scgmvae.SCGMVAE(adata)
-    model.train(8, 6, accelerator="cpu", enable_progress_bar=False,
+    model.train(12, 12, accelerator="cpu", enable_progress_bar=False,
                 devices=2, strategy="ddp", batch_size=64)
     weights = [p.detach().double().abs().sum().item() for p in model.module.parameters()]
     result = {
@@ -410,5 +413,5 @@ def test_two_processes_train_one_model(tmp_path, train):
     adata = synthetic_counts(600, 80, n_components=3, seed=0)
     SCGMVAE.setup_anndata(adata)
     alone = SCGMVAE(adata)
-    train(alone, max_epochs=8, pretrain_epochs=6, batch_size=128)
+    train(alone, max_epochs=12, pretrain_epochs=12, batch_size=128)
     np.testing.assert_allclose(first["elbo"], loss(alone), rtol=0.02)
