@@ -42,6 +42,11 @@ def part_of_step(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(share=100 * rows["ms"] / whole)
 
 
+def own_and_leiden(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of scgmvae, and of Leiden at its best resolution for them."""
+    return rows[rows["method"].isin(["SCGMVAE", "PCA + Leiden 0.3"])]
+
+
 CLUSTERING = {"ARI": ("ARI", 3), "ACC": ("ACC", 3), "n_clusters": ("clusters", 1)}
 KMEANS = {"kmeans_ARI": ("k-means ARI", 3), "kmeans_ACC": ("k-means ACC", 3)}
 LABELS = {"ACC": ("accuracy", 3), "macro_F1": ("macro F1", 3), "ECE": ("calibration error", 3)}
@@ -62,6 +67,57 @@ TABLES = {
         tuple(f"quality-{name}" for name in QUALITY),
         {"data": "data", "K": "K"},
         {"kl_w": ("KL of w, nats", 3), "elbo": ("ELBO, nats", 1), "seconds": ("seconds", 0)},
+    ),
+    "tested-one": Table(
+        ("tested-one",),
+        {"cells": "one population", "method": "method"},
+        {"is_split": ("share of sets with several clusters", 2), "n_clusters": ("clusters", 1)},
+    ),
+    "tested-power": Table(
+        ("tested-power",),
+        {"sizes": "sizes", "genes": "genes", "fold": "fold", "method": "method"},
+        {"found": ("share of sets with both found", 2), "ARI": ("ARI", 3)},
+        own_and_leiden,
+    ),
+    "tested-types": Table(
+        ("tested-types",),
+        {"types": "types", "method": "method"},
+        {"error": ("error of K", 2), "ARI": ("ARI", 3), "n_clusters": ("clusters", 1)},
+    ),
+    "tested-truth": Table(
+        ("tested-truth",),
+        {"data": "data", "method": "method"},
+        {
+            "ARI": ("ARI", 3),
+            "F1 rare": ("F1 of rare types", 2),
+            "n_clusters": ("clusters", 1),
+            "seconds": ("seconds", 0),
+        },
+    ),
+    "tested-summary": Table(
+        ("tested-truth",),
+        {"method": "method"},
+        {"ARI": ("mean ARI", 3), "F1 rare": ("F1 of rare types", 2)},
+    ),
+    "tested-donors": Table(
+        ("tested-donors",),
+        {"told": "donors", "method": "method"},
+        {"n_clusters": ("clusters, of 5 types", 1), "ARI": ("ARI", 3)},
+    ),
+    "tested-depth": Table(
+        ("tested-depth",),
+        {"types": "types", "batch_key": "batch_key"},
+        {
+            "n_clusters": ("clusters", 1),
+            "ARI": ("ARI", 3),
+            "NMI with depth": ("NMI with depth", 3),
+            "R2 of depth": ("R² of depth from z", 2),
+        },
+    ),
+    "tested-cost": Table(
+        ("tested-cost",),
+        {"n_obs": "cells"},
+        {"splits": ("splits", 0), "seconds": ("seconds of the tests", 1)},
     ),
     "recipe": Table(
         ("recipe",),

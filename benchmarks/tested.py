@@ -35,6 +35,8 @@ from scgmvae.clustering.partition import leiden, log_normalized_pcs, neighbor_gr
 
 N_GENES = 500
 RESOLUTIONS = (0.3, 0.5, 1.0)
+BRIEF = {"max_epochs": 5}
+"""Length of the joint stage where K is what counts: it is found before that stage."""
 RARE = 0.02
 """Largest share of the cells of a rare type."""
 
@@ -108,12 +110,19 @@ def mixed(
 # ---------------------------------------------------------------------------------- methods
 
 
-def fitted(adata: AnnData, batch_key: str | None, seed: int, short: bool, **settings: int) -> Row:
+def fitted(
+    adata: AnnData,
+    batch_key: str | None,
+    seed: int,
+    short: bool,
+    epochs: dict[str, int] | None = None,
+    **settings: int,
+) -> Row:
     """A fit with default settings: clusters, seconds, and what K was found."""
     scgmvae.SCGMVAE.setup_anndata(adata, batch_key=batch_key)
     threads = torch.get_num_threads()
     model = scgmvae.SCGMVAE(adata, **settings)
-    epochs = {"max_epochs": 2, "pretrain_epochs": 2} if short else {}
+    epochs = {"max_epochs": 2, "pretrain_epochs": 10} if short else epochs or {}
     begin = time.perf_counter()
     model.train(seed=seed, enable_progress_bar=False, logger=False, **epochs)
     torch.set_num_threads(threads)
@@ -134,10 +143,14 @@ def by_pcs(adata: AnnData, seed: int) -> dict[str, np.ndarray]:
 
 
 def methods(
-    adata: AnnData, batch_key: str | None, seed: int, short: bool
+    adata: AnnData,
+    batch_key: str | None,
+    seed: int,
+    short: bool,
+    epochs: dict[str, int] | None = None,
 ) -> dict[str, np.ndarray]:
     """Clusters of each method."""
-    found = fitted(adata, batch_key, seed, short)
+    found = fitted(adata, batch_key, seed, short, epochs)
     return {"SCGMVAE": found["clusters"]} | by_pcs(adata, seed)
 
 
@@ -181,7 +194,7 @@ def one(seed: int, short: bool) -> list[Row]:
             "is_split": float(len(np.unique(clusters)) > 1),
         }
         for name, adata, batch_key in cells
-        for method, clusters in methods(adata, batch_key, seed, short).items()
+        for method, clusters in methods(adata, batch_key, seed, short, BRIEF).items()
     ]
 
 
@@ -207,7 +220,7 @@ def power(seed: int, short: bool) -> list[Row]:
             rng = np.random.default_rng(seed)
             adata = mixed(rng, [(n_genes, fold)], sizes, 300 if short else 2000)
             truth = adata.obs["cell_type"].to_numpy()
-            for method, clusters in methods(adata, None, seed, short).items():
+            for method, clusters in methods(adata, None, seed, short, BRIEF).items():
                 ari = adjusted_rand_score(truth, clusters)
                 rows.append(
                     {

@@ -14,6 +14,19 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
     ("script", "results"),
     [
         pytest.param("quality.py", {"quality-simulated": (2, "ACC")}, id="quality"),
+        pytest.param(
+            "tested.py",
+            {
+                "tested-one": (4, "is_split"),
+                "tested-power": (4, "found"),
+                "tested-types": (4, "ARI"),
+                "tested-truth": (8, "ARI"),
+                "tested-donors": (8, "ARI"),
+                "tested-depth": (4, "ARI"),
+                "tested-cost": (1, None),
+            },
+            id="tested",
+        ),
         pytest.param("studies/start.py", {"start": (12, "ACC")}, id="start"),
         pytest.param("studies/small_data.py", {"small_data": (25, "ARI")}, id="small_data"),
         pytest.param("studies/recipe.py", {"recipe": (2, "ACC")}, id="recipe"),

@@ -12,6 +12,7 @@ from scgmvae.metrics import (
     calibration_error,
     clustering_accuracy,
     clustering_scores,
+    mixing_by_group,
     mixing_scores,
     purity,
     type_recovery,
@@ -318,3 +319,25 @@ def test_type_recovery_is_the_best_f1_score_of_scikit_learn():
         assert row["F1"] == pytest.approx(max(scores.values()))
         assert row["cluster"] == max(scores, key=scores.get)
         assert row["n_cells"] == (labels == label).sum()
+
+
+# ---------------------------------------------------------------------------- mixing by group
+
+
+def test_mixing_is_1_by_chance_and_0_where_levels_are_apart():
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((900, 3))
+    groups = np.repeat(["mixed", "apart", "one level"], 300)
+    levels = np.where(rng.random(900) < 0.3, "a", "b")
+    levels[600:] = "a"
+    z[:, 0] += np.where((groups == "apart") & (levels == "a"), 50.0, 0.0)
+    mixing = mixing_by_group(z, levels, groups)
+    assert mixing["mixed"] == pytest.approx(1, abs=0.08)
+    assert mixing["apart"] == 0
+    assert np.isnan(mixing["one level"])
+    assert mixing.index.tolist() == ["apart", "mixed", "one level"]
+
+
+def test_mixing_needs_one_level_and_group_per_cell():
+    with pytest.raises(ValueError, match="one entry per cell"):
+        mixing_by_group(np.zeros((5, 2)), ["a"] * 4, ["x"] * 5)

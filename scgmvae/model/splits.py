@@ -352,7 +352,7 @@ class SplitsMixin(PopulationsMixin):
         """
         self._check_if_trained(warn=False)
         source = self._validate_anndata()
-        validation.check_columns(source, key=key)
+        validation.check_columns(source, is_whole=False, key=key)
         checks.check_seed(seed)
         strength = STRENGTH if strength is None else strength
         if not 0 < strength <= 1:

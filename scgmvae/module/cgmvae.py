@@ -637,7 +637,7 @@ class CGMVAE(ExtendableModule):
         if self.is_count:
             typical = self.typical_counts if observed is None else self.typical_counts[observed]
             depth = typical.sum()
-            size = torch.where(depth > 0, depth / sparse.row_sums(x), 1.0)
+            size = torch.where(depth > 0, depth / sparse.row_sums(x).clamp(min=1), 1.0)
             x = sparse.map_values(torch.log1p, sparse.scale_rows(x, size))
         if observed is None:
             return x

@@ -896,3 +896,37 @@ def test_a_classifier_surer_than_single_precision_has_finite_gradients():
     for name, parameter in module.named_parameters():
         if parameter.grad is not None:
             assert torch.isfinite(parameter.grad).all(), name
+
+
+# ----------------------------------------------------------------------------- depth of cells
+
+
+def test_the_encoder_sees_cells_of_one_depth():
+    module = CGMVAE(4).eval()
+    module.typical_counts.copy_(torch.tensor([10.0, 20.0, 5.0, 5.0]))
+    x = torch.tensor([[1.0, 2.0, 0.0, 1.0], [10.0, 20.0, 0.0, 10.0], [0.0, 0.0, 0.0, 0.0]])
+    seen = module._encoder_input(x)
+    torch.testing.assert_close(seen[0], torch.log1p(torch.tensor([10.0, 20.0, 0.0, 10.0])))
+    torch.testing.assert_close(seen[1], seen[0])
+    assert (seen[2] == 0).all()
+    torch.testing.assert_close(module._encoder_input(x.to_sparse_csr()).to_dense(), seen)
+
+
+def test_genes_that_were_not_measured_do_not_count_for_the_depth():
+    module = CGMVAE(4).eval()
+    module.typical_counts.copy_(torch.tensor([10.0, 20.0, 5.0, 5.0]))
+    observed = torch.tensor([True, True, False, False])
+    whole = module._encoder_input(torch.tensor([[2.0, 4.0, 1.0, 1.0]]))
+    part = module._encoder_input(torch.tensor([[2.0, 4.0, 0.0, 0.0]]), observed)
+    torch.testing.assert_close(part[:, :2] * 0.5, whole[:, :2])
+
+
+def test_models_that_know_no_typical_depth_see_counts_as_they_are():
+    module = CGMVAE(4)
+    x = torch.tensor([[1.0, 2.0, 0.0, 1.0]])
+    torch.testing.assert_close(module._encoder_input(x), torch.log1p(x))
+    weights = module.state_dict()
+    del weights["typical_counts"]  # as in files of version 0.1
+    module.typical_counts.fill_(3.0)
+    module.load_state_dict(weights)
+    assert (module.typical_counts == 0).all()

@@ -39,7 +39,11 @@ def make_module(**settings):
         for name, value in module.state_dict().items():
             if name.endswith("running_var"):
                 value.copy_(torch.rand_like(value) + 0.5)
-            elif value.is_floating_point() and name not in ("raw_dispersion", "size_scale", "typical_counts"):
+            elif value.is_floating_point() and name not in (
+                "raw_dispersion",
+                "size_scale",
+                "typical_counts",
+            ):
                 value.add_(0.3 * torch.randn_like(value))
     module.mixture_started = module.has_mixture
     return module.eval()

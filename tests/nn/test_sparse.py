@@ -13,6 +13,7 @@ from scgmvae.nn.sparse import (
     linear,
     map_values,
     row_sums,
+    scale_rows,
     transposed,
 )
 
@@ -101,6 +102,15 @@ def test_row_sums_are_those_of_all_genes(x):
     expected = x.sum(1, keepdim=True)
     torch.testing.assert_close(row_sums(x.to_sparse_csr()), expected)
     torch.testing.assert_close(row_sums(x), expected)
+
+
+def test_rows_are_scaled_by_one_number_each(x):
+    size = torch.arange(1.0, len(x) + 1, dtype=x.dtype).unsqueeze(1)
+    expected = torch.diag(size.squeeze(1)) @ x
+    csr = scale_rows(x.to_sparse_csr(), size)
+    assert is_sparse(csr)
+    torch.testing.assert_close(dense(csr), expected)
+    torch.testing.assert_close(scale_rows(x, size), expected)
 
 
 def test_row_sums_of_large_counts_are_exact_in_single_precision():

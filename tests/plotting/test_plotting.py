@@ -114,3 +114,28 @@ def test_embedding_takes_the_size_of_points(trained):
     adata.obsm["X_umap"] = adata.obsm["X_scgmvae"][:, :2]
     figure = scgmvae.pl.embedding(adata, point_size=7)
     assert figure.axes[0].collections[0].get_sizes().tolist() == [7]
+
+
+# ---------------------------------------------------------------------------------- splits
+
+
+def test_the_tree_has_every_split_with_strength_genes_and_cells(counts, make_model, train):
+    model = make_model(counts.copy(), {"batch_key": "batch"}, n_components=None)
+    train(model, max_epochs=20, pretrain_epochs=30)
+    axis = scgmvae.pl.split_tree(model, n_genes=2)
+    table = model.split_table(n_genes=2)
+    texts = [text.get_text() for text in axis.texts]
+    for split, row in table.iterrows():
+        assert f"{row['strength']:.2f}" in texts, split
+        assert row["genes_left"] in texts
+    for name, n_cells in model.adata.obs["scgmvae"].value_counts().items():
+        assert f"{name}  ({n_cells:,} cells)" in texts
+    assert len(axis.lines) == 2 * len(table) + model.n_components_
+    model.cut(n=2)
+    dashed = [line for line in scgmvae.pl.split_tree(model).lines if line.get_linestyle() == "--"]
+    assert len(dashed) == 2 * (len(table) - 1)
+
+
+def test_a_tree_needs_tested_splits(roughly_trained):
+    with pytest.raises(RuntimeError, match="no tested splits"):
+        scgmvae.pl.split_tree(roughly_trained)

@@ -466,6 +466,22 @@ def test_findings_of_cells_come_when_due(n_unsure, n_novel, expected):
     assert all(part in sentence for part, sentence in zip(expected, found, strict=True))
 
 
+def test_findings_of_mixing_name_condition_and_clusters():
+    mixing = pd.Series({"0": 0.95, "1": 0.31, "2": 0.7})
+    (sentence,) = diagnosis.mixing_findings("stim", mixing)
+    assert "levels of stim are apart in the clusters 1 (0.31)" in sentence
+    assert diagnosis.mixing_findings("stim", mixing[["0", "2"]]) == []
+
+
+def test_findings_of_quality_name_clusters_of_the_deepest_and_shallowest_cells():
+    clusters = np.repeat(["0", "1", "2"], 100)
+    counts = np.concatenate([np.arange(100), np.arange(100) + 1000, np.arange(100) + 40])
+    (sentence,) = diagnosis.quality_findings(clusters, {"counts": counts})
+    assert "cluster 1 have more counts than other cells" in sentence
+    assert diagnosis.quality_findings(clusters, {"counts": np.tile(np.arange(100), 3)}) == []
+    assert diagnosis.quality_findings(np.full(300, "0"), {"counts": counts}) == []
+
+
 def test_the_report_has_the_findings_of_its_model(hostile, tmp_path, monkeypatch, no_pictures):
     page = page_of(hostile, tmp_path)
     sentences = page.between("What to look at", "Data")

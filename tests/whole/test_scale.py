@@ -378,7 +378,7 @@ if __name__ == "__main__":
     adata = scgmvae.datasets.synthetic_counts(600, 80, n_components=3, seed=0)
     scgmvae.SCGMVAE.setup_anndata(adata)
     model = scgmvae.SCGMVAE(adata)
-    model.train(12, 12, accelerator="cpu", enable_progress_bar=False,
+    model.train(20, 12, accelerator="cpu", enable_progress_bar=False,
                 devices=2, strategy="ddp", batch_size=64)
     weights = [p.detach().double().abs().sum().item() for p in model.module.parameters()]
     result = {
@@ -413,5 +413,5 @@ def test_two_processes_train_one_model(tmp_path, train):
     adata = synthetic_counts(600, 80, n_components=3, seed=0)
     SCGMVAE.setup_anndata(adata)
     alone = SCGMVAE(adata)
-    train(alone, max_epochs=12, pretrain_epochs=12, batch_size=128)
+    train(alone, max_epochs=20, pretrain_epochs=12, batch_size=128)
     np.testing.assert_allclose(first["elbo"], loss(alone), rtol=0.02)
