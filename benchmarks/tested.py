@@ -384,7 +384,7 @@ def cost(seed: int, short: bool) -> list[Row]:
     for n in (300,) if short else (2_500, 5_000, 10_000, 20_000, 40_000):
         rng = np.random.default_rng(seed)
         adata = mixed(rng, [(40, 2.5)] * 7, [1 / 8] * 8, n)
-        model = fitted(adata, None, seed, short)["model"]
+        model = fitted(adata, None, seed, short, BRIEF)["model"]
         some = np.sort(rng.permutation(adata.n_obs)[:20_000])
         z = adata.obsm["X_scgmvae"][some]
         begin = time.perf_counter()
