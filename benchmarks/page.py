@@ -24,7 +24,8 @@ Written by `benchmarks/page.py` from `benchmarks/results/`: mean ± sd over seed
 the same settings on all data sets. *given* are methods that are told K, the number of labelled
 types, *found* those that are not. The start of scgmvae was chosen on these very data sets (see
 README), and that of its peers was not, so expect less of a difference elsewhere. The figures of
-scgmvae are older than its [tested clusters](benchmarks.md): its start was a Leiden partition. Labels of pbmc3k
+scgmvae are older than its [tested clusters](benchmarks.md): its start was a Leiden partition.
+Labels of pbmc3k
 come from a graph clustering, which favours methods like Leiden. scgmvae and SCVI are told the
 batches of sc_mixology and the condition of kang, PCA is not: much of the difference in the means
 comes from sc_mixology. SCVI was trained for 100 epochs on nine

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
 from sklearn.neighbors import NearestNeighbors
 
 if TYPE_CHECKING:
@@ -81,10 +81,10 @@ def weakest_cut(graph: sparse.csr_matrix, smallest: int = SMALLEST_SIDE) -> Cut 
 
     Returns
     -------
-    The cut, or ``None`` where there are too few cells for two sides.
+    The cut, or ``None`` where there are too few cells for two sides, or no edges.
     """
     n = graph.shape[0]
-    if n < 2 * smallest:
+    if n < 2 * smallest or graph.nnz == 0:
         return None
     degree = np.asarray(graph.sum(1)).ravel()
     edges = sparse.triu(graph, 1).tocoo()
@@ -139,6 +139,8 @@ def _orders(
         return [rank[part].astype(float)]
     # cells beside the largest part are too few to be a side, and would only add eigenvectors
     main = np.flatnonzero(part == sizes.argmax())
+    if len(main) < 3:
+        return [np.zeros(len(degree))]
     scale = 1 / np.sqrt(degree[main])
     normalized = sparse.diags(scale) @ graph[main][:, main].astype(float) @ sparse.diags(scale)
     start = np.random.default_rng(0).standard_normal(len(main))
@@ -147,6 +149,8 @@ def _orders(
         _, vectors = eigsh(normalized, n_vectors, which="LA", tol=1e-3, v0=start)
     except ArpackNoConvergence as error:
         vectors = error.eigenvectors
+    except ArpackError:  # cells that are all alike have no direction
+        return [np.zeros(len(degree))]
     values = np.zeros((vectors.shape[1], len(degree)))
     values[:, main] = (vectors * scale[:, None]).T
     return list(values)

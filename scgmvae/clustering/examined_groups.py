@@ -91,7 +91,7 @@ def examine_groups(
         for group, beside in (pair, pair[::-1]):
             if nearest[group] < 0:
                 nearest[group], border[group] = beside, evidence
-        if evidence.p <= LARGEST_P and evidence.strength >= strength:
+        if evidence is None or (evidence.p <= LARGEST_P and evidence.strength >= strength):
             continue
         merged[merged == other] = one
         current[current == other] = one
@@ -137,14 +137,14 @@ def _evidence_between(
     pair: tuple[int, int],
     encoder_of: Callable[[NDArray[np.integer]], Encoded],
     rng: np.random.Generator,
-) -> Evidence:
-    """What speaks for the border between two groups."""
+) -> Evidence | None:
+    """What speaks for the border between two groups; ``None`` where one has too few cells."""
     rows = np.flatnonzero(np.isin(codes, pair))
     side = codes[rows] == pair[1]
     if side.sum() > len(side) / 2:
         side = ~side
     if side.sum() < SMALLEST_SIDE:
-        return Evidence(1.0, 1.0, 1.0)
+        return None
     some = cells_in_test(z[rows], side, rng)
     t = cut_weight(shared_neighbor_graph(z[rows[some]]), side[some])
     return evidence_of(t, z[rows[some]], encoder_of(rows[some]), rng)

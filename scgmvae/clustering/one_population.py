@@ -116,7 +116,7 @@ def evidence_of(
     while len(null) < MOST_DRAWS:
         drawn = encoded(mean + rng.standard_normal(z.shape) @ factor.T, rng)
         cut = weakest_cut(shared_neighbor_graph(drawn))
-        null.append(np.inf if cut is None else cut.t)
+        null.append(1.0 if cut is None else cut.t)
         if len(null) >= FEWEST_DRAWS:
             p = _p_value(t, np.array(null))
             if not CLEAR_P < p < 0.3:

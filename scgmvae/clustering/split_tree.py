@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from scgmvae.clustering.cuts import Cut, cut_weight, shared_neighbor_graph, weakest_cut
+from scgmvae.clustering.cuts import (
+    SMALLEST_SIDE,
+    Cut,
+    cut_weight,
+    shared_neighbor_graph,
+    weakest_cut,
+)
 from scgmvae.clustering.one_population import Evidence, evidence_of
 from scgmvae.clustering.support import Support, support_of, without_level_means
 
@@ -222,6 +228,7 @@ def tested_cut(
     encoder_of: Callable[[NDArray[np.integer]], Encoded],
     levels: Sequence[NDArray[np.integer]],
     rng: np.random.Generator,
+    smallest: int = SMALLEST_SIDE,
 ) -> TestedCut | None:
     """The weakest cut of some cells, tested.
 
@@ -239,19 +246,23 @@ def tested_cut(
         Level of each cell, ``(n,)``, for each condition.
     rng
         Source of draws.
+    smallest
+        Smallest number of cells on a side.
 
     Returns
     -------
     The cut and what speaks for it, or ``None`` where there are too few cells.
     """
-    best = _tested(z, encoder_of, levels, rng, ())
+    if len(z) < 2 * smallest:
+        return None
+    best = _tested(z, encoder_of, levels, rng, smallest)
     if best is None or best.is_supported:
         return best
     against = [
         level for level, support in zip(levels, best.supports, strict=True) if not support.is_given
     ]
-    moved = _tested(z, encoder_of, levels, rng, against)
-    if moved.is_split and not best.is_split:
+    moved = _tested(z, encoder_of, levels, rng, smallest, against)
+    if moved is not None and moved.is_split and not best.is_split:
         return moved
     return best
 
@@ -261,11 +272,12 @@ def _tested(
     encoder_of: Callable[[NDArray[np.integer]], Encoded],
     levels: Sequence[NDArray[np.integer]],
     rng: np.random.Generator,
-    moved_by: Sequence[NDArray[np.integer]],
+    smallest: int,
+    moved_by: Sequence[NDArray[np.integer]] = (),
 ) -> TestedCut | None:
     """The weakest cut of cells of which some conditions' levels were moved onto each other."""
     seen = _moved(z, moved_by)
-    cut = weakest_cut(shared_neighbor_graph(seen))
+    cut = weakest_cut(shared_neighbor_graph(seen), smallest)
     if cut is None:
         return None
     rows = cells_in_test(seen, cut.side, rng)
@@ -342,7 +354,10 @@ def grow(
     leaves where the cells cannot be split into as many.
     """
     rng = np.random.default_rng(seed)
-    growing = _Growing(z, encoder_of, levels, rng)
+    smallest = SMALLEST_SIDE
+    if n_leaves is not None:  # so many that a leaf may have fewer cells
+        smallest = min(smallest, max(2, len(z) // (4 * n_leaves)))
+    growing = _Growing(z, encoder_of, levels, rng, smallest)
     growing.split_while(lambda found: found.is_split)
     if n_leaves is not None:
         growing.split_while(lambda _: True, n_leaves)
@@ -363,8 +378,10 @@ class _Growing:
         encoder_of: Callable[[NDArray[np.integer]], Encoded],
         levels: Sequence[NDArray[np.integer]],
         rng: np.random.Generator,
+        smallest: int,
     ):
-        self.z, self.encoder_of, self.levels, self.rng = z, encoder_of, levels, rng
+        self.z, self.encoder_of, self.levels = z, encoder_of, levels
+        self.rng, self.smallest = rng, smallest
         self.leaf = np.zeros(len(z), dtype=np.int64)
         self.children: list[list[int]] = []
         self.splits: list[TestedCut] = []
@@ -378,6 +395,7 @@ class _Growing:
             lambda some: self.encoder_of(rows[some]),
             [level[rows] for level in self.levels],
             self.rng,
+            self.smallest,
         )
 
     def split_while(

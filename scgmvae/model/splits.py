@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scgmvae import checks
@@ -13,6 +14,7 @@ from scgmvae.clustering.examined_groups import examine_groups
 from scgmvae.clustering.split_tree import STRENGTH, SplitTree, grow
 from scgmvae.data import validation
 from scgmvae.data.categories import names_of
+from scgmvae.data.matrices import read_rows
 from scgmvae.data.normalization import log_normalized
 from scgmvae.model.populations import PopulationsMixin
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["ClusterTree", "SplitsMixin"]
+
+BLOCK = 16_384
+"""Number of cells whose counts are read at once."""
 
 
 class ClusterTree(NamedTuple):
@@ -162,12 +167,16 @@ class SplitsMixin(PopulationsMixin):
         Counts are log-normalised.
         """
         x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        x = log_normalized(x).X if self.module.is_count else x
-        n_components = self.module.n_components
-        member = pd.get_dummies(pd.Categorical(component, categories=range(n_components)))
-        member = member.to_numpy(dtype=float).T
-        squares = x.multiply(x) if hasattr(x, "multiply") else np.square(x)
-        return np.asarray(member @ x), np.asarray(member @ squares), member.sum(1).astype(int)
+        shape = (self.module.n_components, self.module.n_input)
+        sums, squares = np.zeros(shape), np.zeros(shape)
+        for rows in np.split(np.arange(len(component)), range(BLOCK, len(component), BLOCK)):
+            part = read_rows(x, rows)
+            part = sparse.csr_matrix(log_normalized(part).X if self.module.is_count else part)
+            member = (np.ones(len(rows)), (component[rows], np.arange(len(rows))))
+            of_components = sparse.csr_matrix(member, shape=(shape[0], len(rows)))
+            sums += (of_components @ part).toarray()
+            squares += (of_components @ part.multiply(part)).toarray()
+        return sums, squares, np.bincount(component, minlength=shape[0])
 
     def _highest(
         self,
@@ -208,7 +217,7 @@ class SplitsMixin(PopulationsMixin):
         True
         """
         tree = self._split_tree()
-        names = self.component_names
+        names = self.component_names[: tree.n_splits + 1]
         return ClusterTree(tree.linkage, names, tree.newick(names.tolist()))
 
     # --------------------------------------------------------------------- tree → clusters
@@ -274,7 +283,10 @@ class SplitsMixin(PopulationsMixin):
             made = tree.strongest(n)
         component = posteriors["log_proba"].argmax(1)
         n_cells = np.bincount(component, minlength=self.module.n_components)
-        self._set_clusters(tree.clusters(made), n_cells)
+        clusters = np.arange(self.module.n_components)
+        # a tree of few cells has fewer leaves than there are components: the others are empty
+        clusters[: tree.n_splits + 1] = tree.clusters(made)
+        self._set_clusters(clusters, n_cells)
 
     def _evidence(self) -> NDArray[np.float64]:
         """How sure it is that each cluster is one of its own, (M,): 1 − p of its splits."""

@@ -76,3 +76,13 @@ def test_neighbours_are_those_that_are_shared():
     assert (graph == graph.T).all()
     assert graph[:4, 4:].sum() == 0
     assert graph[0, 1] == 2  # both are near 2 and 3
+
+
+@pytest.mark.parametrize("n", [20, 50, 200])
+def test_cells_that_are_all_alike_are_no_error(n):
+    cut = weakest_cut(shared_neighbor_graph(np.zeros((n, 3))))
+    assert cut is None or cut.t > 0.3
+
+
+def test_a_graph_without_edges_has_no_cut():
+    assert weakest_cut(sparse.csr_matrix((40, 40))) is None

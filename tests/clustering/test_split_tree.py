@@ -136,11 +136,15 @@ def test_the_number_of_leaves_can_be_asked_for():
     assert adjusted_rand_score(codes, grow(z, exact, n_leaves=3)[1]) == 1
 
 
-def test_few_cells_make_few_leaves():
+def test_few_cells_make_few_leaves_unless_more_are_asked_for():
     z, _ = groups([25], 0)
-    tree, leaf = grow(z, exact, n_leaves=10)
+    tree, leaf = grow(z, exact)
     assert tree.n_splits <= 1
     assert np.bincount(leaf).min() >= 10
+    tree, leaf = grow(z, exact, n_leaves=5)
+    assert tree.n_splits == 4
+    assert np.bincount(leaf).min() >= 2
+    assert grow(z[:3], exact, n_leaves=3)[0].n_splits == 0
 
 
 def test_the_same_seed_gives_the_same_tree():
@@ -232,3 +236,13 @@ def test_groups_of_a_tree_stay_as_they_are():
     tests = examine_groups(z, types, noisy, strength=STRENGTH)
     assert tests.merged.tolist() == [0, 1, 2]
     assert not any(cut.is_split for cut in tests.inside)
+
+
+def test_groups_of_a_few_cells_cannot_be_tested_and_stay():
+    z, _ = groups([200], 0)
+    given = np.where(np.arange(200) < 4, 1, 0)
+    given[199] = 2
+    tests = examine_groups(z, given, exact, strength=STRENGTH)
+    assert tests.merged.tolist() == [0, 1, 2]
+    assert tests.border[1] is None
+    assert tests.inside[2] is None

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import read_h5ad
 from scipy import sparse
 from scipy.cluster.hierarchy import is_valid_linkage
 from sklearn.metrics import adjusted_rand_score
@@ -250,3 +251,21 @@ def test_a_rare_type_has_the_confidence_of_any_other(make_model, train):
     confidence = adata.obs["scgmvae_confidence"].to_numpy()
     assert np.median(confidence[rare]) > 0.9
     assert np.median(confidence[~rare]) > 0.9
+
+
+def test_more_components_than_the_tree_has_leaves(make_model, train):
+    adata = synthetic_counts(40, 30, n_components=2, seed=0)
+    model = train(make_model(adata, {}, n_components=30))
+    tree = model.split_tree()
+    assert len(tree.linkage) == len(tree.names) - 1 < 29
+    model.cut(n=2)
+    assert model.predict(soft=True).shape[1] <= 2
+
+
+def test_a_tree_of_data_in_a_file(fit, tmp_path):
+    fit.adata.write_h5ad(tmp_path / "counts.h5ad")
+    fit.save(tmp_path / "fit")
+    backed = read_h5ad(tmp_path / "counts.h5ad", backed="r")
+    loaded = SCGMVAE.load(tmp_path / "fit", backed)
+    pd.testing.assert_frame_equal(loaded.split_table(), fit.split_table())
+    backed.file.close()
