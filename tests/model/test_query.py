@@ -452,7 +452,7 @@ def test_novelty_is_the_share_of_training_cells_that_are_nearer(with_novel):
 
 
 def distances(model, adata):
-    """Of the posterior mean of z to the nearest μ_k(w), in units of σ_k(w), cell by cell."""
+    """Of the posterior mean of z to the nearest μ_k(w), in units of σ_k(w) s_k, cell by cell."""
     z, w = (torch.as_tensor(model.get_latent_representation(adata, which=name)) for name in "zw")
     nearest = []
     with torch.no_grad():
@@ -460,16 +460,20 @@ def distances(model, adata):
             c = model.module._conditions(torch.zeros(1, 1), None, None)
             p_z = model.module.component_prior(w_of_cell[None], c)
             squares = [
-                sum(((z_of_cell - loc) / scale) ** 2)
-                for loc, scale in zip(p_z.loc[0], p_z.scale[0], strict=True)
+                sum(((z_of_cell - loc) / (scale * s)) ** 2)
+                for loc, scale, s in zip(
+                    p_z.loc[0], p_z.scale[0], model.distance_scales_, strict=True
+                )
             ]
             nearest.append(min(squares).sqrt().item())
     return np.array(nearest)
 
 
 def test_confidence_falls_for_the_outermost_hundredth_alone(with_novel):
-    adata, _, _ = with_novel
+    adata, _, model = with_novel
     proba = adata.obsm["scgmvae_proba"].max(1)
+    # how sure it is that the cluster is one
+    proba = proba * model._evidence()[adata.obsm["scgmvae_proba"].argmax(1)]
     novelty = adata.obs["scgmvae_novelty"].to_numpy()
     factor = np.minimum(1, (1 - novelty) / 0.01)
     np.testing.assert_allclose(adata.obs["scgmvae_confidence"], proba * factor, rtol=1e-5)
@@ -532,7 +536,8 @@ def test_components_without_cells_are_near_to_nothing(make_model, train):
     assert not used.all()
     posteriors = model._posteriors()
     np.testing.assert_array_equal(
-        model._distance(posteriors), posteriors["distances"][:, used].min(1)
+        model._distance(posteriors),
+        (posteriors["distances"].astype(float) / model.distance_scales_)[:, used].min(1),
     )
 
 
