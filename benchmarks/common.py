@@ -28,6 +28,16 @@ def set_threads(n_threads: int) -> None:
     torch.set_num_threads(n_threads)
 
 
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Restore torch's number of threads: scanpy and scikit-learn hand back all cores."""
+    n_threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 def machine() -> dict[str, object]:
     """What the figures depend on beside the code."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -46,6 +56,7 @@ N_GENES = 2000
 """Genes that are kept of data with many more."""
 
 
+@threads_kept()
 def load_counts(name: str) -> tuple[AnnData, str | None]:
     """Raw counts of a data set, with ``cell_type`` in obs, and its batch column, if any."""
     if name == "simulated":

@@ -24,9 +24,8 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 import scanpy as sc
-import torch
 from anndata import AnnData
-from common import load_counts, run_tasks
+from common import load_counts, run_tasks, threads_kept
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score
 
@@ -120,22 +119,23 @@ def fitted(
 ) -> Row:
     """A fit with default settings: clusters, seconds, and what K was found."""
     scgmvae.SCGMVAE.setup_anndata(adata, batch_key=batch_key)
-    threads = torch.get_num_threads()
     model = scgmvae.SCGMVAE(adata, **settings)
     epochs = {"max_epochs": 2, "pretrain_epochs": 10} if short else epochs or {}
     begin = time.perf_counter()
-    model.train(seed=seed, enable_progress_bar=False, logger=False, **epochs)
-    torch.set_num_threads(threads)
+    with threads_kept():
+        model.train(seed=seed, enable_progress_bar=False, logger=False, **epochs)
     seconds = time.perf_counter() - begin
     return {"model": model, "clusters": adata.obs["scgmvae"].to_numpy(), "seconds": seconds}
 
 
+@threads_kept()
 def leiden_of(x: np.ndarray, seed: int) -> dict[float, np.ndarray]:
     """Leiden's partition at each resolution."""
     graph = neighbor_graph(x, seed)
     return {resolution: leiden(graph, resolution, seed) for resolution in RESOLUTIONS}
 
 
+@threads_kept()
 def by_pcs(adata: AnnData, seed: int) -> dict[str, np.ndarray]:
     """Leiden's partitions of principal components of log-normalised counts."""
     found = leiden_of(log_normalized_pcs(adata.X, seed=seed), seed)
