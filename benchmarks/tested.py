@@ -31,11 +31,12 @@ from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_inf
 
 import scgmvae
 from scgmvae.clustering.partition import leiden, log_normalized_pcs, neighbor_graph
+from scgmvae.clustering.split_tree import STRENGTH, SplitTree
 
 N_GENES = 500
 RESOLUTIONS = (0.3, 0.5, 1.0)
 BRIEF = {"max_epochs": 5}
-"""Length of the joint stage where K is what counts: it is found before that stage."""
+"""Length of the joint stage where the tree of splits is what counts: it is made before."""
 RARE = 0.02
 """Largest share of the cells of a rare type."""
 
@@ -143,14 +144,10 @@ def by_pcs(adata: AnnData, seed: int) -> dict[str, np.ndarray]:
 
 
 def methods(
-    adata: AnnData,
-    batch_key: str | None,
-    seed: int,
-    short: bool,
-    epochs: dict[str, int] | None = None,
+    adata: AnnData, batch_key: str | None, seed: int, short: bool
 ) -> dict[str, np.ndarray]:
     """Clusters of each method."""
-    found = fitted(adata, batch_key, seed, short, epochs)
+    found = fitted(adata, batch_key, seed, short)
     return {"SCGMVAE": found["clusters"]} | by_pcs(adata, seed)
 
 
@@ -185,17 +182,22 @@ def one(seed: int, short: bool) -> list[Row]:
         adata, _ = load_counts("kang")
         for group in ("B", "CD4T"):
             cells.append((f"kang, {group}, resampled", resampled(adata, group, seed), None))
-    return [
-        {
-            "cells": name,
-            "method": method,
-            "seed": seed,
-            "n_clusters": len(np.unique(clusters)),
-            "is_split": float(len(np.unique(clusters)) > 1),
-        }
-        for name, adata, batch_key in cells
-        for method, clusters in methods(adata, batch_key, seed, short, BRIEF).items()
-    ]
+    rows = []
+    for name, adata, batch_key in cells:
+        tree = SplitTree(**fitted(adata, batch_key, seed, short, BRIEF)["model"].split_tree_)
+        found = {"SCGMVAE": tree.clusters(tree.height >= STRENGTH)} | by_pcs(adata, seed)
+        for method, codes in found.items():
+            n_clusters = len(np.unique(codes))
+            rows.append(
+                {
+                    "cells": name,
+                    "method": method,
+                    "seed": seed,
+                    "n_clusters": n_clusters,
+                    "is_split": float(n_clusters > 1),
+                }
+            )
+    return rows
 
 
 def resampled(adata: AnnData, group: str, seed: int) -> AnnData:
@@ -220,7 +222,7 @@ def power(seed: int, short: bool) -> list[Row]:
             rng = np.random.default_rng(seed)
             adata = mixed(rng, [(n_genes, fold)], sizes, 300 if short else 2000)
             truth = adata.obs["cell_type"].to_numpy()
-            for method, clusters in methods(adata, None, seed, short, BRIEF).items():
+            for method, clusters in methods(adata, None, seed, short).items():
                 ari = adjusted_rand_score(truth, clusters)
                 rows.append(
                     {
