@@ -114,11 +114,6 @@ TABLES = {
             "R2 of depth": ("R² of depth from z", 2),
         },
     ),
-    "tested-cost": Table(
-        ("tested-cost",),
-        {"n_obs": "cells"},
-        {"splits": ("splits", 0), "seconds": ("seconds of the tests", 1)},
-    ),
     "recipe": Table(
         ("recipe",),
         {"variant": "variant, pbmc4k"},
