@@ -96,8 +96,8 @@ def evidence_of(
 ) -> Evidence:
     """Compare a cut with the weakest cuts of one population.
 
-    The logarithms of their T are near normal, so p comes from a t distribution: five draws say
-    more than the rank among twenty. Draws go on only while p is neither clear nor hopeless.
+    The logarithms of their T are near normal, so p comes from a t distribution: four draws can
+    say more than the rank among twenty. Draws go on only while p is neither clear nor hopeless.
 
     Parameters
     ----------

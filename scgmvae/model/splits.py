@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from scipy.stats import ttest_ind_from_stats
 from scvi import REGISTRY_KEYS
 
 from scgmvae import checks
@@ -186,13 +187,14 @@ class SplitsMixin(PopulationsMixin):
         n_genes: int,
     ) -> NDArray[np.str_]:
         """Names of the genes that are highest on one side of a split, by Welch's t."""
-        means, errors = [], []
+        of_sides: list[Any] = []
         for leaves in (sides[which], sides[1 - which]):
             total, squares, n = (values[leaves].sum(0) for values in sums)
             mean = total / max(n, 1)
-            means.append(mean)
-            errors.append((squares / max(n, 1) - mean**2).clip(min=0) / max(n - 1, 1))
-        t = (means[0] - means[1]) / np.sqrt(errors[0] + errors[1] + 1e-9)
+            variance = (squares - n * mean**2).clip(min=0) / max(n - 1, 1)
+            of_sides += [mean, np.sqrt(variance), max(n, 2)]
+        with np.errstate(divide="ignore", invalid="ignore"):  # a gene that neither side shows
+            t = np.nan_to_num(ttest_ind_from_stats(*of_sides, equal_var=False).statistic)
         best = np.argsort(-t, kind="stable")[:n_genes]
         return self._setup.gene_names[best[t[best] > 0]]
 
@@ -202,8 +204,8 @@ class SplitsMixin(PopulationsMixin):
         Returns
         -------
         ``linkage`` of the components as scipy has it, with strengths as heights; their ``names``;
-        and the tree in ``newick`` format. A split that is weaker than one below it has the height
-        of that.
+        and the tree in ``newick`` format. A split that is stronger than one above it has the
+        height of that.
 
         Raises
         ------
@@ -232,7 +234,7 @@ class SplitsMixin(PopulationsMixin):
         Parameters
         ----------
         strength
-            Least strength, in (0, 1], of a split that is made. ``None`` is 0.6. Lower values give
+            Least strength, in (0, 1], of a split that is made. ``None`` is 0.5. Lower values give
             states within types.
         n
             Number of clusters, in place of ``strength``: the strongest splits are made.
@@ -247,7 +249,7 @@ class SplitsMixin(PopulationsMixin):
         Examples
         --------
         >>> model.cut(n=2)
-        >>> model.cut(strength=0.6)
+        >>> model.cut(strength=0.5)
         """
         tree = self._split_tree()
         if n is not None and strength is not None:
@@ -331,7 +333,7 @@ class SplitsMixin(PopulationsMixin):
             obs column of the groups. Cells without a group are left out.
         strength
             Least strength of a border between two groups that are not the same, in (0, 1];
-            ``None`` is 0.6.
+            ``None`` is 0.5.
         key_added
             obs column to write the groups to after merging those that one population explains;
             ``None`` writes nothing.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,13 +158,11 @@ def quality_findings(clusters: np.ndarray, values: dict[str, np.ndarray]) -> lis
     """
     found = []
     for measure, of_cells in values.items():
-        ranks = rankdata(of_cells)
         for cluster in np.unique(clusters):
             inside = clusters == cluster
-            n_in, n_out = int(inside.sum()), int((~inside).sum())
-            if not n_out:
+            if inside.all():
                 continue
-            auc = (ranks[inside].sum() - n_in * (n_in + 1) / 2) / (n_in * n_out)
+            auc = roc_auc_score(inside, of_cells)
             if max(auc, 1 - auc) > LARGEST_AUC:
                 word = "more" if auc > 0.5 else "less"
                 found.append(

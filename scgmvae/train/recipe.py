@@ -81,8 +81,7 @@ COUNTS = Recipe(
     start="tested",
     straight=True,
 )
-"""Recipe for counts. Longer pretraining ends at the same agreement with the labels, as
-``benchmarks/studies/recipe.py`` shows."""
+"""Recipe for counts."""
 
 IMAGES = Recipe(
     likelihood="bernoulli",
