@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from scgmvae.clustering.one_population import Encoded
 
@@ -84,7 +85,9 @@ def examine_groups(
     border: list[Evidence | None] = [None] * n_groups
     current = codes.copy()
     tested: set[frozenset[int]] = set()
-    while (pair := _closest(_t_between(z, current, rng), tested)) is not None:
+    graph_rows = _cells_in_graph(codes, rng)
+    graph = shared_neighbor_graph(z[graph_rows])
+    while (pair := _closest(_t_between(graph, current[graph_rows]), tested)) is not None:
         one, other = pair
         tested.add(frozenset(pair))
         evidence = _evidence_between(z, current, pair, encoder_of, rng)
@@ -107,14 +110,17 @@ def _of_rows(
     return encoder_of(rows[some])
 
 
-def _t_between(
-    z: NDArray[np.floating], codes: NDArray[np.integer], rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """T of the border between each two groups, (K, K), 0 where there is none."""
+def _cells_in_graph(codes: NDArray[np.integer], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Rows of the cells by which neighbouring groups are found: those of a group, or a sample."""
     rows = np.flatnonzero(codes >= 0)
     if len(rows) > CELLS_IN_GRAPH:
         rows = np.sort(rng.permutation(rows)[:CELLS_IN_GRAPH])
-    weights = weights_between(shared_neighbor_graph(z[rows]), codes[rows], int(codes.max()) + 1)
+    return rows
+
+
+def _t_between(graph: sparse.csr_matrix, codes: NDArray[np.integer]) -> NDArray[np.float64]:
+    """T of the border between each two groups, (K, K), 0 where there is none."""
+    weights = weights_between(graph, codes)
     degree = weights.sum(1)
     expected = np.outer(degree, degree) / np.maximum(degree[:, None] + degree, 1e-12)
     t = weights / np.maximum(expected, 1e-12)

@@ -305,9 +305,7 @@ def leiden(
     return adata.obs["leiden"].cat.codes.to_numpy().astype(np.int64)
 
 
-def weights_between(
-    graph: sparse.csr_matrix, codes: NDArray[np.integer], n_groups: int | None = None
-) -> NDArray[np.floating]:
+def weights_between(graph: sparse.csr_matrix, codes: NDArray[np.integer]) -> NDArray[np.floating]:
     """Total edge weight between each two groups, (K, K), as a share of all.
 
     Parameters
@@ -316,12 +314,9 @@ def weights_between(
         Graph of the cells, ``(n, n)``.
     codes
         Groups ``(n,)`` from 0 on.
-    n_groups
-        K; ``None`` is one more than the largest code.
     """
-    n_groups = codes.max() + 1 if n_groups is None else n_groups
-    shape = (len(codes), n_groups)
-    one_hot = sparse.csr_matrix((np.ones(len(codes)), (np.arange(len(codes)), codes)), shape)
+    n_groups = codes.max() + 1
+    one_hot = sparse.csr_matrix((np.ones(len(codes)), (np.arange(len(codes)), codes)))
     weights = np.asarray((one_hot.T @ graph @ one_hot).todense(), dtype=float)
     return weights.reshape(n_groups, n_groups) / graph.sum()
 

@@ -57,6 +57,8 @@ def support_of(
     """
     on_side, on_other = (np.bincount(level[s], minlength=level.max() + 1) for s in (side, ~side))
     n_levels = int((np.minimum(on_side, on_other) >= FEWEST_ON_A_SIDE).sum())
+    if (on_side + on_other > 0).sum() < 2:
+        return Support(n_levels, t, is_given=True)
     moved = cut_weight(shared_neighbor_graph(without_level_means(z, level)), side)
     return Support(n_levels, moved, moved <= t + MOST_OF_THE_WAY * (null - t))
 

@@ -66,16 +66,12 @@ class PopulationsMixin(MergingMixin):
         return self.module.inference(**(inputs | {"x": x}), sample=False)["qz"].loc
 
     def _levels(self) -> dict[str, NDArray[np.int64]]:
-        """Level of each cell, (n,), of each categorical condition with several levels."""
-        manager, levels = self.adata_manager, {}
+        """Level of each cell, (n,), of each categorical condition, in the order of the set-up."""
+        manager = self.adata_manager
         fields = [manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)]
         if REGISTRY_KEYS.CAT_COVS_KEY in manager.data_registry:
             fields.append(manager.get_from_registry(REGISTRY_KEYS.CAT_COVS_KEY))
         codes = np.column_stack([np.asarray(field) for field in fields]).astype(np.int64)
-        names = self._setup.categories
         if self._setup.arguments.get("batch_key") is None:
             codes = codes[:, 1:]
-        for name, of_cells in zip(names, codes.T, strict=True):
-            if len(np.unique(of_cells)) > 1:
-                levels[name] = of_cells
-        return levels
+        return dict(zip(self._setup.categories, codes.T, strict=True))

@@ -143,16 +143,11 @@ class SplitsMixin(PopulationsMixin):
             },
             index=pd.RangeIndex(tree.n_splits, name="split"),
         )
-        for number, condition in enumerate(self._conditions_of_splits(tree)):
+        for number, condition in enumerate(self._setup.categories):
             table[f"{condition}_levels"] = tree.n_levels[:, number]
             table[f"t_without_{condition}"] = tree.t_moved[:, number]
         made = [not np.isin(clusters[left], clusters[right]).any() for left, right in sides]
         return table.assign(is_made=np.array(made, dtype=bool))
-
-    def _conditions_of_splits(self, tree: SplitTree) -> list[str]:
-        """Names of the conditions whose levels were asked whether they support a split."""
-        several = [name for name, known in self._setup.categories.items() if len(known) > 1]
-        return several[: tree.n_levels.shape[1]]
 
     def _clusters_of_components(self) -> NDArray[np.int64]:
         """Cluster of each component, (K,), −1 where it is dropped."""

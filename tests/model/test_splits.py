@@ -269,3 +269,18 @@ def test_a_tree_of_data_in_a_file(fit, tmp_path):
     loaded = SCGMVAE.load(tmp_path / "fit", backed)
     pd.testing.assert_frame_equal(loaded.split_table(), fit.split_table())
     backed.file.close()
+
+
+def test_a_query_names_the_conditions_of_the_tree_rightly(make_model, train):
+    adata = synthetic_counts(400, 60, n_components=3, n_batches=2, component_scale=3.0, seed=0)
+    adata.obs["assay"] = "v2"
+    adata.obs["side"] = np.where(np.arange(400) % 2 == 0, "a", "b")
+    setup = {"batch_key": "assay", "categorical_covariate_keys": ["side"]}
+    reference = train(make_model(adata, setup, n_components=None), **LENGTH)
+    new = adata[:100].copy()
+    new.obs["assay"] = "v3"
+    for model in (reference, SCGMVAE.load_query_data(new, reference)):
+        table = model.split_table(0)
+        assert (table["side_levels"] == 2).all()
+        assert (table["assay_levels"] == 1).all()
+        assert (table["t_without_side"] < table["null"]).all()
