@@ -91,9 +91,9 @@ LOG_WEIGHT_BOUND = 7.0
 """Logits of π stay within ±7: if α of an unused component reached 0, log Γ would be infinite."""
 
 INPUT_DROPOUT_RATE = 0.3
-"""Share of the genes that a mixture hides from its encoder in the joint stage: a component that
-differs in a few genes alone is rarely a cell type. Convolutions get 0: each sees few pixels at
-once, and pixels with holes among them are unlike those that it reads after training."""
+"""Share of the pixels that a mixture of images hides from its encoder in training. Convolutions
+get 0: each sees few pixels at once, and pixels with holes among them are unlike those that it
+reads after training. Of cells no gene is hidden: batch normalisation would follow slowly."""
 
 
 class CGMVAE(ExtendableModule):
@@ -120,8 +120,7 @@ class CGMVAE(ExtendableModule):
         ``n_hidden`` the width of each, from x to z. ``n_layers=0`` makes both linear.
     dropout_rate, input_dropout_rate
         Dropout in the encoder, on hidden units (of ``"mlp"`` alone) and on genes. ``None`` hides
-        30 % of the genes, and none where there is no mixture or ``encoder="conv"``. Until the
-        mixture is started no gene is hidden, except in images.
+        no gene, and 30 % of the pixels of images for a mixture with ``encoder="mlp"``.
     encoder
         ``"mlp"``, or ``"conv"``: three convolutions, and as many transposed ones in the decoder,
         in place of the hidden layers. The last of ``n_hidden`` is then the width of the other
@@ -231,7 +230,8 @@ class CGMVAE(ExtendableModule):
         check_at_least(1e-3, concentration=concentration, gaussian_scale=gaussian_scale)
         check_rate(dropout_rate=dropout_rate)
         if input_dropout_rate is None:
-            hides = prior in MIXTURE_PRIORS and encoder == "mlp"
+            is_images = image_shape is not None
+            hides = is_images and prior in MIXTURE_PRIORS and encoder == "mlp"
             input_dropout_rate = INPUT_DROPOUT_RATE if hides else 0.0
         check_rate(input_dropout_rate=input_dropout_rate)
         self.n_input = n_input
@@ -566,9 +566,7 @@ class CGMVAE(ExtendableModule):
         """
         c = self._conditions(batch_index, cat_covs, cont_covs)
         encoder_input = self._encoder_input(x, observed)
-        # the splits that a mixture starts from are tested in the z of a VAE that sees all genes
-        hides = self.mixture_started or not self.has_mixture or self.image_shape is not None
-        hidden = self.encoder(encoder_input, c, hides)
+        hidden = self.encoder(encoder_input, c)
         if self.mixture_started:
             q_z, q_w = self.encoder.q_zw(hidden, c, self._center(c))
         else:

@@ -55,8 +55,8 @@ class Encoder(nn.Module):
     n_latent, n_latent_w
         L and W; there is no head for w if W is 0.
     input_dropout_rate
-        Share of the genes that are hidden from the encoder in training, where it is told to,
-        drawn anew for every cell and step.
+        Share of the genes that are hidden from the encoder in training, drawn anew for every cell
+        and step.
     noise
         Whether q(z|x,c) has a spread; else it is a point, the code of an autoencoder.
     """
@@ -80,12 +80,12 @@ class Encoder(nn.Module):
             self.w_loc = ConditionedLinear(trunk.n_out, n_latent_w, sizes)
             self.w_scale = ConditionedLinear(trunk.n_out, n_latent_w, sizes)
 
-    def forward(self, x: Tensor, c: Conditions, hide_genes: bool = True) -> Tensor:
+    def forward(self, x: Tensor, c: Conditions) -> Tensor:
         """Hidden representation of the cells, ``(n, n_hidden)``, that both heads read.
 
         x is dense or, for a :class:`Trunk`, CSR.
         """
-        return self.trunk(sparse.map_values(self.input_dropout, x) if hide_genes else x, c)
+        return self.trunk(sparse.map_values(self.input_dropout, x), c)
 
     def q_z(self, hidden: Tensor, c: Conditions, center: Tensor | float = 0.0) -> Normal:
         """q(z|x,c), parameters ``(n, L)``, as a deviation from the mean of p(z|c)."""

@@ -313,7 +313,7 @@ def test_predictions_hold_without_some_genes(trained, counts, share):
     before = new.copy()
     with pytest.warns(UserWarning, match=rf"lacks {round(60 * share)} \({share:.1%}\)"):
         found = trained.predict(new)
-    assert (found == trained.predict()).mean() > 0.9
+    assert (found == trained.predict()).mean() > 0.95
     assert found.shape == (300,)
     # what was asked about is as it was
     assert new.var_names.equals(before.var_names)
@@ -345,7 +345,7 @@ def test_annotation_of_data_without_some_genes(trained, counts):
         warnings.simplefilter("error")  # said once, when the genes were matched
         trained.annotate(marked, key_added="mapped")
     agreement = marked.obs["mapped"].astype(str) == trained.predict()
-    assert agreement.mean() > 0.9
+    assert agreement.mean() > 0.95
     # every library size is made up for: expected counts of all genes exceed the observed ones
     rate = trained.predict_counterfactual(marked, {"batch": "batch_0"}).layers["rate"]
     observed = marked.var[OBSERVED_KEY].to_numpy()

@@ -329,8 +329,8 @@ def test_balancing_by_the_labels_leaves_unlabelled_cells_as_they_are(counts, mak
         counts, make_model, train, has_label, balance_key="label"
     )
     assert per_epoch == 300
-    np.testing.assert_allclose(shares[3], 217 / 300, atol=0.01)
-    np.testing.assert_allclose(shares[:3], 83 / 300 / 3, atol=0.01)
+    np.testing.assert_allclose(shares[3], 217 / 300, atol=0.005)
+    np.testing.assert_allclose(shares[:3], 83 / 300 / 3, atol=0.005)
 
 
 @pytest.mark.parametrize("kind", [str, "category", int], ids=["text", "categorical", "numbers"])

@@ -284,3 +284,16 @@ def test_a_query_names_the_conditions_of_the_tree_rightly(make_model, train):
         assert (table["side_levels"] == 2).all()
         assert (table["assay_levels"] == 1).all()
         assert (table["t_without_side"] < table["null"]).all()
+
+
+def test_a_short_joint_stage_keeps_what_was_found(make_model, train):
+    rng = np.random.default_rng(0)
+    shares = np.exp(rng.normal(0, 1, (2, 200)))
+    shares[1] = shares[0]
+    shares[1, :12] *= 7.0
+    types = np.repeat([0, 1], [900, 100])
+    mean = (shares / shares.sum(1, keepdims=True))[types] * 1500
+    adata = synthetic_counts(1000, 200, n_components=2, seed=0)
+    adata.X = sparse.csr_matrix(rng.poisson(rng.gamma(5, mean / 5)).astype(np.float32))
+    train(make_model(adata, {}, n_components=None), max_epochs=3, pretrain_epochs=40)
+    assert adjusted_rand_score(types, adata.obs["scgmvae"]) > 0.98
