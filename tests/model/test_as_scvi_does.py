@@ -405,7 +405,7 @@ def test_the_prior_of_a_mixture_is_averaged_over_w(trained):
 @pytest.mark.parametrize("likelihood", ["nb", "zinb"])
 def test_weights_tell_of_the_same_genes_as_no_weights(adata, make_model, train, likelihood):
     model = make_model(adata, {"batch_key": "batch"}, likelihood=likelihood)
-    train(model, max_epochs=40, pretrain_epochs=40)
+    train(model, max_epochs=150, pretrain_epochs=100)
     names = {"group1": "component_0", "group2": "component_1"}
     changes = [
         model.differential_expression(

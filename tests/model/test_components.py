@@ -13,7 +13,7 @@ from scgmvae import SCGMVAE, pl
 from scgmvae.clustering.merging import bhattacharyya, entropy_elbow, tree_by_elbo, tree_by_entropy
 
 METHODS = ["overlap", "entropy", "elbo"]
-LONGER = {"max_epochs": 15, "pretrain_epochs": 15, "start": "kmeans"}
+LONGER = {"max_epochs": 25, "pretrain_epochs": 25, "start": "kmeans"}
 
 
 @pytest.fixture(scope="module")
