@@ -76,13 +76,22 @@ TABLES = {
     "tested-power": Table(
         ("tested-power",),
         {"sizes": "sizes", "genes": "genes", "fold": "fold", "method": "method"},
-        {"found": ("share of sets with both found", 2), "ARI": ("ARI", 3)},
+        {
+            "found": ("share of sets with both found", 2),
+            "ARI": ("ARI", 3),
+            "calibration error": ("calibration error", 3),
+        },
         own_and_leiden,
     ),
     "tested-types": Table(
         ("tested-types",),
         {"types": "types", "method": "method"},
-        {"error": ("error of K", 2), "ARI": ("ARI", 3), "n_clusters": ("clusters", 1)},
+        {
+            "error": ("error of K", 2),
+            "ARI": ("ARI", 3),
+            "n_clusters": ("clusters", 1),
+            "calibration error": ("calibration error", 3),
+        },
     ),
     "tested-truth": Table(
         ("tested-truth",),
@@ -91,6 +100,8 @@ TABLES = {
             "ARI": ("ARI", 3),
             "F1 rare": ("F1 of rare types", 2),
             "n_clusters": ("clusters", 1),
+            "ARI of two seeds": ("ARI of two seeds", 3),
+            "least mixing of a type": ("least mixing of a type", 2),
             "seconds": ("seconds", 0),
         },
     ),
@@ -101,8 +112,8 @@ TABLES = {
     ),
     "tested-donors": Table(
         ("tested-donors",),
-        {"told": "donors", "method": "method"},
-        {"n_clusters": ("clusters, of 5 types", 1), "ARI": ("ARI", 3)},
+        {"data": "data", "told": "told", "method": "method"},
+        {"n_clusters": ("clusters", 1), "ARI": ("ARI", 3)},
     ),
     "tested-depth": Table(
         ("tested-depth",),
@@ -113,6 +124,19 @@ TABLES = {
             "NMI with depth": ("NMI with depth", 3),
             "R2 of depth": ("R² of depth from z", 2),
         },
+    ),
+    "repeated-splits": Table(
+        ("repeated_splits",),
+        {"design": "five types in six donors"},
+        {
+            "between donors": ("splits between donors found", 2),
+            "between types": ("splits between types taken for such", 2),
+        },
+    ),
+    "tested-cost": Table(
+        ("tested-cost",),
+        {"n_obs": "cells"},
+        {"splits": ("splits", 1), "seconds": ("seconds", 1)},
     ),
     "recipe": Table(
         ("recipe",),

@@ -9,7 +9,7 @@ one      one population of cells: how often more than one cluster is found
 power    two populations that differ in some genes by some factor: how often both are found
 types    3 to 20 simulated types: how many are found
 truth    real data: agreement with the types, and how well rare types are found
-donors   5 types in 6 donors, who are told or not
+donors   types in donors or under treatments, who are told or not
 depth    one or three types, half of the cells ten times deeper
 cost     seconds of the tests by number of cells
 
@@ -32,6 +32,7 @@ from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_inf
 import scgmvae
 from scgmvae.clustering.partition import leiden, log_normalized_pcs, neighbor_graph
 from scgmvae.clustering.split_tree import STRENGTH, SplitTree
+from scgmvae.metrics import calibration_error, mixing_by_group
 
 N_GENES = 500
 RESOLUTIONS = (0.3, 0.5, 1.0)
@@ -162,6 +163,15 @@ def best_f1(truth: np.ndarray, clusters: np.ndarray) -> float:
     return float(np.mean(scores)) if len(scores) else np.nan
 
 
+def error_of_confidence(adata: AnnData) -> float:
+    """Calibration error of the confidence, where the commonest type of a cluster is right."""
+    obs = adata.obs
+    commonest = obs.groupby("scgmvae", observed=True)["cell_type"].agg(lambda t: t.mode()[0])
+    is_right = obs["scgmvae"].map(commonest).astype(str) == obs["cell_type"].astype(str)
+    proba = pd.DataFrame({"right": obs["scgmvae_confidence"]})
+    return calibration_error(np.where(is_right, "right", "wrong"), proba)
+
+
 # ------------------------------------------------------------------------------------ tasks
 
 
@@ -234,6 +244,11 @@ def power(seed: int, short: bool) -> list[Row]:
                         "ARI": ari,
                         "found": float(ari >= 0.9),
                         "n_clusters": len(np.unique(clusters)),
+                        "calibration error": (
+                            error_of_confidence(adata)
+                            if method == "SCGMVAE" and ari >= 0.5
+                            else np.nan
+                        ),
                     }
                 )
     return rows
@@ -257,6 +272,9 @@ def types(seed: int, short: bool) -> list[Row]:
                     "n_clusters": found,
                     "error": abs(found - n_types) / n_types,
                     "ARI": adjusted_rand_score(truth, clusters),
+                    "calibration error": (
+                        error_of_confidence(adata) if method == "SCGMVAE" else np.nan
+                    ),
                 }
             )
     return rows
@@ -278,7 +296,15 @@ def truth(seed: int, short: bool) -> list[Row]:
         labels = adata.obs["cell_type"].astype(str).to_numpy()
         found = fitted(adata, batch_key, seed, short)
         clusters = {"SCGMVAE, K found": found["clusters"]}
-        z, confidence = adata.obsm["X_scgmvae"], adata.obs["scgmvae_confidence"].to_numpy()
+        z = adata.obsm["X_scgmvae"]
+        of_own = {
+            "least mixing of a type": np.nan
+            if batch_key is None
+            else mixing_by_group(z, adata.obs[batch_key], labels).min(),
+            "seconds": found["seconds"],
+        }
+        again = fitted(adata.copy(), batch_key, seed + 100, short)["clusters"]
+        of_own["ARI of two seeds"] = adjusted_rand_score(found["clusters"], again)
         graph = {f"z + Leiden {r}": codes for r, codes in leiden_of(z, seed).items()}
         n_types = len(np.unique(labels))
         given = fitted(adata, batch_key, seed, short, n_components=n_types)
@@ -286,7 +312,6 @@ def truth(seed: int, short: bool) -> list[Row]:
         if not short:
             clusters |= by_scvi(adata, batch_key, seed)
         for method, codes in clusters.items():
-            is_own = method == "SCGMVAE, K found"
             rows.append(
                 {
                     "data": name,
@@ -295,8 +320,10 @@ def truth(seed: int, short: bool) -> list[Row]:
                     "ARI": adjusted_rand_score(labels, codes),
                     "F1 rare": best_f1(labels, codes),
                     "n_clusters": len(np.unique(codes)),
-                    "confidence": float(confidence.mean()) if is_own else np.nan,
-                    "seconds": found["seconds"] if is_own else np.nan,
+                    **{
+                        name: value if method == "SCGMVAE, K found" else np.nan
+                        for name, value in of_own.items()
+                    },
                 }
             )
     return rows
@@ -316,29 +343,39 @@ def by_scvi(adata: AnnData, batch_key: str | None, seed: int) -> dict[str, np.nd
 
 
 def donors(seed: int, short: bool) -> list[Row]:
-    """Five types in six donors, whose effect is a third of that of a type."""
+    """Types in donors or under treatments, who are told or not."""
+    cells = [("simulated", *in_donors(300 if short else 3000, seed), "donor")]
+    if not short:
+        adata, batch_key = load_counts("kang")
+        adata = adata[adata.obs["cell_type"] != "unknown"].copy()
+        cells.append(("kang", adata, adata.obs["cell_type"].to_numpy(), batch_key))
+    rows = []
+    for data, adata, truth, key in cells:
+        for is_told in (True, False):
+            for method, clusters in methods(adata, key if is_told else None, seed, short).items():
+                rows.append(
+                    {
+                        "data": data,
+                        "told": "yes" if is_told else "no",
+                        "method": method,
+                        "seed": seed,
+                        "n_clusters": len(np.unique(clusters)),
+                        "ARI": adjusted_rand_score(truth, clusters),
+                    }
+                )
+    return rows
+
+
+def in_donors(n: int, seed: int) -> tuple[AnnData, np.ndarray]:
+    """Five types in six donors, whose effect is a third of that of a type, and the types."""
     rng = np.random.default_rng(seed)
-    n = 300 if short else 3000
     types, donor = rng.integers(5, size=n), rng.integers(6, size=n)
     effects = [rng.normal(0, sd, (k, N_GENES)) for sd, k in ((0.6, 5), (0.2, 6))]
     base = rng.normal(0, 1, N_GENES)
     shares = np.exp(base + effects[0][types] + effects[1][donor])
     adata = counts(rng, shares, np.exp(rng.normal(np.log(3000), 0.3, n)))
     adata.obs["donor"] = pd.Categorical(donor.astype(str))
-    rows = []
-    for told in ("donors told", "donors not told"):
-        batch_key = "donor" if told == "donors told" else None
-        for method, clusters in methods(adata, batch_key, seed, short).items():
-            rows.append(
-                {
-                    "told": told,
-                    "method": method,
-                    "seed": seed,
-                    "n_clusters": len(np.unique(clusters)),
-                    "ARI": adjusted_rand_score(types, clusters),
-                }
-            )
-    return rows
+    return adata, types
 
 
 def depth(seed: int, short: bool) -> list[Row]:
@@ -401,7 +438,7 @@ TASKS = {
     "power": (power, ["sizes", "genes", "fold", "method"]),
     "types": (types, ["types", "method"]),
     "truth": (truth, ["data", "method"]),
-    "donors": (donors, ["told", "method"]),
+    "donors": (donors, ["data", "told", "method"]),
     "depth": (depth, ["types", "batch_key"]),
     "cost": (cost, ["n_obs"]),
 }

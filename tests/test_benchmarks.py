@@ -29,6 +29,11 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
         ),
         pytest.param("studies/start.py", {"start": (12, "ACC")}, id="start"),
         pytest.param("studies/small_data.py", {"small_data": (25, "ARI")}, id="small_data"),
+        pytest.param(
+            "studies/repeated_splits.py",
+            {"repeated_splits": (2, "between donors")},
+            id="repeated_splits",
+        ),
         pytest.param("studies/recipe.py", {"recipe": (2, "ACC")}, id="recipe"),
         pytest.param(
             "labels.py", {"labels-simulated": (5, "ACC"), "labels-rare": (2, "ACC")}, id="labels"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import sparse
+from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
 from sklearn.neighbors import NearestNeighbors
@@ -31,6 +32,8 @@ SMALLEST_SIDE = 10
 """Smallest number of cells on a side of a cut, and so of a cluster that is found."""
 N_VECTORS = 5
 """Number of eigenvectors whose orders are tried, the constant one among them."""
+APART = 0.005
+"""T up to which both sides of a cut count as apart."""
 
 
 class Cut(NamedTuple):
@@ -69,13 +72,17 @@ def shared_neighbor_graph(
     return shared
 
 
-def weakest_cut(graph: sparse.csr_matrix, smallest: int = SMALLEST_SIDE) -> Cut | None:
-    """Weakest cut of a graph.
+def weakest_cut(
+    graph: sparse.csr_matrix, z: NDArray[np.floating], smallest: int = SMALLEST_SIDE
+) -> Cut | None:
+    """Weakest cut of a graph; of those between sides that are apart, the one over the widest gap.
 
     Parameters
     ----------
     graph
         Symmetric graph of the cells, ``(n, n)``.
+    z
+        Cells, ``(n, L)``.
     smallest
         Smallest number of cells on a side.
 
@@ -88,8 +95,8 @@ def weakest_cut(graph: sparse.csr_matrix, smallest: int = SMALLEST_SIDE) -> Cut 
         return None
     degree = np.asarray(graph.sum(1)).ravel()
     edges = sparse.triu(graph, 1).tocoo()
-    best_t, best_side = np.inf, None
-    for values in _orders(graph, degree, smallest):
+    found: list[tuple[float, float, NDArray[np.bool_]]] = []
+    for values in _orders(graph, degree, z, smallest):
         order = np.argsort(values, kind="stable")
         rank = np.empty(n, np.int64)
         rank[order] = np.arange(n)
@@ -97,16 +104,23 @@ def weakest_cut(graph: sparse.csr_matrix, smallest: int = SMALLEST_SIDE) -> Cut 
         last = np.maximum(rank[edges.row], rank[edges.col])
         # an edge crosses every cut from behind its first cell to before its last one
         steps = np.bincount(first, edges.data, n) - np.bincount(last, edges.data, n)
-        across = np.cumsum(steps)[smallest - 1 : n - smallest]
-        volume = np.cumsum(degree[order])
-        left, total = volume[smallest - 1 : n - smallest], volume[-1]
-        t = across * total / np.maximum(left * (total - left), 1e-12)
-        at = int(t.argmin())
-        if t[at] < best_t:
-            best_t, best_side = float(t[at]), rank < at + smallest
-    if best_side.sum() > n / 2:
-        best_side = ~best_side
-    return Cut(max(best_t, 0.0), best_side)
+        tried = slice(smallest - 1, n - smallest)
+        left, total = np.cumsum(degree[order])[tried], degree.sum()
+        t = np.cumsum(steps)[tried] * total / np.maximum(left * (total - left), 1e-12)
+        gap = _gaps(z[order])[tried]
+        at = int(np.where(t <= t.min() + 1e-9, gap, -1).argmax())
+        found.append((max(float(t[at]), 0.0), float(gap[at]), rank < at + smallest))
+    weakest = min(t for t, _, _ in found)
+    t, _, side = max((f for f in found if f[0] <= max(weakest, APART)), key=lambda f: f[1])
+    return Cut(t, ~side if side.sum() > n / 2 else side)
+
+
+def _gaps(z: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Variance between both sides of every cut of cells in an order, (n,), times their number."""
+    n = len(z)
+    left = np.arange(1, n + 1)
+    sums = np.cumsum(z - z.mean(0), axis=0)
+    return (sums**2).sum(1) * n / (left * np.maximum(n - left, 1))
 
 
 def cut_weight(graph: sparse.csr_matrix, side: NDArray[np.bool_]) -> float:
@@ -128,15 +142,16 @@ def cut_weight(graph: sparse.csr_matrix, side: NDArray[np.bool_]) -> float:
 
 
 def _orders(
-    graph: sparse.csr_matrix, degree: NDArray[np.floating], smallest: int
+    graph: sparse.csr_matrix,
+    degree: NDArray[np.floating],
+    z: NDArray[np.floating],
+    smallest: int,
 ) -> list[NDArray[np.floating]]:
     """Values by which the cells are put in order, each (n,)."""
     n_parts, part = connected_components(graph, directed=False)
     sizes = np.bincount(part)
     if n_parts > 1 and (np.sort(sizes)[:-1].sum() >= smallest):
-        # islands: the largest first, then the others by size, so that no cut goes through one
-        rank = np.argsort(np.argsort(-sizes, kind="stable"))
-        return [rank[part].astype(float)]
+        return [_island_rank(z, part)[part].astype(float)]
     # cells beside the largest part are too few to be a side, and would only add eigenvectors
     main = np.flatnonzero(part == sizes.argmax())
     if len(main) < 3:
@@ -154,3 +169,12 @@ def _orders(
     values = np.zeros((vectors.shape[1], len(degree)))
     values[:, main] = (vectors * scale[:, None]).T
     return list(values)
+
+
+def _island_rank(z: NDArray[np.floating], part: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Rank of each island in an order in which those that are close are beside each other."""
+    n_parts = int(part.max()) + 1
+    means = np.zeros((n_parts, z.shape[1]))
+    np.add.at(means, part, z)
+    means /= np.bincount(part)[:, None]
+    return np.argsort(leaves_list(linkage(means, "average")))

@@ -115,7 +115,7 @@ def evidence_of(
     p = 1.0
     while len(null) < MOST_DRAWS:
         drawn = encoded(mean + rng.standard_normal(z.shape) @ factor.T, rng)
-        cut = weakest_cut(shared_neighbor_graph(drawn))
+        cut = weakest_cut(shared_neighbor_graph(drawn), drawn)
         null.append(1.0 if cut is None else cut.t)
         if len(null) >= FEWEST_DRAWS:
             p = _p_value(t, np.array(null))

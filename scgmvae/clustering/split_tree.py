@@ -15,6 +15,7 @@ from scgmvae.clustering.cuts import (
     weakest_cut,
 )
 from scgmvae.clustering.one_population import Evidence, evidence_of
+from scgmvae.clustering.repeated import repeated_splits
 from scgmvae.clustering.support import Support, support_of, without_level_means
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scgmvae.clustering.one_population import Encoded
+    from scgmvae.clustering.repeated import GroupSums
 
 __all__ = [
     "LARGEST_P",
@@ -39,6 +41,8 @@ STRENGTH = 0.5
 """Strength from which on a split is one between clusters."""
 FINEST = 0.3
 """Strength from which on a split is in the tree."""
+REPEATED = 0.4
+"""Share of its strength for which a split counts that repeats from type to type."""
 APART = 0.95
 """Strength from which on a split needs no support by the levels of a condition."""
 CELLS_IN_TEST = 1000
@@ -90,6 +94,8 @@ class SplitTree:
     """Number of levels of each condition with cells on both sides, (S, conditions)."""
     t_moved: NDArray[np.float64]
     """T of each split with the levels of a condition moved onto each other, (S, conditions)."""
+    is_repeated: NDArray[np.bool_]
+    """Whether each split repeats in most of the other types, (S,)."""
 
     @property
     def n_splits(self) -> int:
@@ -103,8 +109,11 @@ class SplitTree:
 
     @property
     def height(self) -> NDArray[np.float64]:
-        """Strength down to which each split is made, (S,): the least of it and those above."""
-        height = self.strength.copy()
+        """Strength down to which each split is made, (S,): the least of it and those above.
+
+        A split that repeats from type to type counts less.
+        """
+        height = self.strength * np.where(self.is_repeated, REPEATED, 1.0)
         for split, children in enumerate(self.children):  # a side comes after the whole
             below = children[children >= 0]
             height[below] = np.minimum(height[below], height[split])
@@ -277,7 +286,7 @@ def _tested(
 ) -> TestedCut | None:
     """The weakest cut of cells of which some conditions' levels were moved onto each other."""
     seen = _moved(z, moved_by)
-    cut = weakest_cut(shared_neighbor_graph(seen), smallest)
+    cut = weakest_cut(shared_neighbor_graph(seen), seen, smallest)
     if cut is None:
         return None
     rows = cells_in_test(seen, cut.side, rng)
@@ -328,6 +337,7 @@ def grow(
     encoder_of: Callable[[NDArray[np.integer]], Encoded],
     levels: Sequence[NDArray[np.integer]] = (),
     *,
+    sums_of: Callable[[NDArray[np.integer]], GroupSums] | None = None,
     n_leaves: int | None = None,
     seed: int = 0,
 ) -> tuple[SplitTree, NDArray[np.int64]]:
@@ -342,6 +352,9 @@ def grow(
         again under the conditions and at the depths of these cells.
     levels
         Level of each cell, ``(n,)``, for each categorical condition.
+    sums_of
+        Function that takes the leaf of each cell, ``(n,)``, and returns sums of x over the leaves,
+        by which splits that repeat from type to type are known. ``None`` looks for none.
     n_leaves
         K, number of leaves: the strongest splits of the tree, or further ones that the test does
         not support, the strongest first. ``None`` keeps the tree.
@@ -362,6 +375,9 @@ def grow(
     if n_leaves is not None:
         growing.split_while(lambda _: True, n_leaves)
     tree, leaf = growing.tree(), growing.leaf
+    if sums_of is not None and tree.n_splits > 1:
+        sides = [tree.leaves_of(split) for split in range(tree.n_splits)]
+        tree = replace(tree, is_repeated=repeated_splits(sides, sums_of(leaf)))
     if n_leaves is not None and tree.n_splits >= n_leaves:
         made = tree.strongest(n_leaves)
         leaf, tree = tree.clusters(made)[leaf], tree.only(made)
@@ -443,4 +459,5 @@ class _Growing:
             np.array([e.p for e in evidence], dtype=float),
             n_levels,
             t_moved,
+            np.zeros(n_splits, dtype=bool),
         )

@@ -12,6 +12,7 @@ from scvi import REGISTRY_KEYS
 
 from scgmvae import checks
 from scgmvae.clustering.examined_groups import examine_groups
+from scgmvae.clustering.repeated import GroupSums
 from scgmvae.clustering.split_tree import STRENGTH, SplitTree, grow
 from scgmvae.data import validation
 from scgmvae.data.categories import names_of
@@ -55,6 +56,7 @@ class SplitsMixin(PopulationsMixin):
             z.astype(float),
             lambda some: self._encoder_of(rows[some]),
             [level[rows] for level in self._levels().values()],
+            sums_of=lambda leaf: self._sums_by_group(rows, leaf),
             n_leaves=n_leaves,
             seed=seed,
         )
@@ -68,6 +70,22 @@ class SplitsMixin(PopulationsMixin):
                 "or a start other than 'tested'. test_partition(...) tests its clusters."
             )
         return SplitTree(**self.split_tree_)
+
+    def _split_findings(self) -> list[str]:
+        """What is to be said of the splits: that some repeat from type to type."""
+        if self.split_tree_ is None:
+            return []
+        tree = SplitTree(**self.split_tree_)
+        n_repeated = int((tree.is_repeated & (tree.strength >= STRENGTH)).sum())
+        if not n_repeated:
+            return []
+        return [
+            "Most types are divided in the same directions of gene space, as by a batch, a donor "
+            f"or a treatment that was not told: {n_repeated} of the {tree.n_splits} splits repeat "
+            "so (split_table() names them), and make no clusters. If a column of obs explains "
+            "them, set up the data anew with it as batch_key or among the "
+            "categorical_covariate_keys."
+        ]
 
     # --------------------------------------------------------------------- tree → users
 
@@ -92,8 +110,10 @@ class SplitsMixin(PopulationsMixin):
         (one population) to 1 (apart); ``p``, the probability of a T as small in one population;
         for each categorical condition ``<condition>_levels``, how many of its levels have cells
         on both sides, and ``t_without_<condition>``, T where the levels are moved onto each other;
-        ``is_made``, whether the present clusters follow it; ``genes_left`` and ``genes_right``,
-        the genes that are higher on that side, by Welch's t of log(1 + counts per 10,000).
+        ``is_repeated``, whether most types are divided in the same directions of gene space, as by
+        a batch that was not told; such a split counts 0.4 of its strength; ``is_made``, whether
+        the present clusters follow it; ``genes_left`` and ``genes_right``, the genes that are
+        higher on that side, by Welch's t of log(1 + counts per 10,000).
 
         Raises
         ------
@@ -112,7 +132,8 @@ class SplitsMixin(PopulationsMixin):
         component = self._posteriors(source)["log_proba"].argmax(1)
         table = self._table_of(tree, component)
         if n_genes and tree.n_splits:
-            leaf_sums = self._sums_by_component(component)
+            rows = np.arange(len(component))
+            leaf_sums = self._sums_by_group(rows, component, self.module.n_components)
             for which, side in enumerate(("left", "right")):
                 table[f"genes_{side}"] = [
                     ", ".join(self._highest(tree.leaves_of(split), which, leaf_sums, n_genes))
@@ -147,7 +168,7 @@ class SplitsMixin(PopulationsMixin):
             table[f"{condition}_levels"] = tree.n_levels[:, number]
             table[f"t_without_{condition}"] = tree.t_moved[:, number]
         made = [not np.isin(clusters[left], clusters[right]).any() for left, right in sides]
-        return table.assign(is_made=np.array(made, dtype=bool))
+        return table.assign(is_repeated=tree.is_repeated, is_made=np.array(made, dtype=bool))
 
     def _clusters_of_components(self) -> NDArray[np.int64]:
         """Cluster of each component, (K,), −1 where it is dropped."""
@@ -155,30 +176,27 @@ class SplitsMixin(PopulationsMixin):
             return np.arange(self.module.n_components)
         return self.component_clusters_
 
-    def _sums_by_component(
-        self, component: NDArray[np.integer]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-        """Sums and sums of squares of x, (K, G), and number of cells, (K,), of each component.
-
-        Counts are log-normalised.
-        """
+    def _sums_by_group(
+        self, rows: NDArray[np.integer], group: NDArray[np.integer], n_groups: int | None = None
+    ) -> GroupSums:
+        """Sums of x over the groups of some cells, (n,). Counts are log-normalised."""
         x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        shape = (self.module.n_components, self.module.n_input)
-        sums, squares = np.zeros(shape), np.zeros(shape)
-        for rows in np.split(np.arange(len(component)), range(BLOCK, len(component), BLOCK)):
-            part = read_rows(x, rows)
+        n_groups = n_groups or int(group.max()) + 1
+        sums, squares = np.zeros((2, n_groups, self.module.n_input))
+        for some in np.split(np.arange(len(rows)), range(BLOCK, len(rows), BLOCK)):
+            part = read_rows(x, rows[some])
             part = sparse.csr_matrix(log_normalized(part).X if self.module.is_count else part)
-            member = (np.ones(len(rows)), (component[rows], np.arange(len(rows))))
-            of_components = sparse.csr_matrix(member, shape=(shape[0], len(rows)))
-            sums += (of_components @ part).toarray()
-            squares += (of_components @ part.multiply(part)).toarray()
-        return sums, squares, np.bincount(component, minlength=shape[0])
+            member = (np.ones(len(some)), (group[some], np.arange(len(some))))
+            of_groups = sparse.csr_matrix(member, shape=(n_groups, len(some)))
+            sums += (of_groups @ part).toarray()
+            squares += (of_groups @ part.multiply(part)).toarray()
+        return GroupSums(sums, squares, np.bincount(group, minlength=n_groups))
 
     def _highest(
         self,
         sides: tuple[NDArray[np.int64], NDArray[np.int64]],
         which: int,
-        sums: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]],
+        sums: GroupSums,
         n_genes: int,
     ) -> NDArray[np.str_]:
         """Names of the genes that are highest on one side of a split, by Welch's t."""

@@ -497,6 +497,8 @@ class TrainingMixin(StartMixin):
                     UserWarning,
                     stacklevel=3,
                 )
+        for finding in self._split_findings() if is_new else []:
+            warnings.warn(finding, UserWarning, stacklevel=3)
         self._model_summary_string = self._summary()
         if self.module.mixture_started and self.reference_categories_ is None:
             trained = posteriors

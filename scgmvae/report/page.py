@@ -93,7 +93,7 @@ def _content(model: SCGMVAE, labels_key: str | None, seed: int) -> dict[str, Any
     }
     if model.module.mixture_started:
         table = model.component_table(labels_key=labels_key)
-        found += diagnosis.component_findings(table)
+        found += diagnosis.component_findings(table) + model._split_findings()
         obs = cells.obs
         found += diagnosis.cell_findings(obs[f"{KEY}_confidence"], obs[f"{KEY}_novelty"])
         content |= {

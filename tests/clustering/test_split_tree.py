@@ -1,5 +1,7 @@
 """Trees of tested splits, with an encoder that gives back the points it is given."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.cluster.hierarchy import fcluster, is_valid_linkage
@@ -42,6 +44,7 @@ def tree():
         np.array([0.01, 0.001]),
         nothing,
         nothing,
+        np.zeros(2, dtype=bool),
     )
 
 
@@ -54,6 +57,14 @@ def test_a_split_is_made_only_with_those_above_it(tree):
     assert tree.clusters(tree.height >= 0.4).tolist() == [0, 1, 2]
     assert tree.clusters(tree.height >= 0.6).tolist() == [0, 0, 0]
     assert tree.clusters(tree.strongest(2)).tolist() == [0, 1, 1]
+
+
+def test_a_split_that_repeats_counts_less(tree):
+    repeated = replace(tree, is_repeated=np.array([False, True]))
+    np.testing.assert_allclose(repeated.height, [0.5, 0.36])
+    assert repeated.clusters(repeated.height >= STRENGTH).tolist() == [0, 1, 1]
+    first = replace(tree, is_repeated=np.array([True, False]))
+    np.testing.assert_allclose(first.height, [0.2, 0.2])  # and so do those below it
 
 
 def test_the_linkage_is_one_of_scipy_and_gives_the_same_clusters(tree):

@@ -87,6 +87,30 @@ def test_the_same_seed_gives_the_same_tree(make_model, train):
     pd.testing.assert_frame_equal(*trees)
 
 
+def test_donors_that_are_not_told_make_no_clusters_and_a_warning_says_so(make_model, train):
+    rng = np.random.default_rng(0)
+    types, donor = rng.integers(3, size=600), rng.integers(2, size=600)
+    effects = [rng.normal(0, scale, (k, 200)) for scale, k in ((0.8, 3), (0.35, 2))]
+    share = np.exp(rng.normal(0, 1, 200) + effects[0][types] + effects[1][donor])
+    adata = synthetic_counts(600, 200, n_components=2, seed=0)
+    adata.X = sparse.csr_matrix(
+        rng.poisson(share / share.sum(1, keepdims=True) * 2000).astype(np.float32)
+    )
+    adata.obs["donor"] = donor.astype(str)
+    model = make_model(adata, {}, n_components=None)
+    with pytest.warns(UserWarning, match="3 of the . splits repeat so .*batch_key"):
+        train(model, **LENGTH)
+    table = model.split_table(0)
+    assert table["is_repeated"].sum() == 3
+    assert not table.loc[table["is_repeated"], "is_made"].any()
+    assert adjusted_rand_score(types, adata.obs["scgmvae"]) > 0.98
+    assert adjusted_rand_score(2 * types + donor, adata.obs["scgmvae_fine"]) > 0.9
+    told = make_model(adata.copy(), {"batch_key": "donor"}, n_components=None)
+    train(told, max_epochs=20, pretrain_epochs=120)
+    assert adjusted_rand_score(types, told.adata.obs["scgmvae"]) > 0.98
+    assert not told.split_table(0)["is_repeated"].any()
+
+
 # ------------------------------------------------------------------------------- the table
 
 

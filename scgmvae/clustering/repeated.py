@@ -1,0 +1,129 @@
+"""Splits that repeat from type to type, as those of a condition that was not told do.
+
+Cells of two donors differ in the same genes whatever their type. So, where donors are not told,
+each type is divided in the same directions of gene space, and those divisions are no types. A
+split between types has a direction of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["GroupSums", "repeated_splits"]
+
+IN_COMMON = 0.25
+"""Least share of a split, as a squared distance, in the directions in which another part of the
+tree is divided, for the two to be divided alike: half of the effect is the same."""
+COVERAGE = 0.75
+"""Least share of all cells in the parts that are divided alike."""
+N_GENES = 300
+"""Number of genes that are compared, those that differ most between leaves."""
+
+
+class GroupSums(NamedTuple):
+    """Sums over the cells of each of K groups."""
+
+    x: NDArray[np.float64]
+    """Sums of x, (K, G)."""
+    squares: NDArray[np.float64]
+    """Sums of the squares of x, (K, G)."""
+    n_cells: NDArray[np.int64]
+    """Number of cells, (K,)."""
+
+
+def repeated_splits(
+    sides: Sequence[tuple[NDArray[np.integer], NDArray[np.integer]]], sums: GroupSums
+) -> NDArray[np.bool_]:
+    """Which splits repeat in parts of the tree that together hold most of the cells.
+
+    Parameters
+    ----------
+    sides
+        Leaves on both sides of each of S splits.
+    sums
+        Sums over the cells of each leaf.
+
+    Returns
+    -------
+    Whether each split repeats, ``(S,)``.
+    """
+    profiles = _profiles(sums)
+    n = np.maximum(sums.n_cells, 1)
+    divisions = [_Division.of(profiles, n, *both) for both in sides]
+    members = np.array([np.isin(np.arange(len(n)), np.concatenate(both)) for both in sides])
+    repeated = np.zeros(len(sides), dtype=bool)
+    for split, (own, division) in enumerate(zip(members, divisions, strict=True)):
+        alike = [
+            other
+            for other, theirs in zip(members, divisions, strict=True)
+            if not (own & other).any()
+            and min(division.share_in(theirs), theirs.share_in(division)) >= IN_COMMON
+        ]
+        covered = np.logical_or.reduce([own, *alike])
+        repeated[split] = bool(alike) and n[covered].sum() >= COVERAGE * n.sum()
+    return repeated
+
+
+def _profiles(sums: GroupSums) -> NDArray[np.float64]:
+    """Mean profile of each leaf, (K, genes), by the genes that differ most.
+
+    Genes are scaled to a variance of 1 within leaves, so that the mean of n cells has a noise of
+    1 / n in each of them.
+    """
+    n = np.maximum(sums.n_cells, 1)[:, None]
+    mean = sums.x / n
+    within = (sums.squares - n * mean**2).sum(0) / max(n.sum() - len(n), 1)
+    varies = within > 1e-6
+    scaled = mean[:, varies] / np.sqrt(within[varies])
+    between = (n * (scaled - (n * scaled).sum(0) / n.sum()) ** 2).sum(0)
+    return scaled[:, np.argsort(-between, kind="stable")[:N_GENES]]
+
+
+class _Division(NamedTuple):
+    """In what a split divides cells, and in what all splits from it downwards do."""
+
+    step: NDArray[np.float64]
+    """Difference between the profiles of both sides, (genes,)."""
+    noise: float
+    """Variance of each of its values by noise."""
+    directions: NDArray[np.float64]
+    """Orthonormal directions in which the leaves differ by more than noise, (any, genes)."""
+    sharpness: float
+    """Share of the variance along these directions that is no noise."""
+
+    @classmethod
+    def of(
+        cls,
+        profiles: NDArray[np.float64],
+        n: NDArray[np.integer],
+        left: NDArray[np.integer],
+        right: NDArray[np.integer],
+    ) -> _Division:
+        """Division of the leaves on both sides of a split."""
+        means = [np.average(profiles[side], axis=0, weights=n[side]) for side in (left, right)]
+        noise = 1 / n[left].sum() + 1 / n[right].sum()
+        leaves = np.concatenate([left, right])
+        n_cells, shares = n[leaves].sum(), n[leaves] / n[leaves].sum()
+        deviations = np.sqrt(shares)[:, None] * (profiles[leaves] - shares @ profiles[leaves])
+        _, singular, directions = np.linalg.svd(deviations, full_matrices=False)
+        by_noise = profiles.shape[1] / n_cells
+        stands_out = singular**2 > 1.5 * by_noise
+        variance = (singular[stands_out] ** 2).sum()
+        sharpness = 1 - stands_out.sum() * by_noise / variance if variance else 1.0
+        return cls(means[0] - means[1], float(noise), directions[stands_out], float(sharpness))
+
+    def share_in(self, other: _Division) -> float:
+        """Share of the split's squared size that lies in the directions of another."""
+        size = (self.step**2).sum() - len(self.step) * self.noise
+        if size <= 0:
+            return 0.0
+        inside = ((other.directions @ self.step) ** 2).sum()
+        by_noise = len(other.directions) * self.noise
+        return float((inside - by_noise) / (other.sharpness * size))
