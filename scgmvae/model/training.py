@@ -254,8 +254,10 @@ class TrainingMixin(StartMixin):
             plan = self._plan(training, splitter.n_obs)
             callbacks = self._callbacks(training, checkpoints, rows, splitter)
             machine = {"accelerator": accelerator, "devices": devices}
-            self._run(training, plan, splitter, checkpoints, callbacks, machine)
+            runner = self._run(training, plan, splitter, checkpoints, callbacks, machine)
         self._finish(training, rows)
+        if runner.progress is not None:
+            runner.progress.say(self._found_in_words())
 
     # ------------------------------------------------------------------- what is asked for
 
@@ -465,7 +467,7 @@ class TrainingMixin(StartMixin):
         checkpoints: Checkpoints | None,
         callbacks: list[pl.Callback],
         machine: dict[str, Any],
-    ) -> None:
+    ) -> StagedTrainRunner:
         """Run the trainer."""
         runner = StagedTrainRunner(
             self,
@@ -479,6 +481,16 @@ class TrainingMixin(StartMixin):
         if checkpoints is not None:
             checkpoints.runner = runner
         runner()
+        return runner
+
+    def _found_in_words(self) -> str:
+        """What was found, and where it is written."""
+        cells = f"{self.adata.n_obs:,} cells"
+        if not self.module.mixture_started:
+            return f"Embedding of {cells}, in adata.obsm['X_scgmvae']"
+        n_clusters = len(self.cluster_names)
+        clusters = "1 cluster" if n_clusters == 1 else f"{n_clusters:,} clusters"
+        return f"{clusters} in {cells}, in adata.obs['scgmvae']"
 
     def _finish(self, training: Training, rows: NDArray[np.integer]) -> None:
         """Merge components, keep the distances of the training cells, and write the results."""

@@ -6,14 +6,16 @@ import logging
 import signal
 import sys
 import threading
-import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from lightning.pytorch.callbacks import ProgressBar
 from scvi.train import SaveCheckpoint, TrainRunner
 
 from scgmvae.train.devices import strategy_for
+from scgmvae.train.progress import StageProgress
+from scgmvae.train.quiet import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +64,8 @@ class KeepingTrainRunner(TrainRunner):
     """Epoch that this part of a training begins with, where an earlier part was interrupted."""
 
     def __init__(self, model: BaseModelClass, *, data_splitter: DataSplitter, **kwargs: object):
-        super().__init__(model, data_splitter=data_splitter, **kwargs)
+        with quiet():
+            super().__init__(model, data_splitter=data_splitter, **kwargs)
         if not data_splitter.n_val and self.trainer.check_val_every_n_epoch < sys.maxsize:
             raise ValueError(
                 "Early stopping, checkpoints and the like need validation cells, but all cells "
@@ -83,9 +86,7 @@ class KeepingTrainRunner(TrainRunner):
         # left dropout off and batch normalisation with fixed statistics.
         self.training_plan.train()
         try:
-            with warnings.catch_warnings():
-                # a query leaves frozen modules in evaluation mode on purpose
-                warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+            with quiet():
                 self.trainer.fit(self.training_plan, self.data_splitter, ckpt_path=self.ckpt_path)
         except SystemExit as exit_:
             # Lightning turns Ctrl-C into an exit of the whole process and then ignores SIGINT.
@@ -190,6 +191,7 @@ class StagedTrainRunner(KeepingTrainRunner):
         if plan.reduce_lr_on_plateau:
             # scvi-tools does this only if there is no LearningRateMonitor yet
             trainer_kwargs["check_val_every_n_epoch"] = every
+        self.progress = _progress(trainer_kwargs)
         # scvi-tools counts validations from the start of the trainer
         warmup = plan.pretrain_epochs + trainer_kwargs.pop("early_stopping_warmup_epochs", 0)
         super().__init__(
@@ -212,3 +214,17 @@ class StagedTrainRunner(KeepingTrainRunner):
             "n_components_": module.n_components if module.mixture_started else known,
         }
         return super().learned() | components
+
+
+def _progress(trainer_kwargs: dict[str, Any]) -> StageProgress | None:
+    """The display of the stages, put among the callbacks in place of scvi-tools' bar."""
+    callbacks = list(trainer_kwargs.get("callbacks") or ())
+    is_simple = trainer_kwargs.pop("simple_progress_bar", True)
+    trainer_kwargs["simple_progress_bar"] = False  # scvi-tools' own
+    has_own = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    if has_own or not is_simple or not trainer_kwargs.get("enable_progress_bar", True):
+        return None
+    progress = StageProgress(trainer_kwargs.pop("progress_bar_refresh_rate", 1))
+    # first, so that a stage has its name before it begins
+    trainer_kwargs["callbacks"] = [progress, *callbacks]
+    return progress

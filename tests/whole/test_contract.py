@@ -696,12 +696,6 @@ def test_settings_of_scvi_tools_are_respected(adata, make_model, monkeypatch):
     np.testing.assert_allclose(model.get_latent_representation(), latents[2], atol=1e-5)
 
 
-@pytest.mark.parametrize("shown", [True, False])
-def test_the_progress_bar_can_be_switched_off(adata, make_model, train, capsys, shown):
-    train(make_model(adata), enable_progress_bar=shown)
-    assert ("Epoch 4/4" in "".join(capsys.readouterr())) == shown
-
-
 @pytest.mark.parametrize("style", ["tqdm", "rich"])
 def test_other_bars_have_the_style_of_the_settings(trained, monkeypatch, capsys, style):
     monkeypatch.setattr(scvi.settings, "progress_bar_style", style)
