@@ -165,10 +165,9 @@ def best_f1(truth: np.ndarray, clusters: np.ndarray) -> float:
 
 def error_of_confidence(adata: AnnData) -> float:
     """Calibration error of the confidence, where the commonest type of a cluster is right."""
-    obs = adata.obs
-    commonest = obs.groupby("scgmvae", observed=True)["cell_type"].agg(lambda t: t.mode()[0])
-    is_right = obs["scgmvae"].map(commonest).astype(str) == obs["cell_type"].astype(str)
-    proba = pd.DataFrame({"right": obs["scgmvae_confidence"]})
+    clusters, types = (adata.obs[key].astype(str) for key in ("scgmvae", "cell_type"))
+    is_right = clusters.map(pd.crosstab(clusters, types).idxmax(axis=1)) == types
+    proba = pd.DataFrame({"right": adata.obs["scgmvae_confidence"]})
     return calibration_error(np.where(is_right, "right", "wrong"), proba)
 
 

@@ -16,10 +16,10 @@ from scgmvae.data.datamodules import n_obs_of, registry_of, registry_of_sizes
 from scgmvae.data.images import image_shape_of, shape_of
 from scgmvae.data.matrices import row_sums
 from scgmvae.distributions.likelihoods import COUNT_LIKELIHOODS
-from scgmvae.model.expression import ExpressionMixin
 from scgmvae.model.fitted import Fitted
 from scgmvae.model.generation import GenerationMixin
 from scgmvae.model.importance import ImportanceMixin
+from scgmvae.model.markers import MarkersMixin
 from scgmvae.model.query import QueryMixin
 from scgmvae.model.scvi_settings import from_scvi
 from scgmvae.model.training import TrainingMixin
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["SCGMVAE"]
 
 
-class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ImportanceMixin, ExpressionMixin):
+class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ImportanceMixin, MarkersMixin):
     r"""c*GMVAE for single-cell data: embedding, clusters and expression by one generative model.
 
     .. math::

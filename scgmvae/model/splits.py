@@ -134,9 +134,9 @@ class SplitsMixin(PopulationsMixin):
         if n_genes and tree.n_splits:
             rows = np.arange(len(component))
             leaf_sums = self._sums_by_group(rows, component, self.module.n_components)
-            for which, side in enumerate(("left", "right")):
-                table[f"genes_{side}"] = [
-                    ", ".join(self._highest(tree.leaves_of(split), which, leaf_sums, n_genes))
+            for name, own in (("left", 0), ("right", 1)):
+                table[f"genes_{name}"] = [
+                    ", ".join(self._genes_of_side(tree, split, own, leaf_sums, n_genes))
                     for split in range(tree.n_splits)
                 ]
         return table
@@ -192,24 +192,32 @@ class SplitsMixin(PopulationsMixin):
             squares += (of_groups @ part.multiply(part)).toarray()
         return GroupSums(sums, squares, np.bincount(group, minlength=n_groups))
 
-    def _highest(
+    def _genes_of_side(
+        self, tree: SplitTree, split: int, own: int, leaf_sums: GroupSums, n_genes: int
+    ) -> NDArray[np.str_]:
+        """Names of the genes that are highest on one side of a split."""
+        sides = tree.leaves_of(split)
+        genes = self._highest_genes(sides[own], sides[1 - own], leaf_sums, n_genes)
+        return self._setup.gene_names[genes]
+
+    def _highest_genes(
         self,
-        sides: tuple[NDArray[np.int64], NDArray[np.int64]],
-        which: int,
+        side: NDArray[np.integer],
+        other: NDArray[np.integer],
         sums: GroupSums,
         n_genes: int,
-    ) -> NDArray[np.str_]:
-        """Names of the genes that are highest on one side of a split, by Welch's t."""
+    ) -> NDArray[np.int64]:
+        """Numbers of the genes that are highest in some groups beside others, by Welch's t."""
         of_sides: list[Any] = []
-        for leaves in (sides[which], sides[1 - which]):
-            total, squares, n = (values[leaves].sum(0) for values in sums)
+        for groups in (side, other):
+            total, squares, n = (values[groups].sum(0) for values in sums)
             mean = total / max(n, 1)
             variance = (squares - n * mean**2).clip(min=0) / max(n - 1, 1)
             of_sides += [mean, np.sqrt(variance), max(n, 2)]
         with np.errstate(divide="ignore", invalid="ignore"):  # a gene that neither side shows
             t = np.nan_to_num(ttest_ind_from_stats(*of_sides, equal_var=False).statistic)
         best = np.argsort(-t, kind="stable")[:n_genes]
-        return self._setup.gene_names[best[t[best] > 0]]
+        return best[t[best] > 0]
 
     def split_tree(self) -> ClusterTree:
         """The tested splits as a tree for scipy and for phylogenetic packages.

@@ -1,0 +1,144 @@
+"""Marker genes of the clusters, in one table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scvi import REGISTRY_KEYS
+
+from scgmvae import checks
+from scgmvae.data import validation
+from scgmvae.data.matrices import read_rows
+from scgmvae.model.expression import ExpressionMixin
+from scgmvae.model.splits import BLOCK, SplitsMixin
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from scgmvae.clustering.repeated import GroupSums
+
+__all__ = ["MarkersMixin"]
+
+N_CELLS = 500
+"""Largest number of cells of a cluster, and of others, whose expression is compared."""
+
+
+class MarkersMixin(SplitsMixin, ExpressionMixin):
+    """The method ``markers``."""
+
+    def markers(
+        self, n: int = 5, groupby: str = "scgmvae", groups: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Genes that are higher in a cluster than in all other cells.
+
+        They are ordered by Welch's t of log(1 + counts per 10,000), as in :meth:`split_table`.
+        :meth:`differential_expression` has every gene, and tests.
+
+        Parameters
+        ----------
+        n
+            Number of genes of each cluster. There are fewer where fewer are higher.
+        groupby
+            obs column of the clusters; cells without one are left out.
+        groups
+            Clusters of that column, in the order of the table; ``None`` is all of them.
+
+        Returns
+        -------
+        DataFrame with a row per cluster and gene: ``cluster``, ``gene``; ``lfc``, the log2 fold
+        change of the counts per 10,000 against all other cells; ``probability`` that a cell of
+        the cluster has more of it than another cell, under the model and without the noise of
+        counting; ``fraction`` and ``fraction_rest``, the shares of the cells that have any. For
+        data that are no counts, ``lfc`` is the difference of the means.
+
+        Raises
+        ------
+        KeyError
+            If there is no such obs column.
+        RuntimeError
+            If the model is not trained, or has no data.
+        ValueError
+            If ``n`` is below 1, there are fewer than two clusters, or no such cluster.
+
+        Examples
+        --------
+        >>> table = model.markers(n=2)
+        >>> table.columns.tolist()
+        ['cluster', 'gene', 'lfc', 'probability', 'fraction', 'fraction_rest']
+        """
+        self._check_if_trained(warn=False)
+        checks.check_whole(1, n=n)
+        source = self._validate_anndata()
+        validation.check_columns(source, is_whole=False, groupby=groupby)
+        column = source.obs[groupby].astype("category").cat.remove_unused_categories()
+        codes, names = column.cat.codes.to_numpy(), column.cat.categories.astype(str)
+        if len(names) < 2:
+            raise ValueError(
+                f"Markers tell a cluster from other cells, but {groupby!r} has {len(names)} "
+                "cluster. model.cut(strength=...) makes finer ones."
+            )
+        chosen = names if groups is None else pd.Index([str(group) for group in groups])
+        if len(missing := chosen.difference(names)):
+            raise ValueError(
+                f"groups must be clusters of {groupby!r}, but {missing[0]!r} is none. They are "
+                f"{', '.join(names)}."
+            )
+        rows = np.flatnonzero(codes >= 0)
+        sums = self._sums_by_group(rows, codes[rows], len(names))
+        parts = [
+            self._markers_of(cluster, names[cluster], sums, codes, n)
+            for cluster in names.get_indexer(chosen)
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def _markers_of(
+        self, cluster: int, name: str, sums: GroupSums, codes: NDArray[np.integer], n: int
+    ) -> pd.DataFrame:
+        """The rows of one cluster."""
+        others = np.delete(np.arange(len(sums.n_cells)), cluster)
+        genes = self._highest_genes(np.array([cluster]), others, sums, n)
+        own, rest = (
+            sums.x[side][:, genes].sum(0) / sums.n_cells[side].sum()
+            for side in ([cluster], others)
+        )
+        if self.module.is_count:
+            own, rest = (np.log2(np.expm1(mean) + 1e-2) for mean in (own, rest))
+        is_own, is_other = codes == cluster, (codes != cluster) & (codes >= 0)
+        return pd.DataFrame(
+            {
+                "cluster": name,
+                "gene": self._setup.gene_names[genes],
+                "lfc": own - rest,
+                "probability": self._share_of_higher(is_own, is_other, genes),
+                "fraction": self._fractions(is_own, genes),
+                "fraction_rest": self._fractions(is_other, genes),
+            }
+        )
+
+    def _share_of_higher(
+        self, own: NDArray[np.bool_], other: NDArray[np.bool_], genes: NDArray[np.integer]
+    ) -> NDArray[np.float64]:
+        """Share of pairs of a cell and another one in which the first has more, (genes,)."""
+        rng = np.random.default_rng(0)
+        values = []
+        for cells in (own, other):
+            rows = rng.permutation(np.flatnonzero(cells))[:N_CELLS]
+            expression = self.get_normalized_expression(indices=rows, return_numpy=True)
+            values.append(np.sort(expression[:, genes], axis=0))
+        # the number of others below each cell, gene by gene
+        below = [np.searchsorted(b, a) for a, b in zip(values[0].T, values[1].T, strict=True)]
+        return np.array([places.mean() for places in below]) / len(values[1])
+
+    def _fractions(
+        self, cells: NDArray[np.bool_], genes: NDArray[np.integer]
+    ) -> NDArray[np.float64]:
+        """Share of cells that have any of a gene, (genes,)."""
+        x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        rows, n_positive = np.flatnonzero(cells), np.zeros(len(genes))
+        for some in np.split(rows, range(BLOCK, len(rows), BLOCK)):
+            n_positive += np.asarray((read_rows(x, some)[:, genes] > 0).sum(0)).ravel()
+        return n_positive / len(rows)
