@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     import torch
     from anndata import AnnData
+    from matplotlib.figure import Figure
     from mudata import MuData
 
     from scgmvae.data.minibatches import MinibatchLoader
@@ -318,7 +319,42 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ImportanceMixin, Marke
         calls = ["model.get_latent_representation()", 'model.report("report.html")']
         return [*(cluster_calls if self.module.has_mixture else ()), *calls, "model.save(folder)"]
 
-    # ----------------------------------------------------------------------------- report
+    # -------------------------------------------------------------------- first look, report
+
+    def overview(
+        self, labels_key: str | None = None, n_genes: int = 2, *, seed: int = 0
+    ) -> Figure:
+        """First look at what was found: UMAP, confidence, marker genes, batches, and labels.
+
+        Parameters
+        ----------
+        labels_key
+            obs column of labels to compare with; ``None`` takes the one that the model was set up
+            with, if any.
+        n_genes
+            Number of marker genes of each cluster.
+        seed
+            Seed of the UMAP.
+
+        Returns
+        -------
+        Figure, as :func:`scgmvae.plotting.overview` draws it.
+
+        Raises
+        ------
+        KeyError
+            If there is no such obs column.
+        RuntimeError
+            If the model has no trained components, or no data.
+
+        Examples
+        --------
+        >>> figure = model.overview("component")
+        """
+        # figures read models, so they are above this module and are imported only here
+        from scgmvae.plotting._overview import overview
+
+        return overview(self, labels_key, n_genes, seed=seed)
 
     def report(
         self,

@@ -6,6 +6,7 @@ there are none and matplotlib's colour cycle was not changed, they are ten colou
 colour-blind readers tell apart.
 """
 
+from scgmvae.plotting._clusters import composition, confusion, markers
 from scgmvae.plotting._components import (
     component_labels,
     component_similarity,
@@ -16,6 +17,7 @@ from scgmvae.plotting._components import (
 from scgmvae.plotting._expression import generated, mean_expression
 from scgmvae.plotting._images import manifold, reconstructions, samples
 from scgmvae.plotting._latent import embedding, latent, latent_size
+from scgmvae.plotting._overview import overview
 from scgmvae.plotting._splits import split_tree
 from scgmvae.plotting._training import training, training_term
 
@@ -23,14 +25,18 @@ __all__ = [
     "component_labels",
     "component_similarity",
     "components",
+    "composition",
     "confidence",
+    "confusion",
     "embedding",
     "generated",
     "latent",
     "latent_size",
     "manifold",
+    "markers",
     "mean_expression",
     "novelty",
+    "overview",
     "reconstructions",
     "samples",
     "split_tree",

@@ -112,7 +112,7 @@ def _content(model: SCGMVAE, labels_key: str | None, seed: int) -> dict[str, Any
         if model.split_tree_ is not None and len(table) > 1:
             content["splits"] = [_picture(plotting.split_tree(model).figure, "The tested splits")]
         mixing = _mixing(model, cells)
-        content["mixing"] = {name: _shown(values) for name, values in mixing.items()}
+        content |= _conditions(mixing, cells)
         for name, values in mixing.items():
             found += diagnosis.mixing_findings(name, values)
         if model.module.is_count:
@@ -249,6 +249,17 @@ def _agreement(model: SCGMVAE, cells: AnnData, labels_key: str) -> dict[str, Any
         "labels_key": labels_key,
         # a query that was not trained yet has no history
         "is_trained_on": labels_key == model._labels_key_of(model.adata) and bool(model.history),
+    }
+
+
+def _conditions(mixing: dict[str, pd.Series], cells: AnnData) -> dict[str, Any]:
+    """How the levels of each condition mix, and their shares in the clusters."""
+    return {
+        "mixing": {name: _shown(values) for name, values in mixing.items()},
+        "composition": [
+            _picture(plotting.composition(cells, name).figure, f"Cells of each cluster by {name}")
+            for name in mixing
+        ],
     }
 
 

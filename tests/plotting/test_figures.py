@@ -423,6 +423,8 @@ FIGURES = {
     "components": lambda f: pl.components(f["model"]),
     "component_similarity": lambda f: pl.component_similarity(f["model"]).figure,
     "component_labels": lambda f: pl.component_labels(f["model"]).figure,
+    "composition": lambda f: pl.composition(f["annotated"], "batch").figure,
+    "confusion": lambda f: pl.confusion(f["annotated"], "type").figure,
     "confidence": lambda f: pl.confidence(f["annotated"]).figure,
     "novelty": lambda f: pl.novelty(f["annotated"]).figure,
     "mean_expression": lambda f: pl.mean_expression(f["real"], f["predicted"]).figure,

@@ -52,9 +52,10 @@ class Page(HTMLParser):
         if self.open and self.open[-1] != "style" and data.strip():
             self.text.append(" ".join(data.split()))
 
-    def after(self, name):
-        """Text that follows a name, as in a table of names and values."""
-        return self.text[self.text.index(name) + 1]
+    def after(self, name, start=None):
+        """Text that follows a name, as in a table of names and values, from a heading on."""
+        first = 0 if start is None else self.text.index(start)
+        return self.text[self.text.index(name, first) + 1]
 
     def between(self, start, end):
         return self.text[self.text.index(start) + 1 : self.text.index(end)]
@@ -135,7 +136,7 @@ def test_the_file_needs_nothing_else_and_runs_nothing(page, path):
 
 
 def test_names_that_are_markup_stand_there_as_text(page):
-    cells = " ".join(page.between("What to look at", "Confidence and novelty"))
+    cells = " ".join(page.between("Cells", "Settings and versions"))
     for name in (SCRIPT, IMAGE, "labels: <b>type", f"{SCRIPT}5"):
         assert name in cells, name
     alternatives = [a["alt"] for tag, a in page.elements if tag == "img"]
@@ -148,7 +149,7 @@ def test_names_that_are_markup_stand_there_as_text(page):
 
 def test_it_says_what_the_model_says(hostile, page):
     adata, table = hostile.adata, hostile.component_table()
-    assert page.after("cells") == "300"
+    assert page.after("cells", "Data") == "300"
     assert page.after("genes") == "60"
     assert page.after("condition: batch") == "2 categories"
     known = adata.obs["<b>type"] != "unknown"
@@ -178,6 +179,14 @@ def test_it_says_what_the_model_says(hostile, page):
 def test_figures_are_of_terms_of_the_latent_and_of_components(page):
     shown = [attributes["alt"] for tag, attributes in page.elements if tag == "img"]
     assert shown == [
+        "Clusters: scgmvae, z itself",
+        "Labels: <b>type, z itself",
+        "Condition: batch, z itself",
+        "Share of the labels of <b>type in each component",
+        "Cells of each cluster by batch",
+        "Overlap of the components, with the tree of their merging",
+        "Confidence by cluster",
+        "Novelty of the cells",
         "−ELBO by epoch",
         "reconstruction, −log p(x|z,c) by epoch",
         "KL of z by epoch",
@@ -186,13 +195,6 @@ def test_figures_are_of_terms_of_the_latent_and_of_components(page):
         "KL of d by epoch",
         "guide, cross-entropy by epoch",
         "labels, cross-entropy by epoch",
-        "Clusters: scgmvae, z itself",
-        "Labels: <b>type, z itself",
-        "Condition: batch, z itself",
-        "Share of the labels of <b>type in each component",
-        "Overlap of the components, with the tree of their merging",
-        "Confidence by cluster",
-        "Novelty of the cells",
     ]
 
 
@@ -212,7 +214,7 @@ def test_new_cells_without_any_label_are_reported_without_them(hostile, tmp_path
     page = page_of(query, tmp_path)
     assert "Agreement with labels" not in page.text
     assert "label (share)" not in page.text
-    assert page.after("cells") == "60"
+    assert page.after("cells", "Data") == "60"
     assert "label" not in query.component_table()
     with pytest.raises(ValueError, match="in the obs column '<b>type' no cell has one"):
         query.component_table(labels_key="<b>type")
@@ -484,7 +486,7 @@ def test_findings_of_quality_name_clusters_of_the_deepest_and_shallowest_cells()
 
 def test_the_report_has_the_findings_of_its_model(hostile, tmp_path, monkeypatch, no_pictures):
     page = page_of(hostile, tmp_path)
-    sentences = page.between("What to look at", "Data")
+    sentences = page.between("What to look at", "Components")
     cells = hostile.adata.obs
     expected = [
         *diagnosis.training_findings(hostile.history),
@@ -496,7 +498,9 @@ def test_the_report_has_the_findings_of_its_model(hostile, tmp_path, monkeypatch
     assert sentences == expected
     for name in ("training", "latent", "component", "cell"):
         monkeypatch.setattr(diagnosis, f"{name}_findings", lambda *args: [])
-    (sentence,) = page_of(hostile, tmp_path, overwrite=True).between("What to look at", "Data")
+    (sentence,) = page_of(hostile, tmp_path, overwrite=True).between(
+        "What to look at", "Components"
+    )
     assert sentence.startswith("None of the checks found anything.")
 
 

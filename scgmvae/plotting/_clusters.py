@@ -1,0 +1,221 @@
+"""Figures of clusters: which batches and labels they have, and which genes mark them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+
+from scgmvae.data.matrices import read_rows
+from scgmvae.data.normalization import log_normalized
+from scgmvae.data.validation import check_columns
+from scgmvae.plotting._style import WIDTH, colors_of, new_axes, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from scgmvae.model.scgmvae import SCGMVAE
+
+__all__ = ["composition", "confusion", "markers"]
+
+N_SHOWN = 5_000
+"""Largest number of cells whose counts a dot plot is made of."""
+FEWEST_SHARE = 0.005
+"""Smallest share that is written into a heat map."""
+
+
+def composition(
+    adata: AnnData, condition: str, key: str = "scgmvae", *, ax: Axes | None = None
+) -> Axes:
+    """Shares of batches, donors or other levels of a condition in each cluster.
+
+    Parameters
+    ----------
+    adata
+        Data that :meth:`scgmvae.SCGMVAE.annotate` has written to.
+    condition
+        obs column of the levels.
+    key
+        obs column of the clusters.
+    ax
+        Axes to draw into.
+
+    Returns
+    -------
+    Axes, a bar for each cluster, and one for all cells at the top.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+
+    Examples
+    --------
+    >>> axis = composition(adata, "batch")
+    """
+    check_columns(adata, key=key)
+    check_columns(adata, condition=condition)
+    levels = adata.obs[condition].astype("category")
+    shares = pd.crosstab(adata.obs[key], levels, normalize="index")
+    everywhere = levels.value_counts(normalize=True)[shares.columns]
+    n_cells = adata.obs[key].value_counts()[shares.index]
+    rows = ["all", *shares.index]
+    axis = new_axes(1.1 + 0.2 * len(rows)) if ax is None else ax
+    colors = colors_of(AnnData(obs=levels.to_frame(), uns=adata.uns), condition)
+    left = np.zeros(len(rows))
+    for level in shares:
+        width = np.array([everywhere[level], *shares[level]])
+        axis.barh(range(len(rows)), width, left=left, color=colors[level], label=plain(level))
+        left += width
+    counts = [len(levels), *n_cells]
+    names = [f"{plain(row)}  ({n:,})" for row, n in zip(rows, counts, strict=True)]
+    axis.set_yticks(range(len(rows)), names, fontsize=8)
+    axis.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
+    axis.axhline(0.5, color="black", linewidth=0.8)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.set_xlabel(f"share of the cells by {plain(condition)}", fontsize=9)
+    axis.set_ylabel("cluster (cells)", fontsize=9)
+    axis.legend(
+        fontsize=8,
+        frameon=False,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=max(1, 40 // (4 + max(len(plain(level)) for level in shares))),
+    )
+    return axis
+
+
+def confusion(
+    adata: AnnData, labels_key: str, key: str = "scgmvae", *, ax: Axes | None = None
+) -> Axes:
+    """Shares of labels in each cluster: which cluster is which type.
+
+    Parameters
+    ----------
+    adata
+        Data that :meth:`scgmvae.SCGMVAE.annotate` has written to.
+    labels_key
+        obs column of labels. Cells without one are left out.
+    key
+        obs column of the clusters.
+    ax
+        Axes to draw into.
+
+    Returns
+    -------
+    Axes of a heat map, clusters × labels, the labels in the order of the clusters that they are
+    commonest in. Shares are written in per cent.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+
+    Examples
+    --------
+    >>> axis = confusion(adata, "component")
+    """
+    check_columns(adata, key=key)
+    check_columns(adata, is_whole=False, labels_key=labels_key)
+    counted = pd.crosstab(adata.obs[key], adata.obs[labels_key])
+    order = np.argsort((counted / counted.sum()).to_numpy().argmax(0), kind="stable")
+    counted = counted.iloc[:, order]
+    shares = counted.div(counted.sum(axis=1), axis=0)
+    longest = max(len(plain(name)) for name in shares)
+    if ax is None:
+        size = (max(WIDTH, 1.2 + 0.33 * shares.shape[1]), 0.6 + 0.2 * len(shares) + 0.07 * longest)
+        ax = plt.subplots(figsize=size, layout="constrained")[1]
+    ax.imshow(shares.to_numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares.to_numpy()):
+        if share >= FEWEST_SHARE:
+            color = "white" if share > 0.6 else "black"
+            ax.text(
+                column,
+                row,
+                f"{100 * share:.0f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color=color,
+            )
+    ax.set_xticks(range(shares.shape[1]), map(plain, shares), rotation=90, fontsize=8)
+    names = [f"{plain(row)}  ({n:,})" for row, n in counted.sum(axis=1).items()]
+    ax.set_yticks(range(len(shares)), names, fontsize=8)
+    ax.set_xlabel(plain(labels_key), fontsize=9)
+    ax.set_ylabel("cluster (cells)", fontsize=9)
+    ax.set_title("per cent of the cells of a cluster", fontsize=9)
+    return ax
+
+
+def markers(
+    model: SCGMVAE, n: int = 3, groupby: str = "scgmvae", *, ax: Axes | None = None
+) -> Axes:
+    """Dot plot of the marker genes of each cluster, as scanpy draws it.
+
+    Parameters
+    ----------
+    model
+        A trained model with data.
+    n
+        Number of genes of each cluster, those of :meth:`scgmvae.SCGMVAE.markers`.
+    groupby
+        obs column of the clusters.
+    ax
+        Axes to draw into.
+
+    Returns
+    -------
+    Axes of the dots: their size is the share of the cells that have any of a gene, their colour
+    the mean of log(1 + counts per 10,000) in the cluster, from the lowest of the clusters (0) to
+    the highest (1).
+
+    Raises
+    ------
+    KeyError
+        If there is no such obs column.
+    RuntimeError
+        If the model is not trained, or has no data.
+    ValueError
+        If there are fewer than two clusters.
+
+    Examples
+    --------
+    >>> axis = markers(model, n=2)
+    """
+    table = model.markers(n, groupby)
+    genes = pd.unique(table["gene"]).tolist()
+    rows = np.arange(model.adata.n_obs)
+    if len(rows) > N_SHOWN:
+        rows = np.sort(np.random.default_rng(0).choice(len(rows), N_SHOWN, replace=False))
+    x = read_rows(model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY), rows)
+    cells = log_normalized(x) if model.module.is_count else AnnData(x)
+    cells.var_names = model._setup.gene_names
+    cells.obs[groupby] = model.adata.obs[groupby].astype("category").array[rows]
+    cells = cells[cells.obs[groupby].notna().to_numpy(), genes].copy()
+    if ax is None:
+        ax = _axes_of_dots(cells.obs[groupby].cat.categories, genes)
+    plot = sc.pl.dotplot(
+        cells, genes, groupby, standard_scale="var", return_fig=True, ax=ax, show=False
+    )
+    plot.legend(colorbar_title="mean, 0 to 1\nby gene", size_title="% of cells", width=1.7).style(
+        cmap="Blues", dot_edge_color="none", largest_dot=90
+    )
+    drawn = plot.get_axes()["mainplot_ax"]
+    drawn.tick_params(labelsize=8)
+    return drawn
+
+
+def _axes_of_dots(groups: pd.Index, genes: list[str]) -> Axes:
+    """Axes with room for the names around it; scanpy's grid suits no layout of matplotlib's."""
+    left = 0.4 + 0.08 * max(len(plain(name)) for name in groups)
+    below = 0.3 + 0.09 * max(map(len, genes))
+    width, height = left + 0.2 * len(genes) + 1.8, below + 0.24 * max(5, len(groups)) + 0.2
+    grid = plt.figure(figsize=(width, height)).add_gridspec(
+        1, 1, left=left / width, right=1 - 0.1 / width, bottom=below / height, top=1 - 0.1 / height
+    )
+    return grid.figure.add_subplot(grid[0])

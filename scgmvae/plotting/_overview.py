@@ -1,0 +1,180 @@
+"""One figure of what a model found, for a first look."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import scanpy as sc
+from anndata import AnnData
+from matplotlib import patheffects
+
+from scgmvae.plotting._clusters import composition, confusion, markers
+from scgmvae.plotting._latent import LARGEST_POINT, in_two_dimensions
+from scgmvae.plotting._style import colors_of, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+    from scgmvae.model.scgmvae import SCGMVAE
+
+__all__ = ["overview"]
+
+N_SHOWN = 10_000
+"""Largest number of cells of which a UMAP is made."""
+HALF = 4.0
+"""Half of the width of the figure in inches, and the height of the scatters."""
+LOWEST_CONFIDENCE = 0.5
+"""Confidence from which downwards cells have the same colour."""
+
+
+def overview(
+    model: SCGMVAE, labels_key: str | None = None, n_genes: int = 2, *, seed: int = 0
+) -> Figure:
+    """UMAP with the names of the clusters, confidence, marker genes, batches, and labels.
+
+    Parameters
+    ----------
+    model
+        A trained model with components and data.
+    labels_key
+        obs column of labels to compare with; ``None`` takes the one that the model was set up
+        with, if any.
+    n_genes
+        Number of marker genes of each cluster.
+    seed
+        Seed of the UMAP.
+
+    Returns
+    -------
+    Figure. The composition is that of the first condition that the model was set up with.
+
+    Raises
+    ------
+    KeyError
+        If there is no such obs column.
+    RuntimeError
+        If the model has no trained components, or no data.
+
+    Examples
+    --------
+    >>> figure = overview(model, "component")
+    """
+    model._check_mixture()
+    adata = model._validate_anndata()
+    labels_key = labels_key or model._labels_key_of(adata)
+    condition = next(iter(model._setup.categories), None)
+    n_clusters = adata.obs["scgmvae"].nunique()
+    has_markers = n_clusters > 1 and model.module.image_shape is None
+    lower = [name for name in (condition, labels_key) if name is not None]
+    names = [] if labels_key is None else adata.obs[labels_key].dropna().astype(str)
+    below = 0.5 + 0.075 * max((len(plain(name)) for name in names), default=0)
+    rows = 0.22 * (n_clusters + 1)
+    heights = [HALF, *[1.5 + rows] * has_markers, *[below + 0.6 + rows] * bool(lower)]
+    figure = plt.figure(figsize=(2 * HALF, sum(heights)))
+    parts = iter(np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights)))
+    first, second = _axes(next(parts), HALF, [(0.1, 3.8), (4.0, 3.8)], 0.1, 0.4)
+    cells = _on_plane(model, seed)
+    _clusters(cells, first)
+    _confidence(cells, second)
+    if has_markers:
+        (axis,) = _axes(next(parts), heights[1], [(0.9, 6.9)], 1.0, 0.3)
+        markers(model, n_genes, ax=axis)
+    if lower:
+        places = [(1.1, 2.6), (5.2, 2.6)][: len(lower)]
+        axes = iter(_axes(next(parts), heights[-1], places, below, 0.5))
+        if condition is not None:
+            composition(adata, condition, ax=next(axes))
+        if labels_key is not None:
+            confusion(adata, labels_key, ax=next(axes))
+    return figure
+
+
+def _axes(
+    part: SubFigure, height: float, places: list[tuple[float, float]], below: float, above: float
+) -> list[Axes]:
+    """Axes side by side, given left ends and widths, and margins below and above, in inches."""
+    width = 2 * HALF
+    grids = [
+        part.add_gridspec(
+            1,
+            1,
+            left=left / width,
+            right=(left + wide) / width,
+            bottom=below / height,
+            top=1 - above / height,
+        )
+        for left, wide in places
+    ]
+    return [part.add_subplot(grid[0]) for grid in grids]
+
+
+def _on_plane(model: SCGMVAE, seed: int) -> AnnData:
+    """Cells with their z in two dimensions in ``obsm["plane"]``, clusters and confidence."""
+    adata = model.adata
+    rows = np.arange(adata.n_obs)
+    if len(rows) > N_SHOWN:
+        rows = np.sort(np.random.default_rng(seed).choice(len(rows), N_SHOWN, replace=False))
+    z = model.get_latent_representation(indices=rows)
+    cells = AnnData(z, obs=adata.obs[["scgmvae", "scgmvae_confidence"]].iloc[rows])
+    cells.obs["scgmvae"] = cells.obs["scgmvae"].cat.set_categories(
+        adata.obs["scgmvae"].cat.categories
+    )
+    if "scgmvae_colors" in adata.uns:
+        cells.uns["scgmvae_colors"] = adata.uns["scgmvae_colors"]
+    verbosity, sc.settings.verbosity = sc.settings.verbosity, 0
+    cells.obsm["plane"] = cells.obsm["X_" + in_two_dimensions(cells, seed=seed)]
+    sc.settings.verbosity = verbosity
+    return cells
+
+
+def _clusters(cells: AnnData, axis: Axes) -> None:
+    """Cells by cluster, with its name at the median of its cells."""
+    clusters = cells.obs["scgmvae"]
+    colors = colors_of(cells, "scgmvae")
+    plane = cells.obsm["plane"]
+    shuffled = np.random.default_rng(0).permutation(cells.n_obs)  # no cluster lies on top
+    of_cells = clusters.map(colors).astype(str).to_numpy()
+    axis.scatter(*plane[shuffled].T, s=_size(cells), c=of_cells[shuffled], linewidths=0)
+    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+    for name in clusters.cat.categories:
+        own = plane[(clusters == name).to_numpy()]
+        if len(own):
+            place = own[np.abs(own - np.median(own, axis=0)).sum(1).argmin()]
+            axis.text(
+                *place,
+                plain(name),
+                fontsize=9,
+                weight="bold",
+                ha="center",
+                va="center",
+                path_effects=halo,
+            )
+    axis.set_title("clusters", fontsize=10)
+    axis.set_axis_off()
+
+
+def _confidence(cells: AnnData, axis: Axes) -> None:
+    """Cells by confidence, the least certain on top."""
+    values = cells.obs["scgmvae_confidence"].to_numpy()
+    order = np.argsort(-values, kind="stable")
+    points = axis.scatter(
+        *cells.obsm["plane"][order].T,
+        s=_size(cells),
+        c=values[order],
+        cmap="viridis",
+        vmin=LOWEST_CONFIDENCE,
+        vmax=1,
+        linewidths=0,
+    )
+    bar = axis.figure.colorbar(points, ax=axis, shrink=0.6, extend="min")
+    bar.ax.tick_params(labelsize=8)
+    axis.set_title("confidence", fontsize=10)
+    axis.set_axis_off()
+
+
+def _size(cells: AnnData) -> float:
+    """Area of a point in pt²."""
+    return min(LARGEST_POINT, 4e4 / cells.n_obs)
