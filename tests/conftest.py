@@ -23,12 +23,18 @@ from scgmvae.datasets import synthetic_counts
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
+N_THREADS = torch.get_num_threads()
+
+
 @pytest.fixture(autouse=True)
 def same_number_of_threads():
-    """scikit-learn can leave torch with all cores, on which tests side by side crawl."""
-    n_threads = torch.get_num_threads()
+    """scanpy can leave torch with all cores, on which tests side by side crawl and sums differ.
+
+    A fixture of a wider scope comes before this one, so the number is that of the beginning.
+    """
+    torch.set_num_threads(N_THREADS)
     yield
-    torch.set_num_threads(n_threads)
+    torch.set_num_threads(N_THREADS)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Settings and calls that SCVI has: batches as points, dispersions, latent sizes, weights."""
 
+from types import SimpleNamespace
+
 import lightning.pytorch as pl
 import numpy as np
 import pytest
@@ -473,7 +475,10 @@ def test_a_model_without_data_is_made_when_it_is_trained(adata, tmp_path):
     module.n_obs = 100_000_000
     with pytest.MonkeyPatch.context() as patch:
         lengths = []
-        patch.setattr(SCGMVAE, "_run", lambda self, training, plan, *a: lengths.append(plan))
+        stopped = SimpleNamespace(progress=None)
+        patch.setattr(
+            SCGMVAE, "_run", lambda self, training, plan, *a: lengths.append(plan) or stopped
+        )
         model.train(datamodule=module, **quiet)
     assert lengths[0].joint_epochs == 20
     model.save(tmp_path / "model")
