@@ -126,7 +126,7 @@ class MarkersMixin(SplitsMixin, ExpressionMixin):
         rng = np.random.default_rng(0)
         values = []
         for cells in (own, other):
-            rows = rng.permutation(np.flatnonzero(cells))[:N_CELLS]
+            rows = np.sort(rng.permutation(np.flatnonzero(cells))[:N_CELLS])
             expression = self.get_normalized_expression(indices=rows, return_numpy=True)
             values.append(np.sort(expression[:, genes], axis=0))
         # the number of others below each cell, gene by gene

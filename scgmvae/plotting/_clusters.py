@@ -189,13 +189,14 @@ def markers(
     """
     table = model.markers(n, groupby)
     genes = pd.unique(table["gene"]).tolist()
-    rows = np.arange(model.adata.n_obs)
+    adata = model._validate_anndata()
+    rows = np.arange(adata.n_obs)
     if len(rows) > N_SHOWN:
         rows = np.sort(np.random.default_rng(0).choice(len(rows), N_SHOWN, replace=False))
     x = read_rows(model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY), rows)
     cells = log_normalized(x) if model.module.is_count else AnnData(x)
     cells.var_names = model._setup.gene_names
-    cells.obs[groupby] = model.adata.obs[groupby].astype("category").array[rows]
+    cells.obs[groupby] = adata.obs[groupby].astype("category").array[rows]
     cells = cells[cells.obs[groupby].notna().to_numpy(), genes].copy()
     if ax is None:
         ax = _axes_of_dots(cells.obs[groupby].cat.categories, genes)

@@ -76,7 +76,7 @@ def overview(
     figure = plt.figure(figsize=(2 * HALF, sum(heights)))
     parts = iter(np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights)))
     first, second = _axes(next(parts), HALF, [(0.1, 3.8), (4.0, 3.8)], 0.1, 0.4)
-    cells = _on_plane(model, seed)
+    cells = _on_plane(model, adata, seed)
     _clusters(cells, first)
     _confidence(cells, second)
     if has_markers:
@@ -111,9 +111,8 @@ def _axes(
     return [part.add_subplot(grid[0]) for grid in grids]
 
 
-def _on_plane(model: SCGMVAE, seed: int) -> AnnData:
+def _on_plane(model: SCGMVAE, adata: AnnData, seed: int) -> AnnData:
     """Cells with their z in two dimensions in ``obsm["plane"]``, clusters and confidence."""
-    adata = model.adata
     rows = np.arange(adata.n_obs)
     if len(rows) > N_SHOWN:
         rows = np.sort(np.random.default_rng(seed).choice(len(rows), N_SHOWN, replace=False))

@@ -89,6 +89,14 @@ def test_methods_read_a_mudata_as_they_read_its_modality(mdata, of_mdata):
     assert of_mdata.adata is new["rna"]
 
 
+@pytest.mark.usefixtures("no_window_and_no_new_settings")
+def test_the_first_look_is_at_the_modality(of_mdata):
+    figure = of_mdata.overview()
+    assert "share of the cells by donor" in [axis.get_xlabel() for axis in figure.axes]
+    assert "component" in [axis.get_xlabel() for axis in figure.axes]
+    assert of_mdata.markers(1)["cluster"].nunique() >= 2
+
+
 def test_results_are_written_into_the_modality(mdata, of_mdata):
     new = mdata.copy()
     of_mdata.annotate(new, key_added="mine")

@@ -292,6 +292,7 @@ def test_a_tree_of_data_in_a_file(fit, tmp_path):
     backed = read_h5ad(tmp_path / "counts.h5ad", backed="r")
     loaded = SCGMVAE.load(tmp_path / "fit", backed)
     pd.testing.assert_frame_equal(loaded.split_table(), fit.split_table())
+    pd.testing.assert_frame_equal(loaded.markers(2), fit.markers(2))
     backed.file.close()
 
 
