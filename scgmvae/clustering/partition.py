@@ -45,6 +45,7 @@ __all__ = [
     "neighbor_graph",
     "partition_by_labels",
     "split_groups",
+    "torch_threads_kept",
     "weights_between",
 ]
 
@@ -70,8 +71,8 @@ SMALLEST_SPLIT = 20
 
 
 @contextmanager
-def _torch_threads_kept() -> Iterator[None]:
-    """Restore torch's number of threads.
+def torch_threads_kept() -> Iterator[None]:
+    """Restore torch's number of threads after a block or a function.
 
     scikit-learn and umap limit OpenMP's threads and then hand back all cores, to torch as well.
     Where other work keeps the cores busy, torch then waits for its threads most of the time.
@@ -94,7 +95,7 @@ def check_start(method: Start, n_groups: int | None) -> None:
         )
 
 
-@_torch_threads_kept()
+@torch_threads_kept()
 def initial_partition(
     x: NDArray[np.floating],
     n_groups: int | None = None,
@@ -256,7 +257,7 @@ def by_size(codes: NDArray[np.integer]) -> Codes:
     return rank[codes].astype(np.int64)
 
 
-@_torch_threads_kept()
+@torch_threads_kept()
 def neighbor_graph(x: NDArray[np.floating], seed: int = 0) -> sparse.csr_matrix:
     """Connectivities of :func:`scanpy.pp.neighbors`, ``(n, n)``.
 
@@ -421,7 +422,7 @@ def _halves(
     return float(weights[0, 1] / (degree[0] * degree[1])), smaller
 
 
-@_torch_threads_kept()
+@torch_threads_kept()
 def log_normalized_pcs(
     counts: sparse.csr_matrix | NDArray, n_pcs: int = 30, seed: int = 0
 ) -> NDArray[np.float32]:

@@ -5,14 +5,59 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+
 from scgmvae.checks import listed, listed_like
 from scgmvae.data import validation
-from scgmvae.data.categories import name_of
+from scgmvae.data.categories import name_of, names_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["groups_to_compare"]
+__all__ = ["groups_of", "groups_to_compare"]
+
+MOST_GROUPS = 200
+"""Number of groups from which on a column of numbers is taken for a measurement."""
+
+
+def groups_of(adata: AnnData, **key: str) -> pd.Series:
+    """Groups of the cells by name, as a categorical of the groups that have cells.
+
+    Parameters
+    ----------
+    adata
+        The data.
+    **key
+        Argument name → obs column. Cells without a value have no group.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    ValueError
+        If no cell has a group, or the column holds measurements.
+    """
+    ((argument, name),) = key.items()
+    named: dict[str, Any] = {argument: name}
+    validation.check_columns(adata, is_whole=False, **named)
+    column = adata.obs[name]
+    is_categorical = isinstance(column.dtype, pd.CategoricalDtype)
+    values = column.cat.categories if is_categorical else pd.unique(column.dropna())
+    if not is_categorical:
+        by_size = values.dtype.kind in "biuf"
+        values = sorted(values) if by_size else sorted(values, key=name_of)
+        if by_size and len(values) > MOST_GROUPS:
+            raise ValueError(
+                f"{argument} must name an obs column of groups, but {name!r} has {len(values):,} "
+                "different numbers. Make groups of them, for example with pandas.cut."
+            )
+    names = pd.unique(np.array([name_of(value) for value in values], dtype=object))
+    of_cells = pd.Series(names_of(column), index=adata.obs_names).where(column.notna())
+    groups = of_cells.astype(pd.CategoricalDtype(names)).cat.remove_unused_categories()
+    if not len(groups.cat.categories):
+        raise ValueError(f"No cell has a value in the obs column {name!r} ({argument}).")
+    return groups
 
 
 def groups_to_compare(

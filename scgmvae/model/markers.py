@@ -9,7 +9,8 @@ import pandas as pd
 from scvi import REGISTRY_KEYS
 
 from scgmvae import checks
-from scgmvae.data import validation
+from scgmvae.data.categories import name_of
+from scgmvae.data.groups import groups_of
 from scgmvae.data.matrices import read_rows
 from scgmvae.model.expression import ExpressionMixin
 from scgmvae.model.splits import BLOCK, SplitsMixin
@@ -50,19 +51,21 @@ class MarkersMixin(SplitsMixin, ExpressionMixin):
         Returns
         -------
         DataFrame with a row per cluster and gene: ``cluster``, ``gene``; ``lfc``, the log2 fold
-        change of the counts per 10,000 against all other cells; ``probability`` that a cell of
-        the cluster has more of it than another cell, under the model and without the noise of
-        counting; ``fraction`` and ``fraction_rest``, the shares of the cells that have any. For
-        data that are no counts, ``lfc`` is the difference of the means.
+        change against all other cells, as in scanpy of means of log(1 + counts per 10,000) that
+        are turned back into counts per 10,000, with 0.01 added; ``probability`` that a cell of
+        the cluster has more of the gene than a cell outside of it, under the model and without
+        the noise of counting; ``fraction`` and ``fraction_rest``, the shares of the cells with
+        any count of the gene. For data that are no counts, ``lfc`` is the difference of the means.
 
         Raises
         ------
         KeyError
             If there is no such obs column.
         RuntimeError
-            If the model is not trained, or has no data.
+            If the model is not trained, has no clusters, or has no data.
         ValueError
-            If ``n`` is below 1, there are fewer than two clusters, or no such cluster.
+            If ``n`` is below 1, there are fewer than two clusters, or no such cluster, or
+            ``groupby`` holds measurements.
 
         Examples
         --------
@@ -73,19 +76,24 @@ class MarkersMixin(SplitsMixin, ExpressionMixin):
         self._check_if_trained(warn=False)
         checks.check_whole(1, n=n)
         source = self._validate_anndata()
-        validation.check_columns(source, is_whole=False, groupby=groupby)
-        column = source.obs[groupby].astype("category").cat.remove_unused_categories()
-        codes, names = column.cat.codes.to_numpy(), column.cat.categories.astype(str)
+        if groupby == "scgmvae":
+            self._check_mixture()
+        column = groups_of(source, groupby=groupby)
+        codes, names = column.cat.codes.to_numpy(), column.cat.categories
         if len(names) < 2:
+            finer = " model.cut(strength=...) makes finer ones." if groupby == "scgmvae" else ""
             raise ValueError(
-                f"Markers tell a cluster from other cells, but {groupby!r} has {len(names)} "
-                "cluster. model.cut(strength=...) makes finer ones."
+                f"Markers tell a cluster from other cells, but all cells of {groupby!r} are in "
+                f"{names[0]!r}.{finer}"
             )
-        chosen = names if groups is None else pd.Index([str(group) for group in groups])
-        if len(missing := chosen.difference(names)):
+        if isinstance(groups, str):
+            groups = [groups]
+        chosen = names if groups is None else pd.unique(np.array([*map(name_of, groups)], object))
+        unknown = [name for name in chosen if name not in names]
+        if unknown or not len(chosen):
+            what = f"{unknown[0]!r} is none" if unknown else "there are none in the list"
             raise ValueError(
-                f"groups must be clusters of {groupby!r}, but {missing[0]!r} is none. They are "
-                f"{', '.join(names)}."
+                f"groups must be clusters of {groupby!r}, but {what}. They are {', '.join(names)}."
             )
         rows = np.flatnonzero(codes >= 0)
         sums = self._sums_by_group(rows, codes[rows], len(names))

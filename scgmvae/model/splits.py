@@ -33,7 +33,8 @@ class ClusterTree(NamedTuple):
     """The tested splits as trees of other packages."""
 
     linkage: NDArray[np.float64]
-    """scipy's linkage matrix of the components, (K − 1, 4), with strengths as heights."""
+    """scipy's linkage matrix of the components, (K − 1, 4), with the strength from which on each
+    split is made as its height."""
     names: NDArray[np.str_]
     """Names of the components, (K,), the leaves of the tree."""
     newick: str
@@ -82,8 +83,8 @@ class SplitsMixin(PopulationsMixin):
         return [
             "Most types are divided in the same directions of gene space, as by a batch, a donor "
             f"or a treatment that was not told: {n_repeated} of the {tree.n_splits} splits repeat "
-            "so (split_table() names them), and make no clusters. If a column of obs explains "
-            "them, set up the data anew with it as batch_key or among the "
+            "so (split_table() names them), and make no clusters by default. If a column of obs "
+            "explains them, set up the data anew with it as batch_key or among the "
             "categorical_covariate_keys."
         ]
 
@@ -224,9 +225,10 @@ class SplitsMixin(PopulationsMixin):
 
         Returns
         -------
-        ``linkage`` of the components as scipy has it, with strengths as heights; their ``names``;
-        and the tree in ``newick`` format. A split that is stronger than one above it has the
-        height of that.
+        ``linkage`` of the components as scipy has it, with the strengths as heights down to which
+        :meth:`cut` makes the splits: a split that is stronger than one above it has the height of
+        that, and one that repeats from type to type 0.4 of its strength; their ``names``; and the
+        tree in ``newick`` format, with the strength of each split as it is.
 
         Raises
         ------
@@ -256,7 +258,8 @@ class SplitsMixin(PopulationsMixin):
         ----------
         strength
             Least strength, in (0, 1], of a split that is made. ``None`` is 0.5. Lower values give
-            states within types.
+            states within types; up to 0.4 they also give splits that repeat from type to type,
+            which count 0.4 of their strength.
         n
             Number of clusters, in place of ``strength``: the strongest splits are made.
 

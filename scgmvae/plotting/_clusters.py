@@ -11,9 +11,10 @@ import scanpy as sc
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
+from scgmvae.clustering.partition import torch_threads_kept
+from scgmvae.data.groups import groups_of
 from scgmvae.data.matrices import read_rows
 from scgmvae.data.normalization import log_normalized
-from scgmvae.data.validation import check_columns
 from scgmvae.plotting._style import WIDTH, colors_of, new_axes, plain
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ __all__ = ["composition", "confusion", "markers"]
 
 N_SHOWN = 5_000
 """Largest number of cells whose counts a dot plot is made of."""
+LONGEST_LEGEND = 10
+"""Largest number of lines of a legend; a longer legend is left out."""
 FEWEST_SHARE = 0.005
 """Smallest share that is written into a heat map."""
 
@@ -53,41 +56,41 @@ def composition(
     ------
     KeyError
         If there is no such column.
+    ValueError
+        If no cell has a value there, or a column holds measurements.
 
     Examples
     --------
     >>> axis = composition(adata, "batch")
     """
-    check_columns(adata, key=key)
-    check_columns(adata, condition=condition)
-    levels = adata.obs[condition].astype("category")
-    shares = pd.crosstab(adata.obs[key], levels, normalize="index")
-    everywhere = levels.value_counts(normalize=True)[shares.columns]
-    n_cells = adata.obs[key].value_counts()[shares.index]
+    clusters, levels = groups_of(adata, key=key), groups_of(adata, condition=condition)
+    shares = pd.crosstab(clusters, levels, normalize="index")
+    everywhere = levels.value_counts(normalize=True)
+    n_cells = clusters.value_counts()
     rows = ["all", *shares.index]
-    axis = new_axes(1.1 + 0.2 * len(rows)) if ax is None else ax
-    colors = colors_of(AnnData(obs=levels.to_frame(), uns=adata.uns), condition)
+    n_columns = max(1, 40 // (4 + max(len(plain(level)) for level in shares)))
+    n_lines = -(-shares.shape[1] // n_columns)
+    has_legend = n_lines <= LONGEST_LEGEND
+    if ax is None:
+        ax = new_axes(1.1 + 0.2 * len(rows) + 0.16 * n_lines * has_legend)
+    colors = colors_of(AnnData(obs=levels.to_frame(condition), uns=adata.uns), condition)
     left = np.zeros(len(rows))
     for level in shares:
         width = np.array([everywhere[level], *shares[level]])
-        axis.barh(range(len(rows)), width, left=left, color=colors[level], label=plain(level))
+        ax.barh(range(len(rows)), width, left=left, color=colors[level], label=plain(level))
         left += width
-    counts = [len(levels), *n_cells]
+    counts = [len(levels), *n_cells[shares.index]]
     names = [f"{plain(row)}  ({n:,})" for row, n in zip(rows, counts, strict=True)]
-    axis.set_yticks(range(len(rows)), names, fontsize=8)
-    axis.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
-    axis.axhline(0.5, color="black", linewidth=0.8)
-    axis.tick_params(axis="x", labelsize=8)
-    axis.set_xlabel(f"share of the cells by {plain(condition)}", fontsize=9)
-    axis.set_ylabel("cluster (cells)", fontsize=9)
-    axis.legend(
-        fontsize=8,
-        frameon=False,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        ncols=max(1, 40 // (4 + max(len(plain(level)) for level in shares))),
-    )
-    return axis
+    ax.set_yticks(range(len(rows)), names, fontsize=8)
+    ax.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
+    ax.axhline(0.5, color="black", linewidth=0.8)
+    ax.tick_params(axis="x", labelsize=8)
+    ax.set_xlabel(f"share of the cells by {plain(condition)}", fontsize=9)
+    ax.set_ylabel("cluster (cells)", fontsize=9)
+    if has_legend:
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": n_columns}
+        ax.legend(fontsize=8, frameon=False, **place)
+    return ax
 
 
 def confusion(
@@ -115,14 +118,14 @@ def confusion(
     ------
     KeyError
         If there is no such column.
+    ValueError
+        If no cell has a value there, or a column holds measurements.
 
     Examples
     --------
     >>> axis = confusion(adata, "component")
     """
-    check_columns(adata, key=key)
-    check_columns(adata, is_whole=False, labels_key=labels_key)
-    counted = pd.crosstab(adata.obs[key], adata.obs[labels_key])
+    counted = pd.crosstab(groups_of(adata, key=key), groups_of(adata, labels_key=labels_key))
     order = np.argsort((counted / counted.sum()).to_numpy().argmax(0), kind="stable")
     counted = counted.iloc[:, order]
     shares = counted.div(counted.sum(axis=1), axis=0)
@@ -152,6 +155,7 @@ def confusion(
     return ax
 
 
+@torch_threads_kept()
 def markers(
     model: SCGMVAE, n: int = 3, groupby: str = "scgmvae", *, ax: Axes | None = None
 ) -> Axes:
@@ -190,18 +194,20 @@ def markers(
     table = model.markers(n, groupby)
     genes = pd.unique(table["gene"]).tolist()
     adata = model._validate_anndata()
-    rows = np.arange(adata.n_obs)
+    groups = groups_of(adata, groupby=groupby)
+    groups = groups.cat.rename_categories(list(map(plain, groups.cat.categories)))
+    rows = np.flatnonzero(groups.notna())
     if len(rows) > N_SHOWN:
-        rows = np.sort(np.random.default_rng(0).choice(len(rows), N_SHOWN, replace=False))
+        rows = np.sort(np.random.default_rng(0).choice(rows, N_SHOWN, replace=False))
     x = read_rows(model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY), rows)
     cells = log_normalized(x) if model.module.is_count else AnnData(x)
     cells.var_names = model._setup.gene_names
-    cells.obs[groupby] = adata.obs[groupby].astype("category").array[rows]
-    cells = cells[cells.obs[groupby].notna().to_numpy(), genes].copy()
+    cells.obs["cluster"] = groups.array[rows]
+    cells = cells[:, genes].copy()
     if ax is None:
-        ax = _axes_of_dots(cells.obs[groupby].cat.categories, genes)
+        ax = _axes_of_dots(groups.cat.categories, genes)
     plot = sc.pl.dotplot(
-        cells, genes, groupby, standard_scale="var", return_fig=True, ax=ax, show=False
+        cells, genes, "cluster", standard_scale="var", return_fig=True, ax=ax, show=False
     )
     plot.legend(colorbar_title="mean, 0 to 1\nby gene", size_title="% of cells", width=1.7).style(
         cmap="Blues", dot_edge_color="none", largest_dot=90

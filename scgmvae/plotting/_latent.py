@@ -12,6 +12,7 @@ import scanpy as sc
 from anndata import AnnData
 
 from scgmvae.checks import check_choices, check_seed, check_whole
+from scgmvae.clustering.partition import torch_threads_kept
 from scgmvae.data.validation import check_anndata, check_columns
 from scgmvae.plotting._style import WIDTH, palette_of, plain
 
@@ -217,6 +218,7 @@ def latent(
     return embedding(shown, color or [None], basis, point_size, ax=ax)
 
 
+@torch_threads_kept()
 def in_two_dimensions(
     adata: AnnData, method: Literal["umap", "tsne"] = "umap", seed: int = 0
 ) -> str:

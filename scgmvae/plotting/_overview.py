@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 from matplotlib import patheffects
 
+from scgmvae.data.groups import groups_of
+from scgmvae.data.validation import check_columns
 from scgmvae.plotting._clusters import composition, confusion, markers
 from scgmvae.plotting._latent import LARGEST_POINT, in_two_dimensions
 from scgmvae.plotting._style import colors_of, plain
@@ -49,7 +52,8 @@ def overview(
 
     Returns
     -------
-    Figure. The composition is that of the first condition that the model was set up with.
+    Figure. The composition is that of the first condition that the model was set up with; without
+    a condition, or without labels, their panel is left out.
 
     Raises
     ------
@@ -57,6 +61,8 @@ def overview(
         If there is no such obs column.
     RuntimeError
         If the model has no trained components, or no data.
+    ValueError
+        If ``n_genes`` is below 1, or a column has no groups.
 
     Examples
     --------
@@ -66,37 +72,48 @@ def overview(
     adata = model._validate_anndata()
     labels_key = labels_key or model._labels_key_of(adata)
     condition = next(iter(model._setup.categories), None)
-    n_clusters = adata.obs["scgmvae"].nunique()
-    has_markers = n_clusters > 1 and model.module.image_shape is None
-    lower = [name for name in (condition, labels_key) if name is not None]
-    names = [] if labels_key is None else adata.obs[labels_key].dropna().astype(str)
-    below = 0.5 + 0.075 * max((len(plain(name)) for name in names), default=0)
-    rows = 0.22 * (n_clusters + 1)
-    heights = [HALF, *[1.5 + rows] * has_markers, *[below + 0.6 + rows] * bool(lower)]
-    figure = plt.figure(figsize=(2 * HALF, sum(heights)))
+    clusters = groups_of(adata, key="scgmvae").cat.categories
+    has_markers = len(clusters) > 1 and model.module.image_shape is None
+    labels = [] if labels_key is None else groups_of(adata, labels_key=labels_key).cat.categories
+    beside = 1.0 + 0.07 * max(len(plain(name)) for name in clusters)
+    below = 0.5 + 0.075 * max((len(plain(name)) for name in labels), default=0)
+    rows = 0.22 * (len(clusters) + 1)
+    dots, lower = 1.4 + max(1.6, rows), below + 0.8 + rows
+    heights = [HALF, *[dots] * has_markers, *[lower] * bool(condition or labels_key)]
+    wide = 2 * (HALF + max(0.0, beside - 1.3))
+    figure = plt.figure(figsize=(wide, sum(heights)))
     parts = iter(np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights)))
-    first, second = _axes(next(parts), HALF, [(0.1, 3.8), (4.0, 3.8)], 0.1, 0.4)
+    half = wide / 2
+    first, second = _axes(next(parts), (wide, HALF), [0.4, half], half - 0.5, (0.1, 0.4))
     cells = _on_plane(model, adata, seed)
     _clusters(cells, first)
     _confidence(cells, second)
     if has_markers:
-        (axis,) = _axes(next(parts), heights[1], [(0.9, 6.9)], 1.0, 0.3)
+        (axis,) = _axes(next(parts), (wide, dots), [beside], wide - beside - 0.2, (1.1, 0.2))
         markers(model, n_genes, ax=axis)
-    if lower:
-        places = [(1.1, 2.6), (5.2, 2.6)][: len(lower)]
-        axes = iter(_axes(next(parts), heights[-1], places, below, 0.5))
+    if condition or labels_key:
+        places = [beside, half + beside]
+        axes = _axes(next(parts), (wide, lower), places, half - beside - 0.2, (below, 0.7))
         if condition is not None:
-            composition(adata, condition, ax=next(axes))
+            composition(adata, condition, ax=axes[0])
         if labels_key is not None:
-            confusion(adata, labels_key, ax=next(axes))
+            known = model._known_labels(adata, labels_key).to_frame(labels_key)
+            labelled = AnnData(obs=known.assign(scgmvae=adata.obs["scgmvae"]))
+            confusion(labelled, labels_key, ax=axes[-1])
+        for axis in axes:
+            axis.set_visible(bool(axis.has_data()))
     return figure
 
 
 def _axes(
-    part: SubFigure, height: float, places: list[tuple[float, float]], below: float, above: float
+    part: SubFigure,
+    size: tuple[float, float],
+    places: list[float],
+    wide: float,
+    margins: tuple[float, float],
 ) -> list[Axes]:
-    """Axes side by side, given left ends and widths, and margins below and above, in inches."""
-    width = 2 * HALF
+    """Axes side by side, given left ends, width, and margins below and above, in inches."""
+    (width, height), (below, above) = size, margins
     grids = [
         part.add_gridspec(
             1,
@@ -106,21 +123,21 @@ def _axes(
             bottom=below / height,
             top=1 - above / height,
         )
-        for left, wide in places
+        for left in places
     ]
     return [part.add_subplot(grid[0]) for grid in grids]
 
 
 def _on_plane(model: SCGMVAE, adata: AnnData, seed: int) -> AnnData:
     """Cells with their z in two dimensions in ``obsm["plane"]``, clusters and confidence."""
-    rows = np.arange(adata.n_obs)
+    check_columns(adata, key="scgmvae_confidence")
+    rows = np.flatnonzero(adata.obs["scgmvae"].notna())
     if len(rows) > N_SHOWN:
-        rows = np.sort(np.random.default_rng(seed).choice(len(rows), N_SHOWN, replace=False))
+        rows = np.sort(np.random.default_rng(seed).choice(rows, N_SHOWN, replace=False))
     z = model.get_latent_representation(indices=rows)
-    cells = AnnData(z, obs=adata.obs[["scgmvae", "scgmvae_confidence"]].iloc[rows])
-    cells.obs["scgmvae"] = cells.obs["scgmvae"].cat.set_categories(
-        adata.obs["scgmvae"].cat.categories
-    )
+    cells = AnnData(z, obs=pd.DataFrame(index=adata.obs_names[rows]))
+    cells.obs["scgmvae"] = groups_of(adata, key="scgmvae").array[rows]
+    cells.obs["scgmvae_confidence"] = adata.obs["scgmvae_confidence"].to_numpy()[rows]
     if "scgmvae_colors" in adata.uns:
         cells.uns["scgmvae_colors"] = adata.uns["scgmvae_colors"]
     verbosity, sc.settings.verbosity = sc.settings.verbosity, 0
@@ -145,7 +162,7 @@ def _clusters(cells: AnnData, axis: Axes) -> None:
             axis.text(
                 *place,
                 plain(name),
-                fontsize=9,
+                fontsize=9 if len(name) < 12 else 7,
                 weight="bold",
                 ha="center",
                 va="center",

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from anndata import AnnData
 from scanpy.plotting import palettes
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from matplotlib.axes import Axes
 
 __all__ = ["PALETTE", "WIDTH", "colors_of", "new_axes", "palette_of", "plain"]
@@ -62,8 +62,11 @@ def colors_of(adata: AnnData, key: str) -> dict[str, str]:
     """Group of a categorical obs column → its colour."""
     groups = adata.obs[key].cat.categories
     colors = adata.uns.get(f"{key}_colors")
+    if isinstance(colors, str | dict) or colors is not None and len(colors) < len(groups):
+        colors = None  # of other groups, as after another clustering
     if colors is None:
-        colors = palette_of(adata, key)
+        without = AnnData(obs=adata.obs[[key]])
+        colors = palette_of(without, key)
     if colors is None:  # choose as scanpy does
         cycle = [style["color"] for style in mpl.rcParams["axes.prop_cycle"]]
         choices = (cycle, palettes.default_20, palettes.default_28, palettes.default_102)

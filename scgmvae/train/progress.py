@@ -171,4 +171,4 @@ def _elbo(trainer: pl.Trainer) -> str:
 
 def _is_watched() -> bool:
     """Whether somebody sees a bar move: in a terminal, or in a notebook."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())

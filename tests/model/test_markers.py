@@ -69,11 +69,45 @@ def test_data_that_are_no_counts_have_differences_of_means(counts, make_model, t
     [
         ({"n": 0}, ValueError, "n must be"),
         ({"groupby": "missing"}, KeyError, "missing"),
-        ({"groupby": "alike"}, ValueError, "'alike' has 1 cluster. model.cut"),
+        ({"groupby": "alike"}, ValueError, "all cells of 'alike' are in 'x'.$"),
+        ({"groupby": "empty"}, ValueError, "No cell has a value in the obs column 'empty'"),
+        ({"groupby": "number"}, ValueError, "'number' has 300 different numbers.*pandas.cut"),
         ({"groups": ["7"]}, ValueError, "'7' is none. They are 0, 1, 2"),
+        ({"groups": []}, ValueError, "there are none in the list. They are 0, 1, 2"),
     ],
 )
 def test_calls_that_have_no_markers_are_refused(trained, monkeypatch, call, error, message):
-    monkeypatch.setitem(trained.adata.obs, "alike", "x")
+    columns = {"alike": "x", "empty": np.nan, "number": np.linspace(0, 1, 300)}
+    for name, values in columns.items():
+        monkeypatch.setitem(trained.adata.obs, name, values)
     with pytest.raises(error, match=message):
         trained.markers(**call)
+
+
+def test_a_model_without_clusters_says_so(trained_normal):
+    with pytest.raises(RuntimeError, match="no components"):
+        trained_normal.markers()
+    assert len(trained_normal.markers(1, groupby="component")) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (np.arange(300) % 2 == 0, ["False", "True"]),
+        (np.arange(300) % 3, ["0", "1", "2"]),
+        (np.where(np.arange(300) % 3 == 0, np.nan, np.arange(300) % 2), ["0", "1"]),
+        ([[1, "1", 2][i % 3] for i in range(300)], ["1", "2"]),
+    ],
+    ids=["bool", "int", "float", "mixed"],
+)
+def test_groups_of_every_kind_have_names(trained, monkeypatch, values, names):
+    monkeypatch.setitem(trained.adata.obs, "kind", values)
+    assert trained.markers(1, "kind")["cluster"].unique().tolist() == names
+    assert trained.markers(1, "kind", groups=names[:1])["cluster"].tolist() == names[:1]
+
+
+def test_groups_are_asked_for_by_their_values_and_once(trained, monkeypatch):
+    monkeypatch.setitem(trained.adata.obs, "number", np.arange(300) % 3 * 1.0)
+    table = trained.markers(1, "number", groups=[2, 0.0, 2])
+    assert table["cluster"].tolist() == ["2", "0"]
+    assert trained.markers(1, groups="1")["cluster"].tolist() == ["1"]

@@ -112,3 +112,75 @@ def test_the_overview_of_one_cluster(counts, make_model, train):
 def test_the_overview_needs_components(trained_normal):
     with pytest.raises(RuntimeError, match="no components"):
         trained_normal.overview()
+
+
+@pytest.mark.parametrize("kind", ["bool", "int", "mixed"])
+def test_columns_of_every_kind_are_drawn(cells, kind):
+    values = {"bool": [True, False] * 7 + [True], "int": [3, 1, 2] * 5, "mixed": [1, "1", 2] * 5}
+    cells.obs["kind"] = values[kind]
+    names = {"bool": ["False", "True"], "int": ["1", "2", "3"], "mixed": ["1", "2"]}[kind]
+    axis = pl.composition(cells, "kind")
+    assert list(widths(axis)) == names
+    axis = pl.composition(cells, "batch", "kind")
+    shown = [label.get_text().split("  ")[0] for label in axis.get_yticklabels()]
+    assert shown == ["all", *names]
+    assert sum(bar[0] for bar in widths(axis).values()) == pytest.approx(1)
+    pl.confusion(cells, "kind")
+
+
+def test_measurements_and_empty_columns_are_refused(cells, trained):
+    cells.obs["empty"] = np.nan
+    with pytest.raises(
+        ValueError, match=r"No cell has a value in the obs column 'empty' \(labels"
+    ):
+        pl.confusion(cells, "empty")
+    adata = AnnData(obs=trained.adata.obs.assign(number=np.linspace(0, 1, 300)))
+    with pytest.raises(ValueError, match="condition must name .* 300 different numbers"):
+        pl.composition(adata, "number")
+
+
+@pytest.mark.parametrize("colors", [["red"], {"0": "red"}, "red"])
+def test_colours_of_other_groups_are_left_aside(cells, colors):
+    cells.uns["batch_colors"] = colors
+    axis = pl.composition(cells, "batch")
+    assert len({bars[0].get_facecolor() for bars in axis.containers}) == 2
+
+
+def test_a_legend_of_many_levels_is_left_out(cells):
+    cells.obs["many"] = [f"level {i} of many with a long name" for i in range(15)]
+    assert pl.composition(cells, "many").get_legend() is None
+
+
+def test_names_that_would_be_formulas_are_drawn(trained, monkeypatch, tmp_path):
+    names = np.where(np.arange(300) % 2, "$\\frac{1}{$", "x" * 60)
+    monkeypatch.setitem(trained.adata.obs, "kind", names)
+    pl.markers(trained, 1, "kind").figure.savefig(tmp_path / "dots.png")
+
+
+def test_the_overview_leaves_threads_and_unlabelled_cells(counts, make_model, train):
+    import torch
+
+    adata = counts.copy()
+    adata.obs["type"] = adata.obs["component"].astype(str).replace("component_0", "unknown")
+    model = train(make_model(adata, {"labels_key": "type"}))
+    before = torch.get_num_threads()
+    figure = model.overview()
+    assert torch.get_num_threads() == before
+    (labels,) = (axis for axis in figure.axes if axis.get_xlabel() == "type")
+    assert [label.get_text() for label in labels.get_xticklabels()] == [
+        "component_1",
+        "component_2",
+    ]
+
+
+def test_cells_that_have_no_cluster_any_more_are_left_out(counts, make_model, train):
+    model = train(make_model(counts.copy(), {}))
+    model.adata.obs["scgmvae"] = (
+        model.adata.obs["scgmvae"].cat.remove_categories("0").astype(object)
+    )
+    figure = model.overview()
+    shown = len(figure.axes[0].collections[0].get_offsets())
+    assert shown == model.adata.obs["scgmvae"].notna().sum() < 300
+    del model.adata.obs["scgmvae"]
+    with pytest.raises(KeyError, match="'scgmvae', which adata.obs does not have"):
+        model.overview()
