@@ -1,4 +1,4 @@
-"""Differences between versions of the packages underneath, met in this one place.
+"""Differences between versions of the packages underneath, and what they do to each other.
 
 What is written alike for all versions needs nothing here: arguments of scvi-tools' methods are
 passed by name, because 1.5 has more of them, and columns that may hold ``None`` are made with
@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
 
     from anndata import AnnData
 
-__all__ = ["named_layers", "neighbors_package"]
+__all__ = ["named_layers", "neighbors_package", "torch_threads_kept"]
 
 
 def named_layers(adata: AnnData) -> dict[str, Any]:
@@ -40,3 +42,18 @@ def neighbors_package() -> ModuleType:
     """
     on_gpu = torch.cuda.is_available() and importlib.util.find_spec("rapids_singlecell")
     return importlib.import_module("rapids_singlecell" if on_gpu else "scanpy")
+
+
+@contextmanager
+def torch_threads_kept() -> Iterator[None]:
+    """Restore torch's number of threads after a block or a function.
+
+    numba, and so scanpy and umap, hand back all cores when they are first called, to torch as
+    well. Where other work keeps the cores busy, torch then waits for its threads most of the
+    time; and on another number of threads sums differ in their last digit.
+    """
+    n_threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)

@@ -10,12 +10,10 @@ leaves such types whole. In the end each cell goes to the nearest group mean, on
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import scanpy as sc
-import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
@@ -27,11 +25,8 @@ from sklearn.model_selection import cross_val_score
 from sklearn.naive_bayes import CategoricalNB
 from sklearn.neighbors import KNeighborsClassifier
 
-from scgmvae.compat import neighbors_package
+from scgmvae.compat import neighbors_package, torch_threads_kept
 from scgmvae.data.normalization import log_normalized
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = [
     "Start",
@@ -45,7 +40,6 @@ __all__ = [
     "neighbor_graph",
     "partition_by_labels",
     "split_groups",
-    "torch_threads_kept",
     "weights_between",
 ]
 
@@ -68,20 +62,6 @@ SMALLEST_GRAPH = 5
 """Smallest number of cells that have a graph; fewer cells are one group."""
 SMALLEST_SPLIT = 20
 """Smallest group that is split; each part of it gets at least a quarter of this number."""
-
-
-@contextmanager
-def torch_threads_kept() -> Iterator[None]:
-    """Restore torch's number of threads after a block or a function.
-
-    scikit-learn and umap limit OpenMP's threads and then hand back all cores, to torch as well.
-    Where other work keeps the cores busy, torch then waits for its threads most of the time.
-    """
-    n_threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def check_start(method: Start, n_groups: int | None) -> None:

@@ -10,6 +10,7 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
+from scgmvae.compat import torch_threads_kept
 from scgmvae.data.validation import check_layer
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ TARGET_SUM = 1e4
 """Counts per cell after normalisation."""
 
 
+@torch_threads_kept()
 def log_normalized(counts: sparse.spmatrix | NDArray) -> AnnData:
     """Log(1 + counts per 10,000), in a new AnnData.
 

@@ -11,7 +11,7 @@ import scanpy as sc
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
-from scgmvae.clustering.partition import torch_threads_kept
+from scgmvae.compat import torch_threads_kept
 from scgmvae.data.groups import groups_of
 from scgmvae.data.matrices import read_rows
 from scgmvae.data.normalization import log_normalized

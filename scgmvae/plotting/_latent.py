@@ -12,7 +12,7 @@ import scanpy as sc
 from anndata import AnnData
 
 from scgmvae.checks import check_choices, check_seed, check_whole
-from scgmvae.clustering.partition import torch_threads_kept
+from scgmvae.compat import torch_threads_kept
 from scgmvae.data.validation import check_anndata, check_columns
 from scgmvae.plotting._style import WIDTH, palette_of, plain
 

@@ -137,11 +137,14 @@ def test_only_messages_that_are_known_are_left_out(log):
 
 
 SCRIPT = """
+import torch
 import scgmvae
+n_threads = torch.get_num_threads()
 adata = scgmvae.datasets.synthetic_counts(150, 40, n_components=3, component_scale=3.0, seed=0)
 scgmvae.SCGMVAE.setup_anndata(adata)
 model = scgmvae.SCGMVAE(adata, n_components=3)
 model.train(max_epochs=2, pretrain_epochs=2)
+assert torch.get_num_threads() == n_threads  # the first call of numba would hand back all cores
 """
 
 
