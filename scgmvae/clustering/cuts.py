@@ -32,7 +32,7 @@ SMALLEST_SIDE = 10
 """Smallest number of cells on a side of a cut, and so of a cluster that is found."""
 N_VECTORS = 5
 """Number of eigenvectors whose orders are tried, the constant one among them."""
-APART = 0.005
+T_APART = 0.005
 """T up to which both sides of a cut count as apart."""
 
 
@@ -111,7 +111,7 @@ def weakest_cut(
         at = int(np.where(t <= t.min() + 1e-9, gap, -1).argmax())
         found.append((max(float(t[at]), 0.0), float(gap[at]), rank < at + smallest))
     weakest = min(t for t, _, _ in found)
-    t, _, side = max((f for f in found if f[0] <= max(weakest, APART)), key=lambda f: f[1])
+    t, _, side = max((f for f in found if f[0] <= max(weakest, T_APART)), key=lambda f: f[1])
     return Cut(t, ~side if side.sum() > n / 2 else side)
 
 

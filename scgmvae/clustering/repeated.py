@@ -120,10 +120,14 @@ class _Division(NamedTuple):
         return cls(means[0] - means[1], float(noise), directions[stands_out], float(sharpness))
 
     def share_in(self, other: _Division) -> float:
-        """Share of the split's squared size that lies in the directions of another."""
-        size = (self.step**2).sum() - len(self.step) * self.noise
-        if size <= 0:
+        """Share of the split's squared size in the directions of another, beyond that by chance.
+
+        Of few genes any direction lies in part in those of another division.
+        """
+        n_genes, n_directions = len(self.step), len(other.directions)
+        size = (self.step**2).sum() - n_genes * self.noise
+        if size <= 0 or n_directions == n_genes:
             return 0.0
-        inside = ((other.directions @ self.step) ** 2).sum()
-        by_noise = len(other.directions) * self.noise
-        return float((inside - by_noise) / (other.sharpness * size))
+        inside = ((other.directions @ self.step) ** 2).sum() - n_directions * self.noise
+        share, chance = inside / (other.sharpness * size), n_directions / n_genes
+        return float((share - chance) / (1 - chance))

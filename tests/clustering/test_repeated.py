@@ -79,6 +79,20 @@ def test_parts_with_few_of_the_cells_do_not_repeat():
     assert repeated_splits(halves(2), sums_of(x[few], group[few])).all()
 
 
+@pytest.mark.parametrize("n_genes", [1, 5, 12])
+def test_of_few_genes_what_lies_alike_by_chance_does_not_repeat(n_genes):
+    n_repeated = 0
+    for seed in range(10):
+        x, types, donor = cells(4, 3, 0.0, seed)
+        x = x[:, :n_genes]
+        own = np.random.default_rng(100 + seed).normal(0, 2.0, (4, 3, n_genes))
+        sides = [pair(3 * t, [3 * t + 1, 3 * t + 2]) for t in range(4)]
+        n_repeated += repeated_splits(
+            sides, sums_of(x + own[types, donor], 3 * types + donor)
+        ).sum()
+    assert n_repeated <= 4  # of 40
+
+
 def test_genes_without_a_count_and_leaves_without_a_cell_are_no_error():
     x, types, donor = cells(2, 2, 0.4)
     x[:, :50] = 0
