@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from scvi.train._progress import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from tqdm.auto import tqdm
 
 if TYPE_CHECKING:
@@ -33,11 +33,19 @@ class StageProgress(ProgressBar):
     """
 
     def __init__(self, refresh_rate: int = 1):
-        super().__init__(refresh_rate)
-        self.main_progress_bar: tqdm | None = None
+        super().__init__()
+        self.is_enabled = refresh_rate > 0
+        self.bar: tqdm | None = None
         self.stages: tuple[str, ...] = ()
         self.stage = ""
         self.began, self.first_epoch = 0.0, 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"bar": None}  # a bar belongs to the terminal of its process
+
+    def disable(self) -> None:
+        """Show nothing, as Lightning asks of all processes but the first."""
+        self.is_enabled = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
         """Show an empty bar.
@@ -47,9 +55,7 @@ class StageProgress(ProgressBar):
         trainer, pl_module
             The trainer and the training plan, as Lightning passes them.
         """
-        super(ProgressBar, self).on_train_start(trainer, pl_module)
-        if not trainer.is_global_zero:
-            self.disable()
+        super().on_train_start(trainer, pl_module)
         module = pl_module.module
         if not module.has_mixture:
             self.stages = (EMBEDDING,)
@@ -58,7 +64,7 @@ class StageProgress(ProgressBar):
             self.stages = (MIXTURE,) if module.mixture_started else whole
         if self.is_enabled and _is_watched():
             # the start of the mixture takes time and no epoch, so a mean rate is the better guess
-            self.main_progress_bar = tqdm(
+            self.bar = tqdm(
                 total=trainer.max_epochs,
                 initial=trainer.current_epoch,
                 smoothing=0,
@@ -73,7 +79,7 @@ class StageProgress(ProgressBar):
         trainer, pl_module
             The trainer and the training plan, as Lightning passes them.
         """
-        super(ProgressBar, self).on_train_epoch_start(trainer, pl_module)
+        super().on_train_epoch_start(trainer, pl_module)
         is_pretraining = trainer.current_epoch < pl_module.pretrain_epochs
         if len(self.stages) == 1:
             self._enter(self.stages[0], trainer)
@@ -101,10 +107,10 @@ class StageProgress(ProgressBar):
         trainer, pl_module
             The trainer and the training plan, as Lightning passes them.
         """
-        super(ProgressBar, self).on_train_epoch_end(trainer, pl_module)
-        if self.main_progress_bar is not None:
-            self.main_progress_bar.set_postfix_str(_elbo(trainer), refresh=False)
-            self.main_progress_bar.update()
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.bar is not None:
+            self.bar.set_postfix_str(_elbo(trainer), refresh=False)
+            self.bar.update()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: StagedTrainingPlan) -> None:
         """Close the bar.
@@ -114,10 +120,10 @@ class StageProgress(ProgressBar):
         trainer, pl_module
             The trainer and the training plan, as Lightning passes them.
         """
-        super(ProgressBar, self).on_train_end(trainer, pl_module)
+        super().on_train_end(trainer, pl_module)
         self._enter("", trainer)
-        if self.main_progress_bar is not None:
-            self.main_progress_bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: StagedTrainingPlan, exception: BaseException
@@ -129,8 +135,8 @@ class StageProgress(ProgressBar):
         trainer, pl_module, exception
             The trainer, the training plan and the error, as Lightning passes them.
         """
-        if self.main_progress_bar is not None:
-            self.main_progress_bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
     def say(self, text: str) -> None:
         """Write a line, where anything is shown.
@@ -147,14 +153,14 @@ class StageProgress(ProgressBar):
         """Begin a stage, and tell of the one that ends where there is no bar."""
         if stage == self.stage:
             return
-        if self.stage and self.main_progress_bar is None:
+        if self.stage and self.bar is None:
             n_epochs, seconds = trainer.current_epoch - self.first_epoch, time.time() - self.began
             epochs = f"{n_epochs:,} epoch{'s' * (n_epochs > 1)}, " if n_epochs else ""
             elbo = f", {_elbo(trainer)}" if n_epochs and _elbo(trainer) else ""
             self.say(f"{self._named()}: {epochs}{seconds:,.0f} s{elbo}")
         self.stage, self.began, self.first_epoch = stage, time.time(), trainer.current_epoch
-        if stage and self.main_progress_bar is not None:
-            self.main_progress_bar.set_description_str(self._named())
+        if stage and self.bar is not None:
+            self.bar.set_description_str(self._named())
 
     def _named(self) -> str:
         """The stage with its number, where there are several."""
