@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scgmvae import checks
@@ -97,33 +98,50 @@ class MarkersMixin(SplitsMixin, ExpressionMixin):
             )
         rows = np.flatnonzero(codes >= 0)
         sums = self._sums_by_group(rows, codes[rows], len(names))
+        clusters = names.get_indexer(chosen)
+        genes = [self._markers_of(cluster, sums, n) for cluster in clusters]
+        shown, place = np.unique(np.concatenate(genes), return_inverse=True)
+        places = np.split(place, np.cumsum([len(own) for own in genes])[:-1])
+        positive = self._positive_by_group(rows, codes[rows], shown, len(names))
         parts = [
-            self._markers_of(cluster, names[cluster], sums, codes, n)
-            for cluster in names.get_indexer(chosen)
+            self._rows_of(cluster, names[cluster], own, sums, codes, positive[:, columns])
+            for cluster, own, columns in zip(clusters, genes, places, strict=True)
         ]
         return pd.concat(parts, ignore_index=True)
 
-    def _markers_of(
-        self, cluster: int, name: str, sums: GroupSums, codes: NDArray[np.integer], n: int
-    ) -> pd.DataFrame:
-        """The rows of one cluster."""
+    def _markers_of(self, cluster: int, sums: GroupSums, n: int) -> NDArray[np.int64]:
+        """Numbers of the genes that are highest in a group beside all others."""
         others = np.delete(np.arange(len(sums.n_cells)), cluster)
-        genes = self._highest_genes(np.array([cluster]), others, sums, n)
-        own, rest = (
-            sums.x[side][:, genes].sum(0) / sums.n_cells[side].sum()
-            for side in ([cluster], others)
-        )
+        return self._highest_genes(np.array([cluster]), others, sums, n)
+
+    def _rows_of(
+        self,
+        cluster: int,
+        name: str,
+        genes: NDArray[np.integer],
+        sums: GroupSums,
+        codes: NDArray[np.integer],
+        positive: NDArray[np.float64],
+    ) -> pd.DataFrame:
+        """The rows of one cluster, given the cells with any count of its genes, (K, genes)."""
+        is_own = np.arange(len(sums.n_cells)) == cluster
+
+        def means(values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+            return [values[side].sum(0) / sums.n_cells[side].sum() for side in (is_own, ~is_own)]
+
+        own, rest = means(sums.x[:, genes])
         if self.module.is_count:
             own, rest = (np.log2(np.expm1(mean) + 1e-2) for mean in (own, rest))
-        is_own, is_other = codes == cluster, (codes != cluster) & (codes >= 0)
+        fraction, fraction_rest = means(positive)
+        is_other = (codes != cluster) & (codes >= 0)
         return pd.DataFrame(
             {
                 "cluster": name,
                 "gene": self._setup.gene_names[genes],
                 "lfc": own - rest,
-                "probability": self._share_of_higher(is_own, is_other, genes),
-                "fraction": self._fractions(is_own, genes),
-                "fraction_rest": self._fractions(is_other, genes),
+                "probability": self._share_of_higher(codes == cluster, is_other, genes),
+                "fraction": fraction,
+                "fraction_rest": fraction_rest,
             }
         )
 
@@ -141,12 +159,19 @@ class MarkersMixin(SplitsMixin, ExpressionMixin):
         below = [np.searchsorted(b, a) for a, b in zip(values[0].T, values[1].T, strict=True)]
         return np.array([places.mean() for places in below]) / len(values[1])
 
-    def _fractions(
-        self, cells: NDArray[np.bool_], genes: NDArray[np.integer]
+    def _positive_by_group(
+        self,
+        rows: NDArray[np.integer],
+        group: NDArray[np.integer],
+        genes: NDArray[np.integer],
+        n_groups: int,
     ) -> NDArray[np.float64]:
-        """Share of cells that have any of a gene, (genes,)."""
+        """Number of cells of each group with any count of some genes, (K, genes)."""
         x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        rows, n_positive = np.flatnonzero(cells), np.zeros(len(genes))
-        for some in np.split(rows, range(BLOCK, len(rows), BLOCK)):
-            n_positive += np.asarray((read_rows(x, some)[:, genes] > 0).sum(0)).ravel()
-        return n_positive / len(rows)
+        n_positive = np.zeros((n_groups, len(genes)))
+        for some in np.split(np.arange(len(rows)), range(BLOCK, len(rows), BLOCK)):
+            is_positive = sparse.csr_matrix(read_rows(x, rows[some])[:, genes] > 0, dtype=float)
+            member = (np.ones(len(some)), (group[some], np.arange(len(some))))
+            of_groups = sparse.csr_matrix(member, shape=(n_groups, len(some)))
+            n_positive += (of_groups @ is_positive).toarray()
+        return n_positive

@@ -64,10 +64,10 @@ def composition(
     >>> axis = composition(adata, "batch")
     """
     clusters, levels = groups_of(adata, key=key), groups_of(adata, condition=condition)
-    shares = pd.crosstab(clusters, levels, normalize="index")
-    everywhere = levels.value_counts(normalize=True)
-    n_cells = clusters.value_counts()
-    rows = ["all", *shares.index]
+    counted = pd.crosstab(clusters, levels)
+    rows = ["all", *counted.index]
+    counts = np.vstack([counted.sum(), counted])
+    shares = pd.DataFrame(counts / counts.sum(1, keepdims=True), columns=counted.columns)
     n_columns = max(1, 40 // (4 + max(len(plain(level)) for level in shares)))
     n_lines = -(-shares.shape[1] // n_columns)
     has_legend = n_lines <= LONGEST_LEGEND
@@ -76,11 +76,10 @@ def composition(
     colors = colors_of(AnnData(obs=levels.to_frame(condition), uns=adata.uns), condition)
     left = np.zeros(len(rows))
     for level in shares:
-        width = np.array([everywhere[level], *shares[level]])
-        ax.barh(range(len(rows)), width, left=left, color=colors[level], label=plain(level))
-        left += width
-    counts = [len(levels), *n_cells[shares.index]]
-    names = [f"{plain(row)}  ({n:,})" for row, n in zip(rows, counts, strict=True)]
+        color, label = colors[level], plain(level)
+        ax.barh(range(len(rows)), shares[level], left=left, color=color, label=label)
+        left += shares[level].to_numpy()
+    names = [f"{plain(row)}  ({n:,})" for row, n in zip(rows, counts.sum(1), strict=True)]
     ax.set_yticks(range(len(rows)), names, fontsize=8)
     ax.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
     ax.axhline(0.5, color="black", linewidth=0.8)

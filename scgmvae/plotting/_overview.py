@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from anndata import AnnData
 from matplotlib import patheffects
 
@@ -92,7 +91,8 @@ def overview(
         (axis,) = _axes(next(parts), (wide, dots), [beside], wide - beside - 0.2, (1.1, 0.2))
         markers(model, n_genes, ax=axis)
     if condition or labels_key:
-        places = [beside, half + beside]
+        n_panels = (condition is not None) + (labels_key is not None)
+        places = [beside, half + beside][:n_panels]
         axes = _axes(next(parts), (wide, lower), places, half - beside - 0.2, (below, 0.7))
         if condition is not None:
             composition(adata, condition, ax=axes[0])
@@ -100,8 +100,6 @@ def overview(
             known = model._known_labels(adata, labels_key).to_frame(labels_key)
             labelled = AnnData(obs=known.assign(scgmvae=adata.obs["scgmvae"]))
             confusion(labelled, labels_key, ax=axes[-1])
-        for axis in axes:
-            axis.set_visible(bool(axis.has_data()))
     return figure
 
 
@@ -140,9 +138,7 @@ def _on_plane(model: SCGMVAE, adata: AnnData, seed: int) -> AnnData:
     cells.obs["scgmvae_confidence"] = adata.obs["scgmvae_confidence"].to_numpy()[rows]
     if "scgmvae_colors" in adata.uns:
         cells.uns["scgmvae_colors"] = adata.uns["scgmvae_colors"]
-    verbosity, sc.settings.verbosity = sc.settings.verbosity, 0
     cells.obsm["plane"] = cells.obsm["X_" + in_two_dimensions(cells, seed=seed)]
-    sc.settings.verbosity = verbosity
     return cells
 
 

@@ -12,14 +12,12 @@ import jinja2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from scgmvae import plotting
 from scgmvae.data import validation
 from scgmvae.data.matrices import read_rows
-from scgmvae.data.normalization import log_normalized
 from scgmvae.io.whole_files import check_target, whole_file
 from scgmvae.metrics import clustering_scores, mixing_by_group
 from scgmvae.plotting._latent import in_two_dimensions
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 
     from scgmvae.model.scgmvae import SCGMVAE
 
-__all__ = ["marker_genes", "write_report"]
+__all__ = ["write_report"]
 
 KEY = "scgmvae"
 """Name under which the report's own copy of obs is annotated."""
@@ -97,7 +95,7 @@ def _content(model: SCGMVAE, labels_key: str | None, seed: int) -> dict[str, Any
         obs = cells.obs
         found += diagnosis.cell_findings(obs[f"{KEY}_confidence"], obs[f"{KEY}_novelty"])
         content |= {
-            "components": _component_rows(model, table, counts, shown),
+            "components": _component_rows(model, table, rows, shown),
             "cells": [
                 _picture(plotting.confidence(cells).figure, "Confidence by cluster"),
                 _picture(plotting.novelty(cells).figure, "Novelty of the cells"),
@@ -163,7 +161,7 @@ def _setting_rows(model: SCGMVAE) -> dict[str, str]:
 
 
 def _component_rows(
-    model: SCGMVAE, table: pd.DataFrame, counts: NDArray, shown: AnnData
+    model: SCGMVAE, table: pd.DataFrame, rows: NDArray[np.integer], shown: AnnData
 ) -> dict[str, Any]:
     """Header and rows of the table of components."""
     header = ["component", "cells", "share", "confidence", "nearest (overlap)"]
@@ -187,11 +185,17 @@ def _component_rows(
         )
     if model.module.image_shape is None:
         column = f"{KEY}_fine" if f"{KEY}_fine" in shown.obs else KEY
-        adata = log_normalized(counts) if model.module.is_count else AnnData(counts)
-        adata.var_names = model.adata.var_names.astype(str)
-        markers = marker_genes(adata, shown.obs[column].to_numpy(), N_MARKERS)
+        codes = pd.Categorical(shown.obs[column].astype(str), list(table.index)).codes
+        sums = model._sums_by_group(rows, codes, len(table))
         header.append("marker genes")
-        columns.append([", ".join(markers.get(name, ())) or "–" for name in table.index])
+        columns.append(
+            [
+                ", ".join(model._setup.gene_names[model._markers_of(component, sums, N_MARKERS)])
+                if 2 <= n < len(rows)
+                else "–"
+                for component, n in enumerate(sums.n_cells)
+            ]
+        )
     return {"header": header, "rows": list(zip(*columns, strict=True))}
 
 
@@ -284,41 +288,6 @@ def _latent_pictures(
         if column in plane.obs:
             figure = plotting.embedding(plane, column, basis)
             yield _picture(figure, f"{name}: {column}, {plane_name}")
-
-
-def marker_genes(adata: AnnData, groups: NDArray, n: int) -> dict[str, list[str]]:
-    """Genes that are higher in a group than in the other cells, by t-test, the best first.
-
-    Parameters
-    ----------
-    adata
-        Log-normalised values, (n, G). The result is written into it as well.
-    groups
-        Group of each cell, (n,). Groups of fewer than two cells have no markers.
-    n
-        Number of genes for each group.
-
-    References
-    ----------
-    :func:`scanpy.tl.rank_genes_groups` with ``method="t-test_overestim_var"``.
-    """
-    adata.obs["group"] = pd.Categorical(groups)
-    sizes = adata.obs["group"].value_counts()
-    tested = [name for name in sizes.index if 2 <= sizes[name] < adata.n_obs]
-    if not tested:
-        return {}
-    sc.tl.rank_genes_groups(
-        adata, "group", groups=tested, n_genes=n, method="t-test_overestim_var"
-    )
-    found = adata.uns["rank_genes_groups"]
-    return {
-        name: [
-            gene
-            for gene, t in zip(found["names"][name], found["scores"][name], strict=True)
-            if t > 0
-        ]
-        for name in tested
-    }
 
 
 def _colors(adata: AnnData) -> dict[str, Any]:

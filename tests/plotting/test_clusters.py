@@ -38,6 +38,14 @@ def test_composition_has_the_shares_of_all_cells_and_of_each_cluster(cells):
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"]
 
 
+def test_composition_is_of_the_cells_that_have_both(cells):
+    cells.obs["batch"] = cells.obs["batch"].where(np.arange(15) != 0)
+    axis = pl.composition(cells, "batch")
+    np.testing.assert_allclose(widths(axis)["a"], [3 / 14, 3 / 9, 0])
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["all  (14)", "0  (9)", "1  (5)"]
+
+
 def test_confusion_has_shares_of_labelled_cells(cells):
     axis = pl.confusion(cells, "type")
     np.testing.assert_allclose(axis.images[0].get_array(), [[0.9, 0.1], [0, 1]])
@@ -154,7 +162,10 @@ def test_a_legend_of_many_levels_is_left_out(cells):
 def test_names_that_would_be_formulas_are_drawn(trained, monkeypatch, tmp_path):
     names = np.where(np.arange(300) % 2, "$\\frac{1}{$", "x" * 60)
     monkeypatch.setitem(trained.adata.obs, "kind", names)
-    pl.markers(trained, 1, "kind").figure.savefig(tmp_path / "dots.png")
+    axis = pl.markers(trained, 1, "kind")
+    axis.figure.savefig(tmp_path / "dots.png")  # where a formula would fail
+    shown = {label.get_text() for label in axis.get_yticklabels()}
+    assert shown == {r"\$\frac{1}{\$", "x" * 39 + "…"}
 
 
 def test_the_overview_leaves_threads_and_unlabelled_cells(counts, make_model, train):

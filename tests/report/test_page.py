@@ -276,19 +276,18 @@ def test_of_many_cells_some_are_drawn(hostile, tmp_path, monkeypatch, no_picture
     np.testing.assert_allclose(drawn[0].obsm["X_z"], places, rtol=1e-5)
 
 
-def test_markers_are_the_genes_that_are_highest_in_a_group(counts):
-    rng = np.random.default_rng(0)
-    adata = counts[:90, :20].copy()
-    adata.X = rng.normal(1, 0.1, adata.shape)
-    groups = np.repeat(["a", "b", "c"], [44, 45, 1])
-    adata.X[groups == "a", 3] += 3
-    adata.X[groups == "a", 7] += 2
-    adata.X[groups == "b", 5] += 1
-    markers = report.marker_genes(adata, groups, 2)
-    assert markers["a"] == ["gene_3", "gene_7"]
-    assert markers["b"][0] == "gene_5"
-    assert "c" not in markers  # one cell has no variance
-    assert report.marker_genes(counts[:5].copy(), np.repeat("a", 5), 2) == {}
+def test_marker_genes_are_those_of_the_model_and_one_cell_has_none(hostile):
+    rows, names = np.arange(200), hostile.component_names
+    codes = np.where(rows < 90, 0, np.where(rows < 199, 1, 2))
+    shown = AnnData(obs=pd.DataFrame({"scgmvae_fine": names[codes]}, rows.astype(str)))
+    found = report._component_rows(hostile, hostile.component_table(), rows, shown)
+    genes = [row[-1] for row in found["rows"]]
+    assert found["header"][-1] == "marker genes"
+    assert genes[2:] == ["–", "–"]  # one cell has no variance, and none has no genes
+    sums = hostile._sums_by_group(rows, codes, 4)
+    best = hostile._markers_of(0, sums, report.N_MARKERS)
+    assert genes[0] == ", ".join(hostile.adata.var_names[best])
+    assert genes[0] != genes[1]
 
 
 # -------------------------------------------------------------------------------- what it leaves
