@@ -1,15 +1,15 @@
-"""Time of ``import scgmvae``, which imports scvi-tools, as a multiple of that of ``import scvi``.
+"""Time of importing scgmvae with scvi-tools, and of the help of the command line.
 
     python benchmarks/imports.py
 
-Both in one process, one after the other, and a new process for every repeat; medians. Processor
-seconds are counted, as other work may keep the machine busy.
+Both imports are in one process, one after the other; the help is a process of its own. A new
+process for every repeat; medians. Processor seconds are counted, as other work may keep the
+machine busy.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,32 +17,43 @@ from pathlib import Path
 import pandas as pd
 from common import write
 
-SCRIPT = """
-import json, time
-times = [time.process_time()]
+IMPORTS = """
+import time
+begin = time.process_time()
 import scvi
-times.append(time.process_time())
-import scgmvae
-times.append(time.process_time())
-print(json.dumps(times))
+with_scvi = time.process_time()
+from scgmvae import SCGMVAE, datasets, metrics, pl
+print(with_scvi - begin, time.process_time() - begin)
+"""
+HELP = """
+import time
+from scgmvae.cli import main
+try:
+    main(["--help"])
+finally:
+    print()
+    print(time.process_time())
 """
 
 
 def processor_seconds() -> dict[str, float]:
-    """Of a new process: ``import scvi``, and what ``import scgmvae`` takes with it."""
+    """Of new processes: ``import scvi``, that and scgmvae, and ``scgmvae --help``."""
+    with_scvi, with_both = _last_line(IMPORTS).split()
+    seconds = {"import scvi": with_scvi, "import scgmvae": with_both}
+    return {k: float(v) for k, v in (seconds | {"scgmvae --help": _last_line(HELP)}).items()}
+
+
+def _last_line(script: str) -> str:
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
     )
-    start, with_scvi, with_both = json.loads(run.stdout.splitlines()[-1])
-    return {"scvi": with_scvi - start, "scgmvae": with_both - start}
+    return run.stdout.splitlines()[-1]
 
 
 def measure(repeats: int) -> pd.DataFrame:
     runs = pd.DataFrame([processor_seconds() for _ in range(repeats)])
-    ratios = runs.div(runs["scvi"], axis=0)
-    return pd.DataFrame({"seconds": runs.median(), "ratio": ratios.median()}).rename_axis(
-        "package"
-    )
+    ratios = runs.div(runs["import scvi"], axis=0)
+    return pd.DataFrame({"seconds": runs.median(), "ratio": ratios.median()}).rename_axis("what")
 
 
 def main() -> None:

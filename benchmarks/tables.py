@@ -296,7 +296,7 @@ TABLES = {
     ),
     "imports": Table(
         ("imports",),
-        {"package": "import"},
+        {"what": "what"},
         {"seconds": ("processor seconds", 2), "ratio": ("ratio", 3)},
     ),
 }

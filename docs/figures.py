@@ -3,7 +3,8 @@
     python docs/figures.py  # writes docs/figures/*.png; about five minutes
     python docs/figures.py dual conditions  # these alone
 
-All but ``umap.png``, which ``make demo`` makes. ``report.png`` needs Chromium.
+All but ``umap.png``, which ``make demo`` makes. ``report.png`` needs Chromium, and ``islets.png``
+the folder of data that ``SCGMVAE_DATA_DIR`` names.
 """
 
 from __future__ import annotations
@@ -96,6 +97,31 @@ def trained(**settings: object) -> scgmvae.SCGMVAE:
     fit = scgmvae.SCGMVAE(scgmvae.datasets.pbmc68k_reduced(), **settings)
     fit.train(seed=0, enable_progress_bar=False)
     return fit
+
+
+def islets() -> plt.Figure:
+    """Clusters of islet cells with their confidence and splits, beside the types of annotators."""
+    adata = scgmvae.datasets.load("baron_mouse")
+    sc.pp.highly_variable_genes(adata, n_top_genes=2000, flavor="seurat_v3", subset=True)
+    scgmvae.SCGMVAE.setup_anndata(adata, batch_key="batch")
+    fit = scgmvae.SCGMVAE(adata)
+    fit.train(seed=0, enable_progress_bar=False)
+    sc.pp.neighbors(adata, use_rep="X_scgmvae")
+    sc.tl.umap(adata)
+    figure = plt.figure(figsize=(7, 8.2), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(3.1, 5.1))
+    left, right = above.subplots(1, 2, width_ratios=(1, 1.15))
+    of_all = {"size": 40, "frameon": False, "show": False}
+    sc.pl.umap(adata, color="scgmvae", legend_loc="on data", title="clusters", ax=left, **of_all)
+    sc.pl.umap(adata, color="scgmvae_confidence", vmin=0.5, title="confidence", ax=right, **of_all)
+    tree = scgmvae.pl.split_tree(fit, n_genes=2, ax=below.subplots())
+    fine = adata.obs.get("scgmvae_fine", adata.obs["scgmvae"])
+    types = pd.crosstab(fine, adata.obs["cell_type"]).idxmax(axis=1)
+    for text in tree.texts:
+        name, is_leaf, _ = text.get_text().partition("  (")
+        if is_leaf:
+            text.set_text(f"{name}  {types[name].replace('_', ' ')}{text.get_text()[len(name) :]}")
+    return figure
 
 
 def conditions() -> plt.Figure:
@@ -228,6 +254,7 @@ def layers() -> plt.Figure:
 
 
 FIGURES = {
+    "islets": (islets, None),
     "layers": (layers, None),
     "model": (model, (5.6, 4)),
     "speed": (speed, (4.4, 2.8)),

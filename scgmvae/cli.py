@@ -2,6 +2,8 @@
 
 A command returns its result as text, which alone goes to stdout; progress, warnings and whatever
 packages print go to stderr. Errors of the data end in one line and exit code 1, wrong usage in 2.
+
+What takes seconds to import is imported by the commands, so that help and version come at once.
 """
 
 from __future__ import annotations
@@ -13,18 +15,13 @@ import sys
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
-import matplotlib as mpl
 
-from scgmvae.compat import named_layers
-from scgmvae.data.matrix_checks import holds_counts
-from scgmvae.data.validation import default_layer
-from scgmvae.distributions.likelihoods import LIKELIHOODS, Likelihood
-from scgmvae.io.cell_files import read_cells
+import scgmvae
+from scgmvae.distributions.families import LIKELIHOODS, Likelihood
 from scgmvae.io.whole_files import check_target, whole_file
-from scgmvae.model.scgmvae import SCGMVAE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -142,6 +139,12 @@ def _force(command: Callable) -> Callable:
     )(command)
 
 
+def _read(path: Path, backed: Literal["r"] | None = None) -> AnnData:
+    from scgmvae.io.cell_files import read_cells
+
+    return read_cells(path, backed)
+
+
 def _write(adata: AnnData, path: Path) -> None:
     with whole_file(path) as made:
         adata.write_h5ad(made)
@@ -166,10 +169,10 @@ def _as_json(content: dict[str, Any]) -> str:
 )
 @click.version_option(package_name="scgmvae")
 def main() -> None:
-    """One generative model of single cells: embedding, clusters, labels and new cells.
+    """Embed, cluster and annotate single cells, or generate new ones, with one generative model.
 
-    Results go to stdout, progress and warnings to stderr. The exit code is 0, or 1 if the data do
-    not suit, or 2 if the command is wrong.
+    Results go to stdout, progress and warnings to stderr. Exit codes: 0 success, 1 problem with
+    the data, 2 wrong usage.
     """
 
 
@@ -181,36 +184,72 @@ def main() -> None:
     )
 )
 @click.argument("data", type=INPUT_FILE)
-@click.option("--layer", help="Layer with the counts.  [default: counts if there is one, else X]")
-@click.option("--batch-key", help="obs column of batches.")
-@click.option("--labels-key", help="obs column of labels, of all or some of the cells.")
 @click.option(
-    "--unlabeled", default="unknown", show_default=True, help="Label of cells without one."
+    "--layer", help="Layer that holds the raw counts.  [default: counts if there is one, else X]"
+)
+@click.option("--batch-key", help="obs column of batches, whose effect the embedding leaves out.")
+@click.option(
+    "--labels-key",
+    help="obs column of cell types that are known for all cells or some; the others are "
+    "predicted.",
 )
 @click.option(
-    "--covariate", "covariates", multiple=True, help="obs column of a further condition."
+    "--unlabeled",
+    default="unknown",
+    show_default=True,
+    help="What --labels-key says of a cell whose type is not known.",
 )
-@click.option("--continuous", multiple=True, help="obs column of a continuous condition.")
+@click.option(
+    "--covariate",
+    "covariates",
+    multiple=True,
+    help="obs column of a further condition in categories, such as a donor or treatment; may be "
+    "repeated.",
+)
+@click.option(
+    "--continuous",
+    multiple=True,
+    help="obs column of a condition that is a number, such as a dose; may be repeated.",
+)
 @click.option(
     "--components",
     type=click.IntRange(1),
-    help="Number of components.  [default: found from the data]",
+    help="Number of clusters.  [default: found from the data]",
 )
-@click.option("--likelihood", type=click.Choice(LIKELIHOODS), help="p(x|z,c).  [default: nb]")
+@click.option(
+    "--likelihood",
+    type=click.Choice(LIKELIHOODS),
+    help="Distribution of the values of a cell: nb, zinb or poisson for counts, bernoulli for 0 "
+    "and 1, gaussian for values of any size.  [default: nb]",
+)
 @click.option(
     "--epochs",
     type=click.IntRange(1),
-    help="Epochs of the joint stage.  [default: by number of cells]",
+    help="Passes over the cells in the last stage, which trains embedding and clusters "
+    "together.  [default: 20 to 100, fewer the more cells]",
 )
 @click.option(
     "--pretrain-epochs",
     type=click.IntRange(0),
-    help="Epochs of pretraining.  [default: by number of cells]",
+    help="Passes over the cells in the first stage, which learns the embedding alone.  [default: "
+    "10 to 120, fewer the more cells]",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=OUTPUT, callback=_new_file, help="h5ad to write, with the results.")
-@click.option("--model", "folder", type=OUTPUT, callback=_new_folder, help="Folder for the model.")
-@click.option("--report", type=OUTPUT, callback=_new_file, help="HTML file to write.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
+@click.option(
+    "--out",
+    type=OUTPUT,
+    callback=_new_file,
+    help="h5ad file to write: DATA with embedding, clusters and confidence.",
+)
+@click.option(
+    "--model", "folder", type=OUTPUT, callback=_new_folder, help="Folder to save the model in."
+)
+@click.option(
+    "--report",
+    type=OUTPUT,
+    callback=_new_file,
+    help="HTML file to write, with figures, markers and what to look at.",
+)
 @_force
 def fit(
     data: Path,
@@ -230,18 +269,21 @@ def fit(
     report: Path | None,
     force: bool,
 ) -> str:
-    """Train a model on the counts of DATA, an h5ad file or an h5 file of Cell Ranger.
+    """Train a model on the counts in DATA.
 
-    Prints a summary as JSON. With labels the clusters carry their names.
+    DATA is an h5ad file, or the h5 file of counts that Cell Ranger (10x Genomics) writes. Prints a
+    summary as JSON. With labels the clusters carry their names.
     """
     if out is None and folder is None and report is None:
         raise click.UsageError("Name at least one output: --out, --model or --report.")
     outputs = [path.resolve() for path in (out, folder, report) if path is not None]
     if len(set(outputs)) < len(outputs):
         raise click.UsageError("--out, --model and --report must be different files.")
-    adata = read_cells(data)
+    from scgmvae.data.validation import default_layer
+
+    adata = _read(data)
     layer = layer or default_layer(adata)
-    SCGMVAE.setup_anndata(
+    scgmvae.SCGMVAE.setup_anndata(
         adata,
         layer=layer,
         batch_key=batch_key,
@@ -250,10 +292,10 @@ def fit(
         categorical_covariate_keys=list(covariates) or None,
         continuous_covariate_keys=list(continuous) or None,
     )
-    model = SCGMVAE(adata, n_components=components, likelihood=likelihood)
+    model = scgmvae.SCGMVAE(adata, n_components=components, likelihood=likelihood)
     values = "X" if layer is None else f"layer {layer}"
     _say(f"Training on {adata.n_obs:,} cells and {adata.n_vars:,} genes of {values}.")
-    model.train(epochs, pretrain_epochs, seed=seed, enable_progress_bar=sys.stderr.isatty())
+    model.train(epochs, pretrain_epochs, seed=seed)
     if model.trainer.interrupted:
         _say("Training was interrupted, so nothing was written.")
         raise click.Abort
@@ -263,6 +305,8 @@ def fit(
     if out is not None:
         _write(adata, out)
     if report is not None:
+        import matplotlib as mpl
+
         mpl.use("Agg")  # no window opens
         model.report(report, overwrite=force)
         _say(f"Wrote {report}.")
@@ -286,20 +330,24 @@ def fit(
 )
 @click.argument("folder", metavar="MODEL", type=MODEL_FOLDER)
 @click.argument("data", type=INPUT_FILE)
-@click.option("--out", type=OUTPUT, callback=_new_file, help="h5ad to write, in place of CSV.")
+@click.option(
+    "--out", type=OUTPUT, callback=_new_file, help="h5ad file to write in place of the CSV."
+)
 @_force
 def predict(folder: Path, data: Path, out: Path | None, force: bool) -> str | None:
-    """Predict clusters, or labels, of the cells of DATA by a saved MODEL.
+    """Predict clusters, or labels, of new cells.
+
+    The cells are those of DATA, an h5ad or 10x h5 file, and MODEL is the folder of a saved model.
 
     Prints CSV: cell, cluster (the label where it carries one), component where components were
     merged, confidence and novelty. With --out an h5ad file is written instead, which has the
     embedding and all probabilities as well. DATA needs the genes and the obs columns of conditions
     that the model was trained with, and no labels.
     """
-    model = SCGMVAE.load(folder, adata=False)
+    model = scgmvae.SCGMVAE.load(folder, adata=False)
     if out is None:
         model._check_mixture()
-    adata = read_cells(data)
+    adata = _read(data)
     model.annotate(adata, KEY)
     if out is not None:
         _write(adata, out)
@@ -318,19 +366,26 @@ def predict(folder: Path, data: Path, out: Path | None, force: bool) -> str | No
 )
 @click.argument("folder", metavar="MODEL", type=MODEL_FOLDER)
 @click.option("-n", "n", type=click.IntRange(1), required=True, help="Number of cells.")
-@click.option("--component", help="Cluster, label or component.  [default: as in the data]")
+@click.option(
+    "--component",
+    help="Cluster, label or component that the cells are of.  [default: drawn as often as in the "
+    "data]",
+)
 @click.option(
     "--condition",
     "conditions",
     multiple=True,
     callback=_conditions,
-    help="COLUMN=VALUE of a condition.  [default: as in the data]",
+    help="COLUMN=VALUE: condition that the cells are under; may be repeated.  [default: drawn "
+    "from the data]",
 )
 @click.option(
-    "--data", type=INPUT_FILE, help="h5ad from which library sizes and conditions are drawn."
+    "--data",
+    type=INPUT_FILE,
+    help="h5ad file from whose cells total counts and conditions are drawn.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=OUTPUT, callback=_new_file, required=True, help="h5ad to write.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
+@click.option("--out", type=OUTPUT, callback=_new_file, required=True, help="h5ad file to write.")
 @_force
 def sample(
     folder: Path,
@@ -342,14 +397,15 @@ def sample(
     out: Path,
     force: bool,
 ) -> None:
-    """Generate new cells from a saved MODEL.
+    """Generate new cells.
 
-    The model has no density of library sizes and conditions, so they are drawn from data, as a
-    rule from those of the training. --data names them unless they were saved with the model.
+    They come from MODEL, the folder of a saved model. Total counts and conditions are no part of
+    the model, so they are drawn from cells, as a rule those of the training: --data names their
+    file unless they were saved with the model.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No data were saved with the model")
-        model = SCGMVAE.load(folder, adata=None if data is None else read_cells(data))
+        model = scgmvae.SCGMVAE.load(folder, adata=None if data is None else _read(data))
     if model.adata is None:
         raise click.UsageError("No data were saved with the model: name a file with --data.")
     _write(model.sample(n, component, conditions, seed=seed), out)
@@ -358,12 +414,15 @@ def sample(
 @main.command(epilog=_examples("scgmvae info model", "scgmvae info counts.h5ad"))
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 def info(path: Path) -> str:
-    """Show what is in PATH, the folder of a saved model or an h5ad file, as JSON."""
+    """Show what is in a file or model.
+
+    PATH is the folder of a saved model, or an h5ad or 10x h5 file. Prints JSON.
+    """
     return _as_json(_model_info(path) if path.is_dir() else _data_info(path))
 
 
 def _model_info(folder: Path) -> dict[str, Any]:
-    model = SCGMVAE.load(folder, adata=False)
+    model = scgmvae.SCGMVAE.load(folder, adata=False)
     saved_by = json.loads((folder / "model.json").read_text())["content"]["versions"]
     return {
         "kind": "model",
@@ -380,7 +439,10 @@ def _model_info(folder: Path) -> dict[str, Any]:
 
 
 def _data_info(path: Path) -> dict[str, Any]:
-    adata = read_cells(path, backed="r")
+    from scgmvae.compat import named_layers
+    from scgmvae.data.matrix_checks import holds_counts
+
+    adata = _read(path, backed="r")
     matrices = {"X": adata.X} | {f"layer {k}": v for k, v in named_layers(adata).items()}
     return {
         "kind": "data",

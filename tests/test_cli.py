@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -109,8 +110,15 @@ def test_fit_writes_what_the_model_says_and_prints_a_summary(folder, annotated):
 def test_fit_says_on_stderr_what_it_does(folder):
     said = (folder / "stderr").read_text().splitlines()
     said = [line for line in said if not line.startswith("Warning: ")]  # of older packages
+    assert said.pop(0) == "Training on 300 cells and 40 genes of layer counts."
+    stages = [re.sub(r"\d+ s.*", "", said.pop(0)) for _ in range(3)]
+    assert stages == [
+        "1/3 learning the embedding: 2 epochs, ",
+        "2/3 finding clusters: ",
+        "3/3 fitting the mixture: 2 epochs, ",
+    ]
     assert said == [
-        "Training on 300 cells and 40 genes of layer counts.",
+        "4 clusters in 300 cells, in adata.obs['scgmvae']",
         f"Wrote {folder / 'model'}.",
         f"Wrote {folder / 'annotated.h5ad'}.",
         f"Wrote {folder / 'report.html'}.",

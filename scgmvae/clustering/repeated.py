@@ -2,7 +2,8 @@
 
 Cells of two donors differ in the same genes whatever their type. So, where donors are not told,
 each type is divided in the same directions of gene space, and those divisions are no types. A
-split between types has a direction of its own.
+split between types has a direction of its own, or one in which a few cells of another type differ
+as well: B cells differ from T cells as doublets of monocytes and B cells do from monocytes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ __all__ = ["GroupSums", "repeated_splits"]
 IN_COMMON = 0.25
 """Least share of a split, as a squared distance, in the directions in which another part of the
 tree is divided, for the two to be divided alike: half of the effect is the same."""
+EVENNESS = 0.5
+"""Least evenness of another part of the tree along the direction of a split, over that of the
+split, for the two to be divided alike: each type has its cells of a donor, and few doublets."""
 COVERAGE = 0.75
 """Least share of all cells in the parts that are divided alike."""
 N_GENES = 300
@@ -64,7 +68,8 @@ def repeated_splits(
             other
             for other, theirs in zip(members, divisions, strict=True)
             if not (own & other).any()
-            and min(division.share_in(theirs), theirs.share_in(division)) >= IN_COMMON
+            and division.is_seen_in(theirs)
+            and theirs.is_seen_in(division)
         ]
         covered = np.logical_or.reduce([own, *alike])
         repeated[split] = bool(alike) and n[covered].sum() >= COVERAGE * n.sum()
@@ -93,6 +98,12 @@ class _Division(NamedTuple):
     """Difference between the profiles of both sides, (genes,)."""
     noise: float
     """Variance of each of its values by noise."""
+    evenness: float
+    """Product of the shares of the cells on both sides, at most 1/4."""
+    places: NDArray[np.float64]
+    """Profiles of the leaves about their mean, (leaves, genes)."""
+    shares: NDArray[np.float64]
+    """Shares of the cells in the leaves, (leaves,)."""
     directions: NDArray[np.float64]
     """Orthonormal directions in which the leaves differ by more than noise, (any, genes)."""
     sharpness: float
@@ -111,13 +122,27 @@ class _Division(NamedTuple):
         noise = 1 / n[left].sum() + 1 / n[right].sum()
         leaves = np.concatenate([left, right])
         n_cells, shares = n[leaves].sum(), n[leaves] / n[leaves].sum()
-        deviations = np.sqrt(shares)[:, None] * (profiles[leaves] - shares @ profiles[leaves])
+        places = profiles[leaves] - shares @ profiles[leaves]
+        deviations = np.sqrt(shares)[:, None] * places
         _, singular, directions = np.linalg.svd(deviations, full_matrices=False)
         by_noise = profiles.shape[1] / n_cells
         stands_out = singular**2 > 1.5 * by_noise
         variance = (singular[stands_out] ** 2).sum()
         sharpness = 1 - stands_out.sum() * by_noise / variance if variance else 1.0
-        return cls(means[0] - means[1], float(noise), directions[stands_out], float(sharpness))
+        return cls(
+            step=means[0] - means[1],
+            noise=float(noise),
+            evenness=float(n[left].sum() * n[right].sum() / n_cells**2),
+            places=places,
+            shares=shares,
+            directions=directions[stands_out],
+            sharpness=float(sharpness),
+        )
+
+    def is_seen_in(self, other: _Division) -> bool:
+        """Whether another part of the tree is divided in the direction of this split as well."""
+        is_along = self.share_in(other) >= IN_COMMON
+        return is_along and other.evenness_along(self.step) >= EVENNESS * self.evenness
 
     def share_in(self, other: _Division) -> float:
         """Share of the split's squared size in the directions of another, beyond that by chance.
@@ -131,3 +156,11 @@ class _Division(NamedTuple):
         inside = ((other.directions @ self.step) ** 2).sum() - n_directions * self.noise
         share, chance = inside / (other.sharpness * size), n_directions / n_genes
         return float((share - chance) / (1 - chance))
+
+    def evenness_along(self, direction: NDArray[np.float64]) -> float:
+        """Product of the shares of two groups of cells that lie as skewed along a direction."""
+        places = self.places @ direction
+        variance = self.shares @ places**2
+        if not variance:
+            return 0.0
+        return float(1 / (4 + (self.shares @ places**3) ** 2 / variance**3))

@@ -7,7 +7,6 @@ the classes here add what the ones of :mod:`scvi.distributions` lack.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal, NamedTuple, get_args
 
 import torch
 from scvi import distributions as scvi_distributions
@@ -23,44 +22,15 @@ from scgmvae.distributions.counts import (
     softmax_nb_log_prob,
     zinb_log_prob,
 )
+from scgmvae.distributions.families import LIKELIHOODS, Likelihood
 from scgmvae.nn.bounds import bounded_exp
 from scgmvae.nn.sparse import dense
 
 __all__ = [
-    "COUNT_LIKELIHOODS",
-    "FAMILIES",
-    "LIKELIHOODS",
-    "Likelihood",
     "at_library_size",
     "log_likelihood",
     "make_likelihood",
 ]
-
-Likelihood = Literal["nb", "zinb", "poisson", "bernoulli", "gaussian"]
-LIKELIHOODS: tuple[str, ...] = get_args(Likelihood)
-
-
-class Family(NamedTuple):
-    """What a module has to know of a likelihood."""
-
-    is_count: bool
-    """Whether x are counts."""
-    n_heads: int
-    """Number of outputs of the decoder for each gene."""
-    start_dispersion: float | None
-    """Inverse dispersion, or standard deviation, before training; ``None`` if there is none."""
-
-
-# Most genes are close to Poisson, and at Adam's step length it would take long to get there from a
-# smaller inverse dispersion.
-FAMILIES: dict[str, Family] = {
-    "nb": Family(is_count=True, n_heads=1, start_dispersion=10.0),
-    "zinb": Family(is_count=True, n_heads=2, start_dispersion=10.0),
-    "poisson": Family(is_count=True, n_heads=1, start_dispersion=None),
-    "bernoulli": Family(is_count=False, n_heads=1, start_dispersion=None),
-    "gaussian": Family(is_count=False, n_heads=1, start_dispersion=1.0),
-}
-COUNT_LIKELIHOODS = tuple(name for name, family in FAMILIES.items() if family.is_count)
 
 LOG_DISPERSION_BOUND = 14.0
 """Log inverse dispersions of counts and log scales of Gaussians stay within ±14."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import ArrayLike, NDArray
 
-    from scgmvae.distributions.likelihoods import Likelihood
+    from scgmvae.distributions.families import Likelihood
 
 __all__ = ["DualVAE"]
 

@@ -11,7 +11,7 @@ from scvi.model.base import RNASeqMixin
 
 from scgmvae.data import validation
 from scgmvae.data.groups import groups_to_compare
-from scgmvae.distributions.likelihoods import FAMILIES
+from scgmvae.distributions.families import FAMILIES
 from scgmvae.model.base import Model
 from scgmvae.model.seeded import seeded
 

@@ -18,7 +18,7 @@ from scgmvae.data.genes import match_genes
 from scgmvae.data.images import check_same_shape, pixel_scale
 from scgmvae.data.minibatches import MinibatchLoader
 from scgmvae.data.registry import CONDITION_ARGUMENTS, Setup
-from scgmvae.distributions.likelihoods import COUNT_LIKELIHOODS, Likelihood
+from scgmvae.distributions.families import COUNT_LIKELIHOODS, Likelihood
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -15,7 +15,7 @@ from scgmvae.data import validation
 from scgmvae.data.datamodules import n_obs_of, registry_of, registry_of_sizes
 from scgmvae.data.images import image_shape_of, shape_of
 from scgmvae.data.matrices import row_sums
-from scgmvae.distributions.likelihoods import COUNT_LIKELIHOODS
+from scgmvae.distributions.families import COUNT_LIKELIHOODS
 from scgmvae.model.fitted import Fitted
 from scgmvae.model.generation import GenerationMixin
 from scgmvae.model.importance import ImportanceMixin
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scgmvae.data.minibatches import MinibatchLoader
-    from scgmvae.distributions.likelihoods import Likelihood
+    from scgmvae.distributions.families import Likelihood
 
 __all__ = ["SCGMVAE"]
 

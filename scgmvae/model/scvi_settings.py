@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scgmvae.distributions.likelihoods import Likelihood
+    from scgmvae.distributions.families import Likelihood
 
 __all__ = ["OF_QUERY", "check_offered", "from_scvi"]
 

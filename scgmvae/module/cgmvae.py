@@ -51,12 +51,9 @@ from scgmvae.checks import check_at_least, check_choices, check_rate, check_whol
 from scgmvae.data.images import shape_of
 from scgmvae.data.keys import GUIDE_KEY, OBSERVED_KEY, SEEN_KEY
 from scgmvae.distributions import divergences as dist
+from scgmvae.distributions.families import FAMILIES, LIKELIHOODS, Family, Likelihood
 from scgmvae.distributions.likelihoods import (
-    FAMILIES,
-    LIKELIHOODS,
     LOG_DISPERSION_BOUND,
-    Family,
-    Likelihood,
     log_likelihood,
     make_likelihood,
 )

@@ -88,7 +88,15 @@ def _draw_split(
         to = depth[child] if child >= 0 else end
         axis.plot([x, x, to], [y[split], y[child], y[child]], color=color, lw=1, ls=style)
         genes = row.get(f"genes_{side}", "")
-        axis.text(x + 0.06, y[child] - 0.08, plain(genes), fontsize=6, color="0.35", va="bottom")
+        axis.annotate(
+            plain(genes),
+            (x, y[child]),
+            (11, 1.5),  # to the right of the strength
+            textcoords="offset points",
+            fontsize=6,
+            color="0.35",
+            va="bottom",
+        )
     axis.text(
         x,
         y[split],

@@ -9,7 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from scgmvae.clustering.partition import Start
-    from scgmvae.distributions.likelihoods import Likelihood
+    from scgmvae.distributions.families import Likelihood
 
 __all__ = ["COUNTS", "IMAGES", "Length", "Recipe", "recipe_for"]
 

@@ -71,6 +71,35 @@ def test_noise_alone_does_not_repeat():
     assert not repeated_splits(halves(4), sums_of(x, 2 * types + donor)).any()
 
 
+def test_few_doublets_of_two_types_do_not_make_types_repeat():
+    x, types, _ = cells(3, 1, 0.0, n=300)
+    is_double = np.arange(len(types)) % 300 < 9  # of every type, with the next one
+    means = np.array([x[types == t].mean(0) for t in range(3)])
+    x[is_double] += (means[(types[is_double] + 1) % 3] - means[types[is_double]]) / 2
+    sides = [pair([0, 1], [2, 3, 4, 5]), pair([2, 3], [4, 5]), *halves(3)]
+    sums = sums_of(x, 2 * types + is_double)
+    assert not repeated_splits(sides, sums)[:2].any()
+    # the direction is that of doublets elsewhere, and few cells are what tells them
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("scgmvae.clustering.repeated.EVENNESS", 0.0)
+        assert repeated_splits(sides, sums)[1]
+
+
+def test_donors_with_a_third_of_one_type_and_two_thirds_of_another_repeat():
+    x, types, donor = cells(3, 2, 0.4, n=300)
+    kept = np.random.default_rng(0).random(len(types)) < np.where(types == donor, 1.0, 0.5)
+    sides = [pair(np.arange(4), [4, 5]), pair([0, 1], [2, 3]), *halves(3)]
+    found = repeated_splits(sides, sums_of(x[kept], (2 * types + donor)[kept]))
+    assert found.tolist() == [False, False, True, True, True]
+
+
+def test_an_effect_of_another_size_in_every_type_repeats():
+    x, types, donor = cells(3, 2, 0.0)
+    effect = np.random.default_rng(1).normal(0, 0.5, N_GENES)
+    x += np.array([1.0, 2.0, 4.0])[types][:, None] * donor[:, None] * effect
+    assert repeated_splits(halves(3), sums_of(x, 2 * types + donor)).all()
+
+
 def test_parts_with_few_of_the_cells_do_not_repeat():
     x, types, donor = cells(5, 2, 0.4)
     group = np.where(types < 2, 2 * types + donor, types + 2)  # two of five types are divided

@@ -10,10 +10,9 @@ from scvi import distributions as scvi_distributions
 from scvi.distributions._utils import DistributionConcatenator, subset_distribution
 
 from scgmvae.distributions.counts import MEAN_FLOOR
+from scgmvae.distributions.families import COUNT_LIKELIHOODS, Likelihood
 from scgmvae.distributions.likelihoods import (
-    COUNT_LIKELIHOODS,
     LOG_DISPERSION_BOUND,
-    Likelihood,
     at_library_size,
     log_likelihood,
     make_likelihood,

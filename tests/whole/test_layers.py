@@ -1,20 +1,24 @@
 """The folders of the package import one way, files never in a circle, and functions stay short."""
 
 import ast
+import importlib
 import inspect
 import re
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+import scgmvae
 from scgmvae import SCGMVAE, DualVAE
 
 PACKAGE = Path(__file__).parents[2] / "scgmvae"
 LAYERS = (
     *("versions", "compat", "checks", "metrics", "nn", "distributions", "io", "datasets", "data"),
-    *("clustering", "module", "train", "model", "dual", "plotting", "report", "cli"),
-    *("__init__", "__main__"),
+    *("clustering", "module", "train", "model", "dual", "plotting", "report"),
+    *("__init__", "cli", "__main__"),
 )
 """A file imports from its own layer and from those before it. ``docs/architecture.md`` has why."""
 
@@ -98,3 +102,19 @@ def test_the_names_that_the_page_points_to_are_in_its_files():
     rows = re.findall(r"`(\w+)` (?:of|in) `(scgmvae/[\w/]+\.py)`", PAGE)
     assert len(rows) >= 4
     assert [row for row in rows if row[0] not in (PACKAGE.parent / row[1]).read_text()] == []
+
+
+def test_help_comes_without_what_takes_seconds_to_import():
+    code = "import sys, scgmvae.cli, scgmvae; dir(scgmvae); print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    heavy = {"anndata", "lightning", "matplotlib", "numpy", "pandas", "scanpy", "scvi", "torch"}
+    assert not heavy & set(run.stdout.split())
+
+
+def test_the_package_offers_what_it_names_and_nothing_else():
+    assert all(getattr(scgmvae, name) is not None for name in scgmvae.__all__)
+    assert set(scgmvae.__all__) == {*scgmvae.PLACES, "__version__"} <= set(dir(scgmvae))
+    assert scgmvae.pl is importlib.import_module("scgmvae.plotting")
+    assert scgmvae.CGMVAE is importlib.import_module("scgmvae.module.cgmvae").CGMVAE
+    with pytest.raises(AttributeError, match="'scgmvae' has no attribute 'VAE'"):
+        scgmvae.VAE  # noqa: B018
