@@ -211,6 +211,7 @@ def main() -> None:
 @click.option("--out", type=OUTPUT, callback=_new_file, help="h5ad to write, with the results.")
 @click.option("--model", "folder", type=OUTPUT, callback=_new_folder, help="Folder for the model.")
 @click.option("--report", type=OUTPUT, callback=_new_file, help="HTML file to write.")
+@click.option("--interactive", is_flag=True, help="Let a browser explore the UMAP of the report.")
 @_force
 def fit(
     data: Path,
@@ -228,6 +229,7 @@ def fit(
     out: Path | None,
     folder: Path | None,
     report: Path | None,
+    interactive: bool,
     force: bool,
 ) -> str:
     """Train a model on the counts of DATA, an h5ad file or an h5 file of Cell Ranger.
@@ -236,6 +238,8 @@ def fit(
     """
     if out is None and folder is None and report is None:
         raise click.UsageError("Name at least one output: --out, --model or --report.")
+    if interactive and report is None:
+        raise click.UsageError("--interactive is about a report: name its file with --report.")
     outputs = [path.resolve() for path in (out, folder, report) if path is not None]
     if len(set(outputs)) < len(outputs):
         raise click.UsageError("--out, --model and --report must be different files.")
@@ -264,7 +268,7 @@ def fit(
         _write(adata, out)
     if report is not None:
         mpl.use("Agg")  # no window opens
-        model.report(report, overwrite=force)
+        model.report(report, overwrite=force, interactive=interactive)
         _say(f"Wrote {report}.")
     return _as_json(
         {
