@@ -3,7 +3,7 @@
 
 const element = name => document.getElementById(`explorer-${name}`);
 const canvas = element("canvas"), context = canvas.getContext("2d");
-const menu = element("column"), tip = element("tip");
+const menu = element("column"), tip = element("tip"), mark = element("mark");
 const canUnpack = "DecompressionStream" in window;
 const search = canUnpack ? element("gene") : null; // null as well in files without genes
 
@@ -54,6 +54,7 @@ function choose(column) {
   if (search && !column?.isGene) search.value = "";
   element("status").textContent = column
     ? `Coloured by ${column.isGene ? "the gene " : ""}${column.name}.` : "";
+  hideTip(); // it may show a value of the gene before
   showLegend();
   draw();
 }
@@ -185,7 +186,7 @@ function move(x, y) {
 
 let isDue = false;
 function redraw() {
-  tip.hidden = true;
+  hideTip();
   if (isDue) return;
   isDue = true; // events come faster than frames
   requestAnimationFrame(() => { isDue = false; draw(); });
@@ -203,9 +204,13 @@ function nearest(x, y, reach) {
   return found;
 }
 
+function hideTip() {
+  tip.hidden = mark.hidden = true;
+}
+
 function showTip(x, y, reach) {
   const cell = nearest(x, y, reach);
-  tip.hidden = cell < 0;
+  tip.hidden = mark.hidden = cell < 0;
   if (cell < 0) return;
   tip.replaceChildren();
   added(tip, "b", cells.names[cell]);
@@ -213,6 +218,8 @@ function showTip(x, y, reach) {
   for (const column of shown) added(tip, "div", `${column.name}: ${textOf(column, cell)}`);
   const [left, top] = onScreen(cell);
   const [room, below] = [canvas.clientWidth - tip.offsetWidth, top + 12];
+  mark.style.left = `${left}px`;
+  mark.style.top = `${top}px`;
   const isLow = below + tip.offsetHeight > canvas.clientHeight;
   tip.style.left = `${Math.max(0, Math.min(left + 12, room))}px`;
   tip.style.top = `${isLow ? Math.max(0, top - 12 - tip.offsetHeight) : below}px`;
@@ -241,7 +248,9 @@ canvas.addEventListener("pointermove", event => {
 for (const end of ["pointerup", "pointercancel"]) {
   canvas.addEventListener(end, event => held.delete(event.pointerId));
 }
-canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
+canvas.addEventListener("pointerleave", event => {
+  if (event.pointerType === "mouse") hideTip(); // a finger leaves whenever it is lifted
+});
 canvas.addEventListener("wheel", event => {
   // until it is clicked, the page scrolls on under the pointer; a pinch comes as a wheel with ctrl
   if (!event.ctrlKey && document.activeElement !== canvas) return;
@@ -299,7 +308,8 @@ function prepareSearch() {
   search.addEventListener("change", () => {
     if (!search.value) return;
     chooseGene(search.value);
-    if (placeOf(search.value) !== undefined) remember("gene", search.value);
+    const place = placeOf(search.value);
+    if (place !== undefined) remember("gene", genes[place][0]);
   });
   suggest();
 }

@@ -354,6 +354,7 @@ STEPS = """
         { clientX: box.left + x, clientY: box.top + y, pointerType: "mouse" }));
     }
   }
+  seen.isMarked = !part("mark").hidden;
   seen.tip = [...part("tip").children].map(line => line.textContent);
 """
 
@@ -402,6 +403,7 @@ def test_a_search_for_a_gene_changes_the_colours(model, text, tmp_path, width):
     assert seen["near"]["colors"] != seen["confidence"]["colors"]
     assert seen["far"]["colors"] == seen["confidence"]["colors"]
     # what a cell is
+    assert seen["isMarked"]
     name, *lines = seen["tip"]
     obs = model.adata.obs.loc[name]
     assert lines[0] == f"cluster: {obs['scgmvae']}"
@@ -423,16 +425,37 @@ def test_an_address_names_a_gene_or_a_column(path, tmp_path):
         assert re.search(r'id="explorer-status".*?>(.*?)</p>', elements).group(1) == status
 
 
+def with_script(text, script):
+    """The page with one more script, which it lets run, before all others."""
+    policy = explorer.policy(explorer.own_text("explorer.js"))
+    text = text.replace(policy, f"{policy} {explorer.policy(script)}")
+    return text.replace("<body>", f"<body><script>{script}</script>")
+
+
+@needs_browser
+def test_what_is_chosen_is_in_the_address(text, tmp_path):
+    script = """addEventListener("load", () => {
+      const change = (name, key, value) => {
+        const control = document.getElementById("explorer-" + name);
+        control[key] = value;
+        control.dispatchEvent(new Event("change"));
+        document.title += " " + location.hash;
+      };
+      change("gene", "value", "GENE_5");
+      change("column", "selectedIndex", 3);
+    });"""
+    path = tmp_path / "page.html"
+    path.write_text(with_script(text, script))
+    elements = shown(path.as_uri(), tmp_path / "profile")
+    assert "<title>scgmvae report #gene=gene_5 #colour=batch</title>" in elements
+    # the gene takes longer to come, but the column was chosen later
+    assert "Coloured by batch." in elements
+
+
 @needs_browser
 def test_a_browser_that_cannot_unpack_says_so_and_shows_the_cells(text, tmp_path):
     old = tmp_path / "old.html"
-    policy = explorer.policy(explorer.own_text("explorer.js"))
-    take = "delete window.DecompressionStream;"
-    old.write_text(
-        text.replace(policy, f"{policy} {explorer.policy(take)}").replace(
-            "<body>", f"<body><script>{take}</script>"
-        )
-    )
+    old.write_text(with_script(text, "delete window.DecompressionStream;"))
     elements = shown(old.as_uri() + "#gene=gene_7", tmp_path / "profile")
     assert "This browser is too old to unpack the genes." in elements
     assert "Coloured by cluster." in elements
