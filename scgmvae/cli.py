@@ -250,6 +250,9 @@ def main() -> None:
     callback=_new_file,
     help="HTML file to write, with figures, markers and what to look at.",
 )
+@click.option(
+    "--interactive", is_flag=True, help="Let readers of the report explore cells and genes."
+)
 @_force
 def fit(
     data: Path,
@@ -267,6 +270,7 @@ def fit(
     out: Path | None,
     folder: Path | None,
     report: Path | None,
+    interactive: bool,
     force: bool,
 ) -> str:
     """Train a model on the counts in DATA.
@@ -276,6 +280,8 @@ def fit(
     """
     if out is None and folder is None and report is None:
         raise click.UsageError("Name at least one output: --out, --model or --report.")
+    if interactive and report is None:
+        raise click.UsageError("--interactive is about a report: name its file with --report.")
     outputs = [path.resolve() for path in (out, folder, report) if path is not None]
     if len(set(outputs)) < len(outputs):
         raise click.UsageError("--out, --model and --report must be different files.")
@@ -308,7 +314,7 @@ def fit(
         import matplotlib as mpl
 
         mpl.use("Agg")  # no window opens
-        model.report(report, overwrite=force)
+        model.report(report, overwrite=force, interactive=interactive)
         _say(f"Wrote {report}.")
     return _as_json(
         {

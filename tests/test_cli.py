@@ -64,7 +64,7 @@ def folder(counts, tmp_path_factory):
             for group in groups:
                 file.create_group(group)
     outputs = ["--out", folder / "annotated.h5ad", "--model", folder / "model"]
-    outputs += ["--report", folder / "report.html"]
+    outputs += ["--report", folder / "report.html", "--interactive"]
     setup = ["--batch-key", "batch", "--labels-key", "type", "--components", "4"]
     monkeypatch = pytest.MonkeyPatch()
     with monkeypatch.context() as patched:  # a UMAP takes its time to compile
@@ -104,7 +104,9 @@ def test_fit_writes_what_the_model_says_and_prints_a_summary(folder, annotated):
     assert (setup["batch_key"], setup["labels_key"]) == ("batch", "type")
     assert list(model.cluster_names) == ["B cell", "T cell", "2", "3"]
     assert len(model.history["elbo_train"]) == 4
-    assert "T cell" in (folder / "report.html").read_text()
+    report = (folder / "report.html").read_text()
+    assert "T cell" in report
+    assert 'id="explorer-gene"' in report
 
 
 def test_fit_says_on_stderr_what_it_does(folder):
@@ -437,6 +439,11 @@ USAGE_ERRORS = [
         id="one_file_for_two",
     ),
     pytest.param(["fit", "{f}/counts.h5ad"], "at least one output", id="no_output"),
+    pytest.param(
+        ["fit", "{f}/counts.h5ad", "--out", "{t}/o", "--interactive"],
+        "name its file with --report",
+        id="interactive_without_report",
+    ),
     pytest.param(["fit", "{t}/no.h5ad", "--out", "{t}/o.h5ad"], "does not exist", id="no_file"),
     pytest.param(
         ["fit", "{f}/counts.h5ad", "--out", "{t}/no/o.h5ad"], "folder of", id="no_folder"

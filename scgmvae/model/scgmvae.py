@@ -363,6 +363,7 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ImportanceMixin, Marke
         *,
         overwrite: bool = False,
         seed: int = 0,
+        interactive: bool = False,
     ) -> None:
         """Write a report of the fit into one HTML file that needs no other file.
 
@@ -381,6 +382,11 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ImportanceMixin, Marke
             Whether to replace a file that exists.
         seed
             Seed of the draw of cells, if there are more than 5,000, and of the UMAP.
+        interactive
+            Whether the file lets a browser explore the UMAP: what each cell is, colours by
+            cluster, confidence, labels, conditions and genes. It is then of up to 10,000 cells,
+            and the file of up to 8 MB; of more genes than that holds it has the marker genes and
+            the most variable ones.
 
         Raises
         ------
@@ -391,7 +397,7 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ImportanceMixin, Marke
         RuntimeError
             If the model is untrained, or has no data.
         ValueError
-            If the file exists and ``overwrite`` is False.
+            If the file exists and ``overwrite`` is False, or ``interactive`` is no boolean.
 
         Notes
         -----
@@ -400,4 +406,6 @@ class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ImportanceMixin, Marke
         # the report reads models, so it is above this module and is imported only here
         from scgmvae.report.page import write_report
 
-        write_report(self, path, labels_key, overwrite=overwrite, seed=seed)
+        write_report(
+            self, path, labels_key, overwrite=overwrite, seed=seed, interactive=interactive
+        )

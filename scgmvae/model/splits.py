@@ -21,6 +21,8 @@ from scgmvae.data.normalization import log_normalized
 from scgmvae.model.populations import PopulationsMixin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 __all__ = ["ClusterTree", "SplitsMixin"]
@@ -181,17 +183,23 @@ class SplitsMixin(PopulationsMixin):
         self, rows: NDArray[np.integer], group: NDArray[np.integer], n_groups: int | None = None
     ) -> GroupSums:
         """Sums of x over the groups of some cells, (n,). Counts are log-normalised."""
-        x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         n_groups = n_groups or int(group.max()) + 1
         sums, squares = np.zeros((2, n_groups, self.module.n_input))
-        for some in np.split(np.arange(len(rows)), range(BLOCK, len(rows), BLOCK)):
-            part = read_rows(x, rows[some])
-            part = sparse.csr_matrix(log_normalized(part).X if self.module.is_count else part)
+        for some, part in self._expression_blocks(rows):
             member = (np.ones(len(some)), (group[some], np.arange(len(some))))
             of_groups = sparse.csr_matrix(member, shape=(n_groups, len(some)))
             sums += (of_groups @ part).toarray()
             squares += (of_groups @ part.multiply(part)).toarray()
         return GroupSums(sums, squares, np.bincount(group, minlength=n_groups))
+
+    def _expression_blocks(
+        self, rows: NDArray[np.integer]
+    ) -> Iterator[tuple[NDArray[np.int64], sparse.csr_matrix]]:
+        """Places in ``rows``, ascending, and x of the cells there. Counts are log-normalised."""
+        x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        for some in np.split(np.arange(len(rows)), range(BLOCK, len(rows), BLOCK)):
+            part = read_rows(x, rows[some])
+            yield some, sparse.csr_matrix(log_normalized(part).X if self.module.is_count else part)
 
     def _genes_of_side(
         self, tree: SplitTree, split: int, own: int, leaf_sums: GroupSums, n_genes: int

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from datetime import date
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
@@ -13,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scgmvae import plotting
@@ -22,7 +22,7 @@ from scgmvae.io.whole_files import check_target, whole_file
 from scgmvae.metrics import clustering_scores, mixing_by_group
 from scgmvae.plotting._latent import in_two_dimensions
 from scgmvae.plotting._training import terms_of
-from scgmvae.report import diagnosis
+from scgmvae.report import diagnosis, explorer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +41,12 @@ KEY = "scgmvae"
 N_SHOWN = 5_000
 """Largest number of cells in scatters, markers and the summary of counts; more are sampled."""
 
+N_EXPLORED = 10_000
+"""The same of an interactive report, which is for single cells more than for groups of them."""
+
+SENTENCE = 2_000
+"""Bytes that the search for genes takes on a page, beside the genes themselves."""
+
 N_MARKERS = 5
 DPI = 200
 
@@ -54,30 +60,87 @@ class Picture(NamedTuple):
     """Description of the figure, for readers who cannot see it."""
 
 
+class Drawn(NamedTuple):
+    """The cells that are drawn, all or a sample of them."""
+
+    rows: NDArray[np.integer]
+    """Their places in the data, (n,), ascending."""
+    plane: AnnData
+    """Their z as X, with the annotated obs, and their places in two dimensions in obsm."""
+    basis: str
+    """Name of the two dimensions in obsm."""
+    markers: list[NDArray[np.integer]] | None
+    """Numbers of the marker genes of each component; None without components, and of images."""
+
+
 def write_report(
-    model: SCGMVAE, path: str | Path, labels_key: str | None, *, overwrite: bool, seed: int
+    model: SCGMVAE,
+    path: str | Path,
+    labels_key: str | None,
+    *,
+    overwrite: bool,
+    seed: int,
+    interactive: bool,
 ) -> None:
     """Write the report of a model, see :meth:`scgmvae.SCGMVAE.report`."""
     path = check_target(path, overwrite)
+    if not isinstance(interactive, bool | np.bool_):
+        raise ValueError(f"interactive must be True or False, but it is {interactive!r}.")
     model._check_if_trained(warn=False)
     if model.adata is None:
         raise RuntimeError("The model has no data to report on: load it with some.")
     validation.check_columns(model.adata, labels_key=labels_key)
     labels_key = labels_key or model._labels_key_of(model.adata)
-    page = _template().render(_content(model, labels_key, seed))
+    cells = AnnData(obs=model.adata.obs.copy(), uns=_colors(model.adata))
+    model._write_annotation(cells, model._posteriors(), KEY)
+    drawn = _drawn(model, cells, N_EXPLORED if interactive else N_SHOWN, seed)
+    content = _content(model, labels_key, cells, drawn)
+    template = _template()
+    if interactive:
+        content["explorer"] = _explorer(model, labels_key, drawn)
+        without_genes = template.render(content)
+        room = explorer.LARGEST_FILE - len(without_genes.encode()) - SENTENCE
+        content["explorer"] |= _genes(model, drawn, room)
+    page = template.render(content)
     with whole_file(path) as made:
         made.write_text(page, encoding="utf-8")
 
 
-def _content(model: SCGMVAE, labels_key: str | None, seed: int) -> dict[str, Any]:
-    """Content of the template, with all numbers as text."""
-    cells = AnnData(obs=model.adata.obs.copy(), uns=_colors(model.adata))
-    model._write_annotation(cells, model._posteriors(), KEY)
+def _drawn(model: SCGMVAE, cells: AnnData, n_most: int, seed: int) -> Drawn:
+    """The annotated cells in two dimensions; of more than ``n_most``, as many at random."""
     rows = np.arange(cells.n_obs)
-    if cells.n_obs > N_SHOWN:
-        rows = np.sort(np.random.default_rng(seed).choice(cells.n_obs, N_SHOWN, replace=False))
+    if cells.n_obs > n_most:
+        rows = np.sort(np.random.default_rng(seed).choice(cells.n_obs, n_most, replace=False))
+    shown = cells[rows].copy()  # without categories that none of them has
+    plane = AnnData(shown.obsm[f"X_{KEY}"], obs=shown.obs, uns=_colors(shown))
+    basis = in_two_dimensions(plane, seed=seed)
+    return Drawn(rows, plane, basis, _markers(model, rows, plane.obs))
+
+
+def _markers(
+    model: SCGMVAE, rows: NDArray[np.integer], obs: pd.DataFrame
+) -> list[NDArray[np.integer]] | None:
+    """Numbers of the marker genes of each component, by some of the cells."""
+    if not model.module.mixture_started or model.module.image_shape is not None:
+        return None
+    names = list(model.component_names)
+    column = f"{KEY}_fine" if f"{KEY}_fine" in obs else KEY
+    sums = model._sums_by_group(
+        rows, pd.Categorical(obs[column].astype(str), names).codes, len(names)
+    )
+    return [
+        # one cell has no variance, and all cells have no others
+        model._markers_of(component, sums, N_MARKERS) if 2 <= n < len(rows) else np.arange(0)
+        for component, n in enumerate(sums.n_cells)
+    ]
+
+
+def _content(
+    model: SCGMVAE, labels_key: str | None, cells: AnnData, drawn: Drawn
+) -> dict[str, Any]:
+    """Content of the template, with all numbers as text."""
+    rows = drawn.rows
     counts = read_rows(model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY), rows)
-    shown = cells[rows].copy()
     found = diagnosis.training_findings(model.history)
     found += diagnosis.latent_findings(cells.obsm[f"X_{KEY}"])
     content = {
@@ -86,41 +149,102 @@ def _content(model: SCGMVAE, labels_key: str | None, seed: int) -> dict[str, Any
         "settings": _setting_rows(model),
         "training": list(_training_pictures(model)),
         "has_stages": model.module.mixture_started,
-        "latent": list(_latent_pictures(model, shown, labels_key, seed)),
+        "latent": list(_latent_pictures(drawn, _columns(model, labels_key, drawn.plane))),
         "n_shown": len(rows) if len(rows) < cells.n_obs else None,
     }
     if model.module.mixture_started:
-        table = model.component_table(labels_key=labels_key)
-        found += diagnosis.component_findings(table) + model._split_findings()
-        obs = cells.obs
-        found += diagnosis.cell_findings(obs[f"{KEY}_confidence"], obs[f"{KEY}_novelty"])
-        content |= {
-            "components": _component_rows(model, table, rows, shown),
-            "cells": [
-                _picture(plotting.confidence(cells).figure, "Confidence by cluster"),
-                _picture(plotting.novelty(cells).figure, "Novelty of the cells"),
-            ],
-            "merging": _picture(
-                plotting.component_similarity(model).figure,
-                "Overlap of the components, with the tree of their merging",
-            ),
-            "clusters": _cluster_rows(model),
-        }
-        content["splits"] = []
-        if model.split_tree_ is not None and len(table) > 1:
-            content["splits"] = [_picture(plotting.split_tree(model).figure, "The tested splits")]
-        mixing = _mixing(model, cells)
-        content |= _conditions(mixing, cells)
-        for name, values in mixing.items():
-            found += diagnosis.mixing_findings(name, values)
-        if model.module.is_count:
-            clusters = shown.obs[KEY].to_numpy().astype(str)
-            found += diagnosis.quality_findings(clusters, _quality(model, counts))
-        if labels_key is not None:
-            content |= _agreement(model, cells, labels_key)
+        content |= _mixture_content(model, labels_key, cells, drawn, counts, found)
     elif model.module.has_mixture:
         found.append("Training ended before the components were started: call train() again.")
     return content | {"findings": found}
+
+
+def _mixture_content(
+    model: SCGMVAE,
+    labels_key: str | None,
+    cells: AnnData,
+    drawn: Drawn,
+    counts: NDArray,
+    found: list[str],
+) -> dict[str, Any]:
+    """Content about components and clusters; what is to be looked at is added to ``found``."""
+    table = model.component_table(labels_key=labels_key)
+    found += diagnosis.component_findings(table) + model._split_findings()
+    obs = cells.obs
+    found += diagnosis.cell_findings(obs[f"{KEY}_confidence"], obs[f"{KEY}_novelty"])
+    content = {
+        "components": _component_rows(model, table, drawn.markers),
+        "cells": [
+            _picture(plotting.confidence(cells).figure, "Confidence by cluster"),
+            _picture(plotting.novelty(cells).figure, "Novelty of the cells"),
+        ],
+        "merging": _picture(
+            plotting.component_similarity(model).figure,
+            "Overlap of the components, with the tree of their merging",
+        ),
+        "clusters": _cluster_rows(model),
+    }
+    content["splits"] = []
+    if model.split_tree_ is not None and len(table) > 1:
+        content["splits"] = [_picture(plotting.split_tree(model).figure, "The tested splits")]
+    mixing = _mixing(model, cells)
+    content |= _conditions(mixing, cells)
+    for name, values in mixing.items():
+        found += diagnosis.mixing_findings(name, values)
+    if model.module.is_count:
+        clusters = drawn.plane.obs[KEY].to_numpy().astype(str)
+        found += diagnosis.quality_findings(clusters, _quality(model, counts))
+    if labels_key is not None:
+        content |= _agreement(model, cells, labels_key)
+    return content
+
+
+def _columns(model: SCGMVAE, labels_key: str | None, plane: AnnData) -> dict[str, str]:
+    """Column of obs by which the cells are coloured → what it holds."""
+    names = {KEY: "Clusters", f"{KEY}_fine": "Components", labels_key: "Labels"}
+    names |= dict.fromkeys(model._setup.condition_names, "Condition")
+    return {column: name for column, name in names.items() if column in plane.obs}
+
+
+# ---------------------------------------------------------------------------- explorer
+
+
+def _explorer(model: SCGMVAE, labels_key: str | None, drawn: Drawn) -> dict[str, Any]:
+    """What the template of the explorer needs, yet without genes."""
+    obs = drawn.plane.obs
+    names = {KEY: "cluster", f"{KEY}_fine": "component"}
+    columns = [
+        explorer.numbers(column, obs[column])
+        if column in model._setup.continuous
+        else explorer.groups(names.get(column, column), obs[column], _colors(drawn.plane))
+        for column in _columns(model, labels_key, drawn.plane)
+    ]
+    if model.module.mixture_started:
+        columns.insert(1, explorer.numbers("confidence", obs[f"{KEY}_confidence"], 0.0, 1.0))
+    script = explorer.own_text("explorer.js")
+    points = drawn.plane.obsm[f"X_{drawn.basis}"]
+    return {
+        "script": script,
+        "policy": explorer.policy(script),
+        "cells": explorer.cell_data(drawn.plane.obs_names, points, columns),
+        "genes": "[]",
+        "n_genes": 0,
+        "n_all": model.adata.n_vars if model.module.image_shape is None else 0,
+        "is_count": model.module.is_count,
+        "n_steps": explorer.N_STEPS,
+        "megabytes": explorer.LARGEST_FILE // 10**6,
+    }
+
+
+def _genes(model: SCGMVAE, drawn: Drawn, room: int) -> dict[str, Any]:
+    """Genes of the explorer, as many as there is room for in bytes."""
+    if model.module.image_shape is not None:
+        return {}
+    blocks = [part for _, part in model._expression_blocks(drawn.rows)]
+    expression = sparse.vstack(blocks, format="csr")
+    ranked = explorer.ranked_genes(expression, drawn.markers or [])
+    genes, n_genes = explorer.gene_data(expression, model._setup.gene_names, ranked, room)
+    return {"genes": genes, "n_genes": n_genes}
 
 
 # ------------------------------------------------------------------------------ tables
@@ -161,7 +285,7 @@ def _setting_rows(model: SCGMVAE) -> dict[str, str]:
 
 
 def _component_rows(
-    model: SCGMVAE, table: pd.DataFrame, rows: NDArray[np.integer], shown: AnnData
+    model: SCGMVAE, table: pd.DataFrame, markers: list[NDArray[np.integer]] | None
 ) -> dict[str, Any]:
     """Header and rows of the table of components."""
     header = ["component", "cells", "share", "confidence", "nearest (overlap)"]
@@ -183,19 +307,9 @@ def _component_rows(
                 for label, share in zip(table["label"], table["label_share"], strict=True)
             ]
         )
-    if model.module.image_shape is None:
-        column = f"{KEY}_fine" if f"{KEY}_fine" in shown.obs else KEY
-        codes = pd.Categorical(shown.obs[column].astype(str), list(table.index)).codes
-        sums = model._sums_by_group(rows, codes, len(table))
+    if markers is not None:
         header.append("marker genes")
-        columns.append(
-            [
-                ", ".join(model._setup.gene_names[model._markers_of(component, sums, N_MARKERS)])
-                if 2 <= n < len(rows)
-                else "–"
-                for component, n in enumerate(sums.n_cells)
-            ]
-        )
+        columns.append([", ".join(model._setup.gene_names[own]) or "–" for own in markers])
     return {"header": header, "rows": list(zip(*columns, strict=True))}
 
 
@@ -276,18 +390,11 @@ def _training_pictures(model: SCGMVAE) -> Iterator[Picture]:
         yield _picture(axis.figure, f"{axis.get_title()} by epoch")
 
 
-def _latent_pictures(
-    model: SCGMVAE, shown: AnnData, labels_key: str | None, seed: int
-) -> Iterator[Picture]:
-    plane = AnnData(shown.obsm[f"X_{KEY}"], obs=shown.obs, uns=_colors(shown))
-    basis = in_two_dimensions(plane, seed=seed)
-    plane_name = {"z": "z itself", "umap": "UMAP of z"}[basis]
-    names = {KEY: "Clusters", f"{KEY}_fine": "Components", labels_key: "Labels"}
-    names |= dict.fromkeys(model._setup.condition_names, "Condition")
-    for column, name in names.items():
-        if column in plane.obs:
-            figure = plotting.embedding(plane, column, basis)
-            yield _picture(figure, f"{name}: {column}, {plane_name}")
+def _latent_pictures(drawn: Drawn, columns: dict[str, str]) -> Iterator[Picture]:
+    plane_name = {"z": "z itself", "umap": "UMAP of z"}[drawn.basis]
+    for column, name in columns.items():
+        figure = plotting.embedding(drawn.plane, column, drawn.basis)
+        yield _picture(figure, f"{name}: {column}, {plane_name}")
 
 
 def _colors(adata: AnnData) -> dict[str, Any]:
@@ -305,7 +412,9 @@ def _picture(figure: Figure, text: str) -> Picture:
 
 def _template() -> jinja2.Template:
     # every name in the data is text to a browser, never markup
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(
-        (files("scgmvae.report") / "page.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FunctionLoader(explorer.own_text),
     )
+    return environment.get_template("page.html")

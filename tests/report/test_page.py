@@ -1,10 +1,7 @@
 """Tests of report.page and report.diagnosis: one whole file, safe, with warnings when due."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
 from html import escape
 from html.parser import HTMLParser
 from importlib.metadata import version
@@ -16,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
+from browser import browse, needs_browser
 
 from scgmvae import SCGMVAE
 from scgmvae.metrics import clustering_scores
@@ -279,8 +277,9 @@ def test_of_many_cells_some_are_drawn(hostile, tmp_path, monkeypatch, no_picture
 def test_marker_genes_are_those_of_the_model_and_one_cell_has_none(hostile):
     rows, names = np.arange(200), hostile.component_names
     codes = np.where(rows < 90, 0, np.where(rows < 199, 1, 2))
-    shown = AnnData(obs=pd.DataFrame({"scgmvae_fine": names[codes]}, rows.astype(str)))
-    found = report._component_rows(hostile, hostile.component_table(), rows, shown)
+    obs = pd.DataFrame({"scgmvae_fine": names[codes]}, rows.astype(str))
+    markers = report._markers(hostile, rows, obs)
+    found = report._component_rows(hostile, hostile.component_table(), markers)
     genes = [row[-1] for row in found["rows"]]
     assert found["header"][-1] == "marker genes"
     assert genes[2:] == ["–", "–"]  # one cell has no variance, and none has no genes
@@ -505,8 +504,6 @@ def test_the_report_has_the_findings_of_its_model(hostile, tmp_path, monkeypatch
 
 # -------------------------------------------------------------------------------------- browser
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-BROWSER = os.environ.get("SCGMVAE_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
 # a window cannot be narrower than 500 px, a frame can
 MEASURE = """<iframe srcdoc="{page}" style="width: {width}px; height: 900px; border: 0"></iframe>
 <pre></pre><script>
@@ -522,24 +519,14 @@ addEventListener("load", () => {{
 </script>"""
 
 
-def browse(path, profile):
-    """The elements of a page and what was logged, as headless Chromium has them."""
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    command += [f"--user-data-dir={profile}", "--window-size=1600,1000"]
-    command += ["--enable-logging=stderr", "--dump-dom", path.as_uri()]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return run.stdout, run.stderr
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium in PATH or SCGMVAE_BROWSER")
+@needs_browser
 @pytest.mark.parametrize("width", [400, 1400])
 def test_a_browser_shows_all_figures_without_scrolling_sideways(path, page, tmp_path, width):
-    _, log = browse(path, tmp_path / "profile")
+    _, log = browse(path.as_uri(), tmp_path / "profile")
     assert "CONSOLE" not in log
     frame = tmp_path / "frame.html"
     frame.write_text(MEASURE.format(page=escape(path.read_text()), width=width))
-    elements, log = browse(frame, tmp_path / "profile")
+    elements, log = browse(frame.as_uri(), tmp_path / "profile")
     assert "CONSOLE" not in log
     measured = json.loads(re.search(r"<pre>(.+?)</pre>", elements).group(1))
     assert measured["width"] == width
