@@ -26,7 +26,7 @@ def visit_math(writer: HTML5Translator, node: nodes.math) -> None:
 
 
 def visit_displaymath(writer: HTML5Translator, node: nodes.math_block) -> None:
-    writer.body.append(writer.starttag(node, "div", CLASS="math"))
+    writer.body.append(writer.starttag(node, "div", CLASS="formula"))
     writer.body.append(mathml(node.astext(), display=True) + "</div>\n")
     raise nodes.SkipNode
 
