@@ -1,6 +1,6 @@
 """The figures of the documentation.
 
-    python docs/figures.py  # writes docs/figures/*.png; about ten minutes
+    python docs/figures.py  # writes docs/figures/*.png; about five minutes
     python docs/figures.py dual conditions  # these alone
 
 All but ``umap.png``, which ``make demo`` makes. ``report.png`` needs Chromium.

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger(__name__)
 INCLUDE = re.compile(r"```\{include\} (\S+)\n(.*?)```", re.DOTALL)
 HIDDEN = re.compile(r"```\{toctree\}\n:hidden:.*?```\n*|<!--.*?-->\n?", re.DOTALL)
-LINK = re.compile(r"\]\((?!\w+:)([^)\s#]+)\.(?:md|ipynb)(#[^)\s]*)?\)")
+LINK = re.compile(r"\]\((?!\w+:)([^)\s#]+)\.md(#[^)\s]*)?\)")
+DOCUMENT = re.compile(r"\{doc\}`([^`<]+?)\s*<([^`>]+)>`")
+LISTED = re.compile(r"```\{eval-rst\}\n(.*?)```", re.DOTALL)
+ROLE = re.compile(r"\{(?:func|class|meth)\}`~?(?:[\w.]+\.)?(\w+)`")
 PICTURE = re.compile(r"!\[([^]]*)\]\((?!\w+:)([^)\s]+)\)")
 LOADED = re.compile(
     r"<(?:script|img|iframe|source)\b[^>]*?\ssrc=\"((?:https?:)?//[^\"]+)"
@@ -91,7 +94,13 @@ def markdown(app: Sphinx, docname: str) -> str:
         up = "../" * docname.count("/")
         return f"![{match[1]}]({up}_images/{PurePosixPath(match[2]).name})"
 
+    def entries(match: re.Match[str]) -> str:
+        names = re.findall(r"^ +(?!:)(\S+)$", match[1], re.MULTILINE)
+        return "\n".join(f"- [{name}](generated/scgmvae.{name}.md)" for name in names)
+
     text = HIDDEN.sub("", INCLUDE.sub(included, text))
+    text = ROLE.sub(r"`\1`", DOCUMENT.sub(r"[\1](\2.md)", text))
+    text = LISTED.sub(entries, text)
     text = LINK.sub(lambda match: f"]({match[1]}.html.md{match[2] or ''})", text)
     return PICTURE.sub(picture, text).strip() + "\n"
 
