@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import inspect
 import json
+import posixpath
 import re
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from docutils import nodes
+from members import grouped_members
 from sphinx import addnodes
 from sphinx.util import logging
 
@@ -61,8 +63,6 @@ def of_notebook(text: str) -> str:
 
 def of_object(fullname: str) -> str:
     """Signature and docstrings of a function, or of a class and its members."""
-    from members import grouped_members
-
     module, name = f"scgmvae.{fullname.removeprefix('scgmvae.')}".rsplit(".", 1)
     value = getattr(import_module(module), name)
     signature = f"```python\n{fullname}{inspect.signature(value)}\n```"
@@ -85,10 +85,12 @@ def markdown(app: Sphinx, docname: str) -> str:
         text = of_notebook(text)
 
     def included(match: re.Match[str]) -> str:
-        of_other = (path.parent / match[1]).read_text(encoding="utf-8")
-        return (
-            of_other.replace("](docs/", "](") if ":relative-docs: docs/" in match[2] else of_other
-        )
+        other = (path.parent / match[1]).read_text(encoding="utf-8")
+        return other.replace("](docs/", "](") if ":relative-docs: docs/" in match[2] else other
+
+    def link(match: re.Match[str]) -> str:
+        is_page = posixpath.normpath(f"{docname}/../{match[1]}") in app.env.found_docs
+        return f"]({match[1]}.html.md{match[2] or ''})" if is_page else match[0]
 
     def picture(match: re.Match[str]) -> str:
         up = "../" * docname.count("/")
@@ -101,7 +103,7 @@ def markdown(app: Sphinx, docname: str) -> str:
     text = HIDDEN.sub("", INCLUDE.sub(included, text))
     text = ROLE.sub(r"`\1`", DOCUMENT.sub(r"[\1](\2.md)", text))
     text = LISTED.sub(entries, text)
-    text = LINK.sub(lambda match: f"]({match[1]}.html.md{match[2] or ''})", text)
+    text = LINK.sub(link, text)
     return PICTURE.sub(picture, text).strip() + "\n"
 
 
