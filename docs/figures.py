@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -93,6 +94,7 @@ def speed() -> plt.Figure:
     return figure
 
 
+@cache
 def trained(**settings: object) -> scgmvae.SCGMVAE:
     fit = scgmvae.SCGMVAE(scgmvae.datasets.pbmc68k_reduced(), **settings)
     fit.train(seed=0, enable_progress_bar=False)
@@ -186,6 +188,101 @@ def dual() -> plt.Figure:
     return figure
 
 
+# ----------------------------------------------------------------------------- gallery
+
+
+@cache
+def cells() -> scgmvae.SCGMVAE:
+    """A fit of 700 PBMCs with the UMAP of its embedding in the AnnData."""
+    fit = trained()
+    sc.pp.neighbors(fit.adata, use_rep="X_scgmvae")
+    sc.tl.umap(fit.adata)
+    return fit
+
+
+@cache
+def treated() -> scgmvae.SCGMVAE:
+    """A fit of simulated cells of five types, control and stimulated."""
+    adata = scgmvae.datasets.synthetic_counts(
+        1500, 300, n_components=5, n_conditions=2, component_scale=1.5, seed=0
+    )
+    adata.obs["condition"] = adata.obs["condition"].cat.rename_categories(
+        ["control", "stimulated"]
+    )
+    scgmvae.SCGMVAE.setup_anndata(
+        adata, labels_key="component", categorical_covariate_keys=["condition"]
+    )
+    fit = scgmvae.SCGMVAE(adata)
+    fit.train(seed=0, enable_progress_bar=False)
+    return fit
+
+
+@cache
+def digits(**settings: object) -> scgmvae.SCGMVAE:
+    """A fit of handwritten digits."""
+    fit = scgmvae.SCGMVAE(scgmvae.datasets.digits(), **settings)
+    length = {"max_epochs": 60, "pretrain_epochs": 0} if "prior" in settings else {}
+    fit.train(seed=0, enable_progress_bar=False, **length)
+    return fit
+
+
+def vae(n_latent: int) -> scgmvae.SCGMVAE:
+    return digits(prior="normal", n_latent=n_latent, input_dropout_rate=0.0)
+
+
+def mean_expression() -> plt.Axes:
+    """Control cells decoded as stimulated ones, beside the cells that were measured so."""
+    fit = treated()
+    condition = fit.adata.obs["condition"]
+    target = {"condition": "stimulated"}
+    rows = np.flatnonzero(condition == "control")
+    predicted = fit.predict_counterfactual(fit.adata, target, indices=rows)
+    return scgmvae.pl.mean_expression(fit.adata[condition == "stimulated"], predicted, genes=5)
+
+
+def novelty() -> plt.Axes:
+    """Cells of five types, of which the model was trained on four."""
+    adata = scgmvae.datasets.synthetic_counts(1500, 300, n_components=5, seed=0)
+    is_known = adata.obs["component"] != adata.obs["component"].cat.categories[-1]
+    fit = scgmvae.SCGMVAE(adata[is_known].copy())
+    fit.train(seed=0, enable_progress_bar=False)
+    fit.annotate(adata)
+    return scgmvae.pl.novelty(adata)
+
+
+def latent_size() -> plt.Figure:
+    """Loss of VAEs with two to twenty dimensions."""
+    rows = []
+    for n_latent in (2, 5, 10, 20):
+        terms = vae(n_latent).get_elbo_terms().mean()
+        reconstruction = terms["reconstruction_loss"]
+        rows.append((n_latent, terms.sum(), reconstruction))
+    columns = ["n_latent", "loss", "reconstruction"]
+    return scgmvae.pl.latent_size(pd.DataFrame(rows, columns=columns))
+
+
+pl = scgmvae.pl
+GALLERY = {
+    "overview": lambda: pl.overview(cells(), "bulk_labels"),
+    "markers": lambda: pl.markers(cells(), n=2),
+    "composition": lambda: pl.composition(cells().adata, "phase"),
+    "confusion": lambda: pl.confusion(cells().adata, "bulk_labels"),
+    "confidence": lambda: pl.confidence(trained(n_components=16).adata),
+    "novelty": novelty,
+    "component_labels": lambda: pl.component_labels(cells(), "bulk_labels"),
+    "component_similarity": lambda: pl.component_similarity(trained(n_components=16)),
+    "training_term": lambda: pl.training_term(cells(), "kl_w"),
+    "latent": lambda: pl.latent(vae(2), "label", point_size=8),
+    "generated": lambda: pl.generated(treated().adata, treated().sample(1000)),
+    "mean_expression": mean_expression,
+    "samples": lambda: pl.samples(digits(n_components=10)),
+    "reconstructions": lambda: pl.reconstructions({"VAE, 2": vae(2), "VAE, 20": vae(20)}),
+    "manifold": lambda: pl.manifold(vae(2), n=12),
+    "latent_size": latent_size,
+}
+"""Functions of ``scgmvae.pl`` that no other figure of the documentation shows."""
+
+
 LAYERS = {
     "cli.py": "the command line",
     "report": "a fit in one HTML file",
@@ -267,6 +364,7 @@ FIGURES = {
     "conditions": (conditions, (8, 2.3)),
     "dual": (dual, (7, 4.5)),
     "report": (report, (8.125, 17.7)),  # at 120 dots per inch the pixels of the window
+    **{f"gallery_{name}": (draw, None) for name, draw in GALLERY.items()},
 }
 """Name → what draws it, and its size in inches, for text that is legible in a column.
 
@@ -274,14 +372,20 @@ A figure whose height depends on its content sets its size itself.
 """
 
 
+TIGHT = {f"gallery_{name}" for name in GALLERY}
+"""Figures without a size of their own; the margins of what scanpy draws are wide."""
+
+
 def main() -> None:
     for name in sys.argv[1:] or FIGURES:
         draw, inches = FIGURES[name]
         figure = draw()
+        if isinstance(figure, Axes):
+            figure = figure.figure
         if inches is not None:
             figure.set_size_inches(inches)
         path = ROOT / "figures" / f"{name}.png"
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=120, bbox_inches="tight" if name in TIGHT else None)
         # a palette takes a third of the space, and the repository keeps every version
         Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
 
