@@ -230,6 +230,19 @@ def vae(n_latent: int) -> scgmvae.SCGMVAE:
     return digits(prior="normal", n_latent=n_latent, input_dropout_rate=0.0)
 
 
+def query() -> plt.Figure:
+    """Cells of a new batch among those of three others."""
+    adata = scgmvae.datasets.synthetic_counts(2000, 300, n_batches=4, seed=0)
+    is_new = adata.obs["batch"] == "batch_3"
+    reference, new = adata[~is_new].copy(), adata[is_new].copy()
+    scgmvae.SCGMVAE.setup_anndata(reference, batch_key="batch")
+    fit = scgmvae.SCGMVAE(reference)
+    fit.train(seed=0, enable_progress_bar=False)
+    mapped = scgmvae.SCGMVAE.load_query_data(new, fit)
+    mapped.train(seed=0, enable_progress_bar=False)
+    return scgmvae.pl.query(fit, mapped)
+
+
 def mean_expression() -> plt.Axes:
     """Control cells decoded as stimulated ones, beside the cells that were measured so."""
     fit = treated()
@@ -269,6 +282,7 @@ GALLERY = {
     "confusion": lambda: pl.confusion(cells().adata, "bulk_labels"),
     "confidence": lambda: pl.confidence(trained(n_components=16).adata),
     "novelty": novelty,
+    "query": query,
     "component_labels": lambda: pl.component_labels(cells(), "bulk_labels"),
     "component_similarity": lambda: pl.component_similarity(trained(n_components=16)),
     "training_term": lambda: pl.training_term(cells(), "kl_w"),

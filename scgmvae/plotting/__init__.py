@@ -18,6 +18,7 @@ from scgmvae.plotting._expression import generated, mean_expression
 from scgmvae.plotting._images import manifold, reconstructions, samples
 from scgmvae.plotting._latent import embedding, latent, latent_size
 from scgmvae.plotting._overview import overview
+from scgmvae.plotting._query import query
 from scgmvae.plotting._splits import split_tree
 from scgmvae.plotting._training import training, training_term
 
@@ -37,6 +38,7 @@ __all__ = [
     "mean_expression",
     "novelty",
     "overview",
+    "query",
     "reconstructions",
     "samples",
     "split_tree",

@@ -14,6 +14,7 @@ from anndata import AnnData
 from scgmvae.checks import check_choices, check_seed, check_whole
 from scgmvae.compat import torch_threads_kept
 from scgmvae.data.validation import check_anndata, check_columns
+from scgmvae.plotting._plane import point_size as usual_size
 from scgmvae.plotting._style import WIDTH, palette_of, plain
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from scgmvae.model.scgmvae import SCGMVAE
 
 __all__ = ["embedding", "in_two_dimensions", "latent", "latent_size"]
-
-LARGEST_POINT = 20
-"""Area of the points of few cells, in pt²; a third of scanpy's, because the panels are small."""
 
 FEWEST_REDUCED = 10
 """Smallest number of cells for UMAP or t-SNE, which fail, or show nothing, with fewer."""
@@ -105,7 +103,7 @@ def _panel(adata: AnnData, name: str | None, basis: str, point_size: float, axis
         color=name,
         ax=axis,
         show=False,
-        size=point_size or min(LARGEST_POINT, 4e4 / adata.n_obs),
+        size=point_size or usual_size(adata.n_obs),
         frameon=False,
         palette=palette_of(adata, name),
         title="" if name is None else plain(name),

@@ -8,12 +8,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from matplotlib import patheffects
 
 from scgmvae.data.groups import groups_of
 from scgmvae.data.validation import check_columns
 from scgmvae.plotting._clusters import composition, confusion, markers
-from scgmvae.plotting._latent import LARGEST_POINT, in_two_dimensions
+from scgmvae.plotting._latent import in_two_dimensions
+from scgmvae.plotting._plane import confidence_on, groups_on
 from scgmvae.plotting._style import colors_of, plain
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ N_SHOWN = 10_000
 """Largest number of cells of which a UMAP is made."""
 HALF = 4.0
 """Half of the width of the figure in inches, and the height of the scatters."""
-LOWEST_CONFIDENCE = 0.5
-"""Confidence from which downwards cells have the same colour."""
 
 
 def overview(
@@ -85,8 +83,9 @@ def overview(
     half = wide / 2
     first, second = _axes(next(parts), (wide, HALF), [0.4, half], half - 0.5, (0.1, 0.4))
     cells = _on_plane(model, adata, seed)
-    _clusters(cells, first)
-    _confidence(cells, second)
+    plane, clusters = cells.obsm["plane"], cells.obs["scgmvae"].array
+    groups_on(first, plane, clusters, colors_of(cells, "scgmvae"), "clusters")
+    confidence_on(second, plane, cells.obs["scgmvae_confidence"].to_numpy())
     if has_markers:
         (axis,) = _axes(next(parts), (wide, dots), [beside], wide - beside - 0.2, (1.1, 0.2))
         markers(model, n_genes, ax=axis)
@@ -140,53 +139,3 @@ def _on_plane(model: SCGMVAE, adata: AnnData, seed: int) -> AnnData:
         cells.uns["scgmvae_colors"] = adata.uns["scgmvae_colors"]
     cells.obsm["plane"] = cells.obsm["X_" + in_two_dimensions(cells, seed=seed)]
     return cells
-
-
-def _clusters(cells: AnnData, axis: Axes) -> None:
-    """Cells by cluster, with its name at the median of its cells."""
-    clusters = cells.obs["scgmvae"]
-    colors = colors_of(cells, "scgmvae")
-    plane = cells.obsm["plane"]
-    shuffled = np.random.default_rng(0).permutation(cells.n_obs)  # no cluster lies on top
-    of_cells = clusters.map(colors).astype(str).to_numpy()
-    axis.scatter(*plane[shuffled].T, s=_size(cells), c=of_cells[shuffled], linewidths=0)
-    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
-    for name in clusters.cat.categories:
-        own = plane[(clusters == name).to_numpy()]
-        if len(own):
-            place = own[np.abs(own - np.median(own, axis=0)).sum(1).argmin()]
-            axis.text(
-                *place,
-                plain(name),
-                fontsize=9 if len(name) < 12 else 7,
-                weight="bold",
-                ha="center",
-                va="center",
-                path_effects=halo,
-            )
-    axis.set_title("clusters", fontsize=10)
-    axis.set_axis_off()
-
-
-def _confidence(cells: AnnData, axis: Axes) -> None:
-    """Cells by confidence, the least certain on top."""
-    values = cells.obs["scgmvae_confidence"].to_numpy()
-    order = np.argsort(-values, kind="stable")
-    points = axis.scatter(
-        *cells.obsm["plane"][order].T,
-        s=_size(cells),
-        c=values[order],
-        cmap="viridis",
-        vmin=LOWEST_CONFIDENCE,
-        vmax=1,
-        linewidths=0,
-    )
-    bar = axis.figure.colorbar(points, ax=axis, shrink=0.6, extend="min")
-    bar.ax.tick_params(labelsize=8)
-    axis.set_title("confidence", fontsize=10)
-    axis.set_axis_off()
-
-
-def _size(cells: AnnData) -> float:
-    """Area of a point in pt²."""
-    return min(LARGEST_POINT, 4e4 / cells.n_obs)

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 from anndata import AnnData
+from matplotlib.colors import to_hex, to_rgb
 from scanpy.plotting import palettes
 
 if TYPE_CHECKING:
@@ -16,6 +19,12 @@ __all__ = ["PALETTE", "WIDTH", "colors_of", "new_axes", "palette_of", "plain"]
 
 WIDTH = 3.5
 """Width of a single panel in inches: one column of a journal."""
+
+FINE = "_fine"
+"""End of the name of a column with the parts of clusters."""
+
+PALEST = 0.65
+"""Share of white in the colour of the last part of a cluster."""
 
 LONGEST_NAME = 40
 """Number of letters of a name that a figure has room for."""
@@ -45,11 +54,15 @@ def palette_of(adata: AnnData, key: str | None) -> list[str] | None:
     """Colours of the groups of an obs column; ``None`` leaves the choice to scanpy.
 
     scanpy chooses if the column already has colours in ``uns``, if the user has set a colour
-    cycle, and if there are more groups than colours that can be told apart.
+    cycle, and if there are more groups than colours that can be told apart. The parts of clusters,
+    ``<key>_fine``, have shades of the colours of their clusters.
     """
+    if key not in adata.obs or f"{key}_colors" in adata.uns:
+        return None
+    if _is_fine(adata, key):
+        return _shades(adata, key.removesuffix(FINE), key)
     name = "axes.prop_cycle"
-    is_users_own = mpl.rcParams[name] != mpl.rcParamsDefault[name]
-    if key not in adata.obs or f"{key}_colors" in adata.uns or is_users_own:
+    if mpl.rcParams[name] != mpl.rcParamsDefault[name]:
         return None
     values = adata.obs[key]
     if values.dtype.kind in "iuf":  # numbers have a colour map
@@ -65,7 +78,11 @@ def colors_of(adata: AnnData, key: str) -> dict[str, str]:
     if isinstance(colors, str | dict) or colors is not None and len(colors) < len(groups):
         colors = None  # of other groups, as after another clustering
     if colors is None:
-        without = AnnData(obs=adata.obs[[key]])
+        needed = {key, key.removesuffix(FINE)} & set(adata.obs)
+        of_others = {f"{name}_colors" for name in needed - {key}} & set(adata.uns)
+        without = AnnData(
+            obs=adata.obs[sorted(needed)], uns={name: adata.uns[name] for name in of_others}
+        )
         colors = palette_of(without, key)
     if colors is None:  # choose as scanpy does
         cycle = [style["color"] for style in mpl.rcParams["axes.prop_cycle"]]
@@ -74,6 +91,26 @@ def colors_of(adata: AnnData, key: str) -> dict[str, str]:
             (some for some in choices if len(some) >= len(groups)), ["grey"] * len(groups)
         )
     return dict(zip(groups, colors, strict=False))
+
+
+def _is_fine(adata: AnnData, key: str) -> bool:
+    """Whether an obs column has the parts of the clusters of another one."""
+    names = (key, key.removesuffix(FINE))
+    return key.endswith(FINE) and all(
+        name in adata.obs and adata.obs[name].dtype == "category" for name in names
+    )
+
+
+def _shades(adata: AnnData, key: str, fine: str) -> list[str]:
+    """Colour of each part of a cluster: that of the cluster, paler from part to part."""
+    counts = pd.crosstab(adata.obs[fine], adata.obs[key], dropna=False)
+    cluster_of = counts.idxmax(axis=1)
+    colors, shades = colors_of(adata, key), []
+    for part in adata.obs[fine].cat.categories:
+        siblings = cluster_of.index[cluster_of == cluster_of[part]]
+        share = PALEST * siblings.get_loc(part) / max(len(siblings) - 1, 1)
+        shades.append(to_hex((1 - share) * np.array(to_rgb(colors[cluster_of[part]])) + share))
+    return shades
 
 
 def plain(name: object) -> str:

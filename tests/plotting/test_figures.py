@@ -50,7 +50,7 @@ class Fixed:
     """What figures ask a model for, with values that never change."""
 
     module = SimpleNamespace(prior="dirichlet", image_shape=None, mixture_started=True)
-    component_names = np.array(["B cell", "T cell", "2", "3"])
+    component_names = cluster_names = np.array(["B cell", "T cell", "2", "3"])
     _label_shares = ComponentsMixin._label_shares
     _known_labels = ComponentsMixin._known_labels
     _setup = Setup({"setup_args": {"labels_key": "type", "unlabeled_category": "unknown"}})
@@ -141,6 +141,15 @@ def annotated(model):
     adata.obs["scgmvae_confidence"] = np.linspace(0.2, 1, N)[(np.arange(N) * 7) % N]
     adata.obs["scgmvae_novelty"] = np.linspace(0, 1, N) ** 0.5
     return adata
+
+
+@pytest.fixture
+def placed(annotated):
+    """A model whose data have a UMAP and results."""
+    model = Fixed()
+    model.adata = annotated
+    annotated.obsm["X_umap"] = model.z @ [[1.0, 0.3], [-0.2, 1.0]]
+    return model
 
 
 def simulated(seed, shift=0.0, n=120, n_genes=40):
@@ -408,6 +417,13 @@ def test_a_legend_that_would_fill_the_page_is_left_out(annotated):
 
 # ---------------------------------------------------------------------------------- appearance
 
+
+def sized(figure, inches):
+    """The figure in another size, which keeps its file small."""
+    figure.set_size_inches(inches)
+    return figure
+
+
 SIZES = pd.DataFrame(
     {
         "n_latent": [2, 2, 5, 5, 10, 10],
@@ -427,6 +443,7 @@ FIGURES = {
     "confusion": lambda f: pl.confusion(f["annotated"], "type").figure,
     "confidence": lambda f: pl.confidence(f["annotated"]).figure,
     "novelty": lambda f: pl.novelty(f["annotated"]).figure,
+    "query": lambda f: sized(pl.query(f["placed"], f["placed"]), (5, 1.8)),
     "mean_expression": lambda f: pl.mean_expression(f["real"], f["predicted"]).figure,
     "generated": lambda f: pl.generated(f["real"], f["predicted"]),
     "reconstructions": lambda f: pl.reconstructions(f["images"], n_images=6),
@@ -436,10 +453,10 @@ FIGURES = {
 
 
 @pytest.fixture
-def given(model, images, annotated, real, predicted):
+def given(model, images, annotated, placed, real, predicted):
     """What the figures are of."""
-    names = ("model", "images", "annotated", "real", "predicted")
-    return dict(zip(names, (model, images, annotated, real, predicted), strict=True))
+    names = ("model", "images", "annotated", "placed", "real", "predicted")
+    return dict(zip(names, (model, images, annotated, placed, real, predicted), strict=True))
 
 
 def without_letters(figure):

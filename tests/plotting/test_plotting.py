@@ -1,10 +1,13 @@
 """Tests of scgmvae.plotting: what a figure shows, and that nothing else changes."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from anndata import AnnData
 from matplotlib.figure import Figure
 
 import scgmvae
+from scgmvae.plotting._style import PALEST, colors_of
 
 pytestmark = pytest.mark.usefixtures("no_window_and_no_new_settings")
 
@@ -139,3 +142,19 @@ def test_the_tree_has_every_split_with_strength_genes_and_cells(counts, make_mod
 def test_a_tree_needs_tested_splits(roughly_trained):
     with pytest.raises(RuntimeError, match="no tested splits"):
         scgmvae.pl.split_tree(roughly_trained)
+
+
+# -------------------------------------------------------------------------------- colours
+
+
+def test_parts_of_a_cluster_have_shades_of_its_colour():
+    fine = ["0a", "0b", "0c", "1", "0a", "1"]
+    obs = pd.DataFrame({"scgmvae_fine": fine, "scgmvae": [name[0] for name in fine]})
+    adata = AnnData(obs=obs.astype("category").set_axis([f"c{i}" for i in range(6)]))
+    adata.uns["scgmvae_colors"] = ["#ff0000", "#0000ff"]
+    half, palest = round(255 * PALEST / 2), round(255 * PALEST)
+    expected = {"0a": "#ff0000", "1": "#0000ff"}
+    expected |= {f"0{n}": f"#ff{v:02x}{v:02x}" for n, v in (("b", half), ("c", palest))}
+    assert colors_of(adata, "scgmvae_fine") == expected
+    adata.uns["scgmvae_fine_colors"] = ["#000000"] * 4  # a choice of the user's
+    assert set(colors_of(adata, "scgmvae_fine").values()) == {"#000000"}
