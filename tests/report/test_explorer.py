@@ -292,9 +292,8 @@ def test_interactive_is_yes_or_no(model, tmp_path):
 # a window cannot be narrower than 500 px, a frame can
 FRAME = """<iframe srcdoc="{page}" style="width: {width}px; height: 900px; border: 0"></iframe>
 <pre></pre><script>
-// frames are waited for as well: drawing is put off to the next one
-const frames = done => requestAnimationFrame(() => requestAnimationFrame(done));
-const pause = () => new Promise(done => setTimeout(() => frames(done), 200));
+// a second of the browser's virtual time, within which a frame is drawn
+const pause = () => new Promise(done => setTimeout(done, 1000));
 addEventListener("load", async () => {{
   const inner = document.querySelector("iframe").contentWindow, page = inner.document;
   const part = name => page.getElementById("explorer-" + name);
