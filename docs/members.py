@@ -40,6 +40,7 @@ GROUPS = {
         "markers",
         "differential_expression",
         "differential_abundance",
+        "integration_table",
         "get_normalized_expression",
         "get_feature_correlation_matrix",
         "get_latent_library_size",

@@ -30,6 +30,7 @@ __all__ = [
     "clustering_accuracy",
     "clustering_scores",
     "mixing_by_group",
+    "mixing_of_cells",
     "mixing_scores",
     "purity",
     "type_recovery",
@@ -305,6 +306,37 @@ def mixing_by_group(
     >>> bool(abs(mixed["T"] - 1) < 0.1)
     True
     """
+    groups = np.asarray(groups)
+    of_cells = pd.Series(mixing_of_cells(embedding, levels, groups, n_neighbors))
+    return of_cells.groupby(groups).mean()
+
+
+def mixing_of_cells(
+    embedding: ArrayLike, levels: ArrayLike, groups: ArrayLike, n_neighbors: int = 30
+) -> np.ndarray:
+    """How well each cell is mixed with those of other levels in its group.
+
+    Parameters
+    ----------
+    embedding, levels, groups, n_neighbors
+        As in :func:`mixing_by_group`, which has the means of the groups.
+
+    Returns
+    -------
+    Values of the cells, ``(n,)``; NaN where fewer than two levels have ``n_neighbors`` cells in
+    the group.
+
+    Raises
+    ------
+    ValueError
+        If there is not one level and one group per row.
+
+    Examples
+    --------
+    >>> z = np.random.default_rng(0).standard_normal((200, 2))
+    >>> mixing_of_cells(z, np.tile(["a", "b"], 100), np.full(200, "T")).shape
+    (200,)
+    """
     embedding = np.asarray(embedding, dtype=np.float32)
     check_whole(1, n_neighbors=n_neighbors)
     level_codes, groups = _factorize(levels, "levels"), np.asarray(groups)
@@ -314,18 +346,17 @@ def mixing_by_group(
             "embedding, levels and groups must have one entry per cell each, but received "
             f"{embedding.shape}, {len(level_codes)} and {len(groups)}."
         )
-    mixing = {}
-    for name, rows in pd.Series(np.arange(len(groups))).groupby(groups):
+    mixing = np.full(len(groups), np.nan)
+    for _, rows in pd.Series(np.arange(len(groups))).groupby(groups):
         of_group, z = level_codes[rows], embedding[rows]
         shares = np.bincount(of_group) / len(rows)
         if (shares * len(rows) >= n_neighbors).sum() < 2:
-            mixing[name] = np.nan
             continue
         k = min(n_neighbors, max(1, len(rows) // 10))
         near = NearestNeighbors(n_neighbors=k).fit(z).kneighbors(return_distance=False)
         is_other = of_group[near] != of_group[:, None]
-        mixing[name] = float((is_other.mean(1) / (1 - shares[of_group])).mean())
-    return pd.Series(mixing, dtype=float)
+        mixing[rows] = is_other.mean(1) / (1 - shares[of_group])
+    return mixing
 
 
 def mixing_scores(

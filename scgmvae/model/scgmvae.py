@@ -19,6 +19,7 @@ from scgmvae.distributions.families import COUNT_LIKELIHOODS
 from scgmvae.model.fitted import Fitted
 from scgmvae.model.generation import GenerationMixin
 from scgmvae.model.importance import ImportanceMixin
+from scgmvae.model.integration import IntegrationMixin
 from scgmvae.model.markers import MarkersMixin
 from scgmvae.model.query import QueryMixin
 from scgmvae.model.scvi_settings import from_scvi
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
 __all__ = ["SCGMVAE"]
 
 
-class SCGMVAE(TrainingMixin, GenerationMixin, QueryMixin, ImportanceMixin, MarkersMixin):
+class SCGMVAE(
+    TrainingMixin, GenerationMixin, QueryMixin, ImportanceMixin, MarkersMixin, IntegrationMixin
+):
     r"""c*GMVAE for single-cell data: embedding, clusters and expression by one generative model.
 
     .. math::

@@ -43,9 +43,6 @@ the training cells the share is 0.01."""
 LARGEST_OVERLAP = 0.5
 """Overlap above which two components of different clusters are hard to tell apart."""
 
-LEAST_MIXING = 0.7
-"""Mixing below which the levels of a condition are apart in a cluster."""
-
 LARGEST_AUC = 0.95
 """Probability that a cell of a cluster has more, or fewer, counts than another cell, above which
 the cluster may be one of depth."""
@@ -126,24 +123,34 @@ def component_findings(table: pd.DataFrame) -> list[str]:
     return found
 
 
-def mixing_findings(condition: str, mixing: pd.Series) -> list[str]:
-    """Findings in how the levels of a condition mix in z, by cluster.
+def mixing_findings(table: pd.DataFrame) -> list[str]:
+    """Findings in how the levels of conditions mix in z.
 
     Parameters
     ----------
-    condition
-        Name of the condition.
-    mixing
-        Cluster → mixing, as :func:`scgmvae.metrics.mixing_by_group` gives it.
+    table
+        Table of :meth:`scgmvae.SCGMVAE.integration_table`, by cluster.
     """
-    apart = mixing[mixing < LEAST_MIXING]
-    if not len(apart):
-        return []
-    names = ", ".join(f"{name} ({value:.2f})" for name, value in apart.items())
-    return [
-        f"In z the levels of {condition} are apart in the clusters {names}: their cells have "
-        "fewer neighbours of another level than chance would give (1)."
-    ]
+    found = []
+    for condition, rows in table.groupby("condition", sort=False):
+        apart = rows[rows["verdict"] == "apart"]
+        if len(apart):
+            names = ", ".join(
+                f"{row.level} in {row.group} ({row.mixing:.2f})" for row in apart.itertuples()
+            )
+            found.append(
+                f"In z levels of {condition} are apart within a cluster: {names}. Their cells "
+                "have fewer neighbours of another level than chance would give (1)."
+            )
+        divided = rows[rows["verdict"].str.startswith("divided")]
+        if len(divided):
+            names = ", ".join(f"{row.group} ({row.level})" for row in divided.itertuples())
+            found.append(
+                f"Clusters have cells of one level of {condition} alone, and so has the cluster "
+                f"next to each, of another: {names}. Each may be a part of a type that "
+                f"{condition} divides; model.markers() shows whether their types differ."
+            )
+    return found
 
 
 def quality_findings(clusters: np.ndarray, values: dict[str, np.ndarray]) -> list[str]:

@@ -19,7 +19,7 @@ from scgmvae import plotting
 from scgmvae.data import validation
 from scgmvae.data.matrices import read_rows
 from scgmvae.io.whole_files import check_target, whole_file
-from scgmvae.metrics import clustering_scores, mixing_by_group
+from scgmvae.metrics import clustering_scores
 from scgmvae.plotting._latent import in_two_dimensions
 from scgmvae.plotting._training import terms_of
 from scgmvae.report import diagnosis, explorer
@@ -187,10 +187,11 @@ def _mixture_content(
     content["splits"] = []
     if model.split_tree_ is not None and len(table) > 1:
         content["splits"] = [_picture(plotting.split_tree(model).figure, "The tested splits")]
-    mixing = _mixing(model, cells)
-    content |= _conditions(mixing, cells)
-    for name, values in mixing.items():
-        found += diagnosis.mixing_findings(name, values)
+    if model._setup.categories:
+        clusters = cells.obs[KEY].reset_index(drop=True)
+        mixing = model._integration_of(clusters, are_clusters=True)
+        content |= _conditions(mixing, cells)
+        found += diagnosis.mixing_findings(mixing)
     if model.module.is_count:
         clusters = drawn.plane.obs[KEY].to_numpy().astype(str)
         found += diagnosis.quality_findings(clusters, _quality(model, counts))
@@ -322,19 +323,6 @@ def _cluster_rows(model: SCGMVAE) -> dict[str, str]:
     return {names[code]: members for code, members in parts.items()}
 
 
-def _mixing(model: SCGMVAE, cells: AnnData) -> dict[str, pd.Series]:
-    """Condition → how its levels mix in z, by cluster."""
-    z, clusters = cells.obsm[f"X_{KEY}"], cells.obs[KEY].to_numpy().astype(str)
-    return {
-        name: mixing_by_group(z, levels, clusters).dropna()
-        for name, levels in model._levels().items()
-    }
-
-
-def _shown(mixing: pd.Series) -> str:
-    return ", ".join(f"{name}: {value:.2f}" for name, value in mixing.items()) or "too few cells"
-
-
 def _quality(model: SCGMVAE, counts: NDArray) -> dict[str, NDArray]:
     """Measure of the quality of cells → its values for the cells shown."""
     sizes = np.asarray(counts.sum(axis=1)).ravel()
@@ -370,13 +358,40 @@ def _agreement(model: SCGMVAE, cells: AnnData, labels_key: str) -> dict[str, Any
     }
 
 
-def _conditions(mixing: dict[str, pd.Series], cells: AnnData) -> dict[str, Any]:
-    """How the levels of each condition mix, and their shares in the clusters."""
+def _conditions(mixing: pd.DataFrame, cells: AnnData) -> dict[str, Any]:
+    """Where the levels of the conditions do not mix, and their shares in the clusters."""
+    is_told = ~mixing["verdict"].isin(["mixed", "too few cells"])
+    rows = [
+        (
+            row.condition,
+            row.group,
+            row.level,
+            f"{row.n_cells:,}",
+            f"{row.share:.0%} ({row.expected:.0%})",
+            "–" if np.isnan(row.mixing) else f"{row.mixing:.2f}",
+            row.verdict,
+        )
+        for row in mixing[is_told].itertuples()
+    ]
+    header = [
+        "condition",
+        "cluster",
+        "level",
+        "cells",
+        "share (of all cells)",
+        "mixing",
+        "verdict",
+    ]
     return {
-        "mixing": {name: _shown(values) for name, values in mixing.items()},
+        "mixing": {
+            "header": header,
+            "rows": rows,
+            "n_mixed": int((mixing["verdict"] == "mixed").sum()),
+            "n_all": int((mixing["verdict"] != "too few cells").sum()),
+        },
         "composition": [
             _picture(plotting.composition(cells, name).figure, f"Cells of each cluster by {name}")
-            for name in mixing
+            for name in mixing["condition"].unique()
         ],
     }
 

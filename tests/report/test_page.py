@@ -466,11 +466,20 @@ def test_findings_of_cells_come_when_due(n_unsure, n_novel, expected):
     assert all(part in sentence for part, sentence in zip(expected, found, strict=True))
 
 
-def test_findings_of_mixing_name_condition_and_clusters():
-    mixing = pd.Series({"0": 0.95, "1": 0.31, "2": 0.7})
-    (sentence,) = diagnosis.mixing_findings("stim", mixing)
-    assert "levels of stim are apart in the clusters 1 (0.31)" in sentence
-    assert diagnosis.mixing_findings("stim", mixing[["0", "2"]]) == []
+def test_findings_of_mixing_name_condition_clusters_and_levels():
+    rows = [
+        ("stim", "0", "ctrl", 0.95, "mixed"),
+        ("stim", "1", "ctrl", 0.31, "apart"),
+        ("stim", "2", "ctrl", np.nan, "divided from 3"),
+        ("stim", "3", "stim", np.nan, "divided from 2"),
+        ("batch", "0", "a", 0.5, "partly mixed"),
+    ]
+    columns = ["condition", "group", "level", "mixing", "verdict"]
+    table = pd.DataFrame(rows, columns=columns)
+    apart, divided = diagnosis.mixing_findings(table)
+    assert "levels of stim are apart within a cluster: ctrl in 1 (0.31)" in apart
+    assert "of another: 2 (ctrl), 3 (stim)." in divided
+    assert diagnosis.mixing_findings(table.iloc[[0, 4]]) == []
 
 
 def test_findings_of_quality_name_clusters_of_the_deepest_and_shallowest_cells():
