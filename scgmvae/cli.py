@@ -226,7 +226,7 @@ def main() -> None:
     "--epochs",
     type=click.IntRange(1),
     help="Passes over the cells in the last stage, which trains embedding and clusters "
-    "together.  [default: 20 to 100, fewer the more cells]",
+    "together.  [default: 20 to 120, fewer the more cells]",
 )
 @click.option(
     "--pretrain-epochs",

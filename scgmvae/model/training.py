@@ -110,8 +110,8 @@ class TrainingMixin(StartMixin):
         Parameters
         ----------
         max_epochs
-            Epochs of the joint stage. ``None`` makes them about 1,500 minibatches of 128 cells,
-            but no fewer than 20 epochs and no more than 100; of images about 4,700, 10 to 60
+            Epochs of the joint stage. ``None`` makes them about 2,500 minibatches of 128 cells,
+            but no fewer than 20 epochs and no more than 120; of images about 4,700, 10 to 60
             epochs.
         pretrain_epochs
             Epochs of the first stage. ``None`` makes them about 2,000 minibatches, 10 to 120

@@ -77,7 +77,7 @@ COUNTS = Recipe(
     n_hidden=128,
     dropout_rate=0.1,
     pretraining=Length(2000, 10, 120),
-    joint=Length(1500, 20, 100),
+    joint=Length(2500, 20, 120),
     start="tested",
     straight=True,
 )
