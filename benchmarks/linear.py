@@ -22,9 +22,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import scanpy as sc
-import torch
 from anndata import AnnData
-from common import load_counts, set_threads, summarise, threads_kept, write
+from common import set_threads, summarise, threads_kept, write
 from scipy.linalg import subspace_angles
 from sklearn.decomposition import PCA, FactorAnalysis
 
@@ -43,7 +42,7 @@ def features(name: str) -> np.ndarray:
     if name == "digits":
         x = np.asarray(scgmvae.datasets.digits().X)
     else:
-        adata, _ = load_counts(name)
+        adata = scgmvae.datasets.pbmc68k_reduced()
         sc.pp.normalize_total(adata)
         sc.pp.log1p(adata)
         x = adata.X.toarray().astype(np.float32)
@@ -81,14 +80,11 @@ def trained(x: np.ndarray, model: str, epochs: int, seed: int) -> scgmvae.SCGMVA
     return fitted
 
 
-@torch.inference_mode()
 def learned(model: scgmvae.SCGMVAE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Loadings (G, L), mean (G,) and noise variances (G,) of a trained model."""
-    head, zero = model.module.decoder.heads[0], torch.zeros(1, 1, device=model.device)
-    z = zero.expand(1, N_LATENT)
-    p_x = model.module.generative(z, None, zero, zero, only_x=True)["px"]
-    found = (head.weight.T, head.bias, p_x.scale[0] ** 2)
-    return tuple(values.cpu().numpy() for values in found)
+    head = model.module.decoder.heads[0]
+    loadings, mean = (part.detach().cpu().numpy() for part in (head.weight.T, head.bias))
+    return loadings, mean, model.get_reconstruction(return_scale=True)[1][0] ** 2
 
 
 def row(name: str, kind: str, seed: int, short: bool) -> dict[str, object]:

@@ -748,7 +748,12 @@ class CGMVAE(ExtendableModule):
             raw_dispersion = self._dispersion_of(c, label)
         summed = observed if self._is_sum else None
         p_x = make_likelihood(
-            self.gene_likelihood, heads, library, raw_dispersion, summed, self._log_dispersion_bound
+            self.gene_likelihood,
+            heads,
+            library,
+            raw_dispersion,
+            summed,
+            self._log_dispersion_bound,
         )
         if only_x:
             return {"px": p_x}

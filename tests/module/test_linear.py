@@ -102,10 +102,10 @@ def test_the_bound_is_tight_where_the_posterior_is_diagonal(data, kind):
 @pytest.mark.parametrize(
     ("data", "kind", "epochs"),
     [
-        pytest.param("digits", "shared", 250, id="ppca-digits"),
-        pytest.param("log_counts", "shared", 250, id="ppca-log_counts"),
-        pytest.param("digits", "gene", 600, id="factor_analysis-digits"),
-        pytest.param("log_counts", "gene", 250, id="factor_analysis-log_counts"),
+        pytest.param("digits", "shared", 200, id="ppca-digits"),
+        pytest.param("log_counts", "shared", 200, id="ppca-log_counts"),
+        pytest.param("digits", "gene", 400, id="factor_analysis-digits"),
+        pytest.param("log_counts", "gene", 200, id="factor_analysis-log_counts"),
     ],
 )
 def test_training_finds_the_closed_form(data, kind, epochs):
@@ -124,10 +124,7 @@ def test_training_finds_the_closed_form(data, kind, epochs):
     head = model.module.decoder.heads[0]
     learned, mean = head.weight.detach().numpy().T, head.bias.detach().numpy()
     assert np.degrees(subspace_angles(learned, loadings)).max() < 2
-    with torch.no_grad():
-        scale = model.module.generative(
-            torch.zeros(1, n_latent), None, torch.zeros(1, 1), torch.zeros(1, 1), only_x=True
-        )["px"].scale[0].numpy()
+    scale = model.get_reconstruction(return_scale=True)[1][0]
     # noise variances of factors are flat directions of the likelihood, one scale is none
     assert np.abs(scale**2 / variance - 1).mean() < 0.02
     assert np.abs(scale**2 / variance - 1).max() < (0.02 if kind == "shared" else 0.05)
