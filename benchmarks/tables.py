@@ -277,6 +277,18 @@ TABLES = {
             "bias_in_standard_errors": ("largest bias, standard errors", 1),
         },
     ),
+    "linear": Table(
+        ("linear",),
+        {"data": "data", "model": "model"},
+        {
+            "angle": ("angle, degrees", 2),
+            "noise": ("noise variance, % off", 2),
+            "nats": ("nats per cell", 3),
+            "closed_nats": ("closed form", 3),
+            "posterior": ("posterior mean, sd off", 3),
+            "seconds": ("seconds", 0),
+        },
+    ),
     "images": Table(
         tuple(
             f"images-{name}"

@@ -57,6 +57,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             id="integration",
         ),
         pytest.param("cost.py", {"cost": (3, None)}, id="cost"),
+        pytest.param("linear.py", {"linear": (2, None)}, id="linear"),
         pytest.param(
             "speed.py",
             {

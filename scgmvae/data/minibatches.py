@@ -269,7 +269,8 @@ def stacked(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, NDArray]:
         for name, value in part.items():
             array = value.cpu().numpy()
             end = n + len(array)
-            rows = gathered.setdefault(name, np.empty_like(array))
+            # in C order: a longer array keeps the memory of its rows only then
+            rows = gathered.setdefault(name, np.empty_like(array, order="C"))
             if end > len(rows):
                 longer = end + min(end, CELLS_IN_MEMORY)
                 rows.resize((longer, *rows.shape[1:]), refcheck=False)

@@ -35,6 +35,15 @@ __all__ = [
 LOG_DISPERSION_BOUND = 14.0
 """Log inverse dispersions of counts and log scales of Gaussians stay within ±14."""
 
+LOG_NETWORK_SCALE_BOUND = 5.0
+"""Log scales of Gaussians that a network gives to each value stay within ±5.
+
+The log density of a Gaussian has no upper bound: at a value that the mean meets, as it does at
+pixels that are the same in all images, it grows without end as σ falls to 0 (Mattei and Frellsen
+2018). A σ for each value can collapse so wherever the network finds one such value, and the other
+values then count for nothing. Above exp(−5), about 0.007, a value adds at most 4.1 nats. That is
+two steps of grey of an image with values in [0, 1]."""
+
 
 class NegativeBinomial(scvi_distributions.NegativeBinomial):
     """scvi-tools' negative binomial, which computes its means from logits when they are read.
@@ -110,6 +119,7 @@ def make_likelihood(
     library: Tensor,
     raw_dispersion: Tensor | None,
     observed: Tensor | None = None,
+    log_bound: float = LOG_DISPERSION_BOUND,
 ) -> Distribution:
     """p(x|z,c) from the decoder's outputs.
 
@@ -124,9 +134,11 @@ def make_likelihood(
         Count likelihoods only.
     raw_dispersion
         Log inverse dispersion (nb, zinb) or log standard deviation (gaussian), ``(G,)``,
-        ``(n, G)`` or ``(..., n, G)``.
+        ``(n, G)`` or ``(..., n, G)``; or ``(1,)`` for all genes.
     observed
         Which genes the library sizes sum over, ``(G,)``; ``None`` for all.
+    log_bound
+        Bound within which ``raw_dispersion`` is squeezed.
 
     Returns
     -------
@@ -136,7 +148,7 @@ def make_likelihood(
         return Bernoulli(logits=heads[0], validate_args=False)
     dispersion = None
     if raw_dispersion is not None:
-        dispersion = bounded_exp(raw_dispersion, LOG_DISPERSION_BOUND)
+        dispersion = bounded_exp(raw_dispersion, log_bound)
     if kind == "gaussian":
         return Gaussian(heads[0], dispersion)
     size = library.exp()

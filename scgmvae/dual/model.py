@@ -61,7 +61,8 @@ class DualVAE(Model):
     image_shape
         Used by :meth:`load`; with data it is read from ``uns``.
     likelihood
-        ``"gaussian"``, or ``"poisson"`` for counts of photons.
+        ``"gaussian"``, with a standard deviation for each pixel, or ``"poisson"`` for counts of
+        photons.
     **module_kwargs
         Further settings of :class:`~scgmvae.dual.module.DualModule`: ``n_latent_foreground``,
         ``n_latent_background``, ``encoder``, ``n_hidden``, ``window``, ``blur``, ``interaction``.

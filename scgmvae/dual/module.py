@@ -80,7 +80,10 @@ class DualModule(BaseModuleClass):
         What part of the foreground r(g(x)|z̃₂) includes: ``"none"`` (γ = 0), ``"concatenation"``
         (γ = 1: all of its light) or ``"gated"`` (γ a sigmoid of z₁ and z₂).
     likelihood
-        ``"gaussian"``, with a learned standard deviation for each pixel, or ``"poisson"``.
+        ``"gaussian"``, with a learned standard deviation for each pixel, or ``"poisson"``. A
+        standard deviation that z₁ and z₂ give, as ``gaussian_scale="network"`` of ``SCGMVAE``, is
+        not offered: light adds up, but standard deviations do not, so none could be told to be of
+        foreground or background, and light that either network calls noise is missing from both.
 
     Raises
     ------

@@ -34,7 +34,8 @@ class DecodingMixin(MergingMixin):
         adata: AnnData | None = None,
         indices: ArrayLike | None = None,
         batch_size: int = BATCH_SIZE,
-    ) -> NDArray[np.float32]:
+        return_scale: bool = False,
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Expected x of each cell at the mean of its z, at its own conditions and library size.
 
         Parameters
@@ -45,23 +46,39 @@ class DecodingMixin(MergingMixin):
             Rows to use.
         batch_size
             Cells at a time.
+        return_scale
+            Whether to return the standard deviations σ of a Gaussian likelihood as well.
 
         Returns
         -------
-        Array ``(n, G)``: expected counts, or values; those of a Bernoulli lie in [0, 1].
+        Array ``(n, G)``: expected counts, or values; those of a Bernoulli lie in [0, 1]. With
+        ``return_scale`` a second array, ``(n, G)``, in the unit of x.
 
         Raises
         ------
         RuntimeError
             If the model is untrained.
+        ValueError
+            With ``return_scale`` where the likelihood is not Gaussian.
 
         Examples
         --------
         >>> model.get_reconstruction().shape
         (300, 50)
         """
-        read = self._at_means(lambda _, p: {"mean": p["px"].mean}, adata, indices, batch_size)
-        return read["mean"]
+        likelihood = self.module.gene_likelihood
+        if return_scale and likelihood != "gaussian":
+            raise ValueError(
+                "return_scale=True reads the standard deviations of likelihood='gaussian', but "
+                f"the likelihood is {likelihood!r}. Leave it out."
+            )
+
+        def read(_: dict, p: dict) -> dict[str, Tensor]:
+            found = {"mean": p["px"].mean}
+            return found | {"scale": p["px"].stddev} if return_scale else found
+
+        found = self._at_means(read, adata, indices, batch_size)
+        return (found["mean"], found["scale"]) if return_scale else found["mean"]
 
     @torch.inference_mode()
     def decode(

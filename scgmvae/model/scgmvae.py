@@ -82,10 +82,12 @@ class SCGMVAE(
         for 0/255 to 255/255.
     **module_kwargs
         Further settings of :class:`~scgmvae.CGMVAE`: ``encoder``, ``encode_covariates``,
-        ``dispersion``, ``gaussian_scale``, ``component_weights``, ``concentration``,
-        ``batch_representation``, ``batch_embedding_kwargs``, ``use_observed_lib_size``,
-        ``dirichlet_posterior``, ``classifier_input``, ``condition_prior``,
-        ``input_dropout_rate``. SCVI's ``gene_likelihood`` is taken for ``likelihood``.
+        ``dispersion``, ``gaussian_scale`` (a number fixes the standard deviation; ``"gene"``,
+        ``"shared"`` and ``"network"`` learn one per gene, one in all, and one per value),
+        ``component_weights``, ``concentration``, ``batch_representation``,
+        ``batch_embedding_kwargs``, ``use_observed_lib_size``, ``dirichlet_posterior``,
+        ``classifier_input``, ``condition_prior``, ``input_dropout_rate``. SCVI's
+        ``gene_likelihood`` is taken for ``likelihood``.
 
     Raises
     ------

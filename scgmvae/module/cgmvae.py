@@ -25,6 +25,9 @@ system                                 setting
 =====================================  ====================================================
 autoencoder                            ``prior="none"``: z is a point, no divergence
 linear autoencoder                     the same with ``n_layers=0``
+probabilistic PCA                      ``prior="normal", n_layers=0``, a Gaussian likelihood
+                                       with ``gaussian_scale="shared"``
+factor analysis                        the same with ``gaussian_scale="gene"``
 factorised Gaussian VAE                ``prior="normal"``
 CVAE                                   the same with conditions; p(z) is fixed, or learned
                                        as p(z|c) with ``condition_prior="learned"``
@@ -54,6 +57,7 @@ from scgmvae.distributions import divergences as dist
 from scgmvae.distributions.families import FAMILIES, LIKELIHOODS, Family, Likelihood
 from scgmvae.distributions.likelihoods import (
     LOG_DISPERSION_BOUND,
+    LOG_NETWORK_SCALE_BOUND,
     log_likelihood,
     make_likelihood,
 )
@@ -80,6 +84,7 @@ __all__ = ["CGMVAE", "MIXTURE_PRIORS", "Prior", "Widths", "rows_of_component"]
 
 Prior = Literal["dirichlet", "mixture", "normal", "none"]
 Dispersion = Literal["gene", "gene-batch", "gene-label", "gene-cell"]
+GaussianScale = Literal["gene", "shared", "network"]
 MIXTURE_PRIORS = ("dirichlet", "mixture")
 
 Widths = int | Sequence[int]
@@ -133,7 +138,11 @@ class CGMVAE(ExtendableModule):
         One inverse dispersion (standard deviation, for ``gaussian``) per gene, per gene and
         batch, per gene and label, or per gene and cell.
     gaussian_scale
-        Fixed standard deviation of the Gaussian likelihood; ``None`` learns it.
+        Standard deviation of the Gaussian likelihood: ``"gene"`` (or ``None``) learns one per
+        gene, or as many as ``dispersion`` says; ``"shared"`` learns one for all values;
+        ``"network"`` makes it an output of the decoder for each value, σ(z,c), as
+        ``dispersion="gene-cell"`` does, from exp(-5) to exp(5) in the unit of x; a number fixes
+        it.
     prior
         ``"dirichlet"``: c*GMVAE. ``"mixture"``: GMVAE, y has Cat(π) and there is no d.
         ``"normal"``: VAE, no w, y, d. ``"none"``: autoencoder, z has no noise either.
@@ -196,7 +205,7 @@ class CGMVAE(ExtendableModule):
         input_dropout_rate: float | None = None,
         likelihood: Likelihood = "nb",
         dispersion: Dispersion = "gene",
-        gaussian_scale: float | None = None,
+        gaussian_scale: GaussianScale | float | None = "gene",
         prior: Prior = "dirichlet",
         component_weights: Literal["learned", "uniform"] = "learned",
         concentration: float = 1.0,
@@ -224,7 +233,7 @@ class CGMVAE(ExtendableModule):
         )
         widths = hidden_widths(n_hidden, n_layers)
         check_whole(1, n_latent=n_latent, n_latent_w=n_latent_w)
-        check_at_least(1e-3, concentration=concentration, gaussian_scale=gaussian_scale)
+        check_at_least(1e-3, concentration=concentration)
         check_rate(dropout_rate=dropout_rate)
         if input_dropout_rate is None:
             is_images = image_shape is not None
@@ -239,6 +248,7 @@ class CGMVAE(ExtendableModule):
         self.image_shape = None if image_shape is None else shape_of(image_shape)
         self.gene_likelihood = likelihood  # the name that scvi-tools' RNASeqMixin reads
         self.dispersion = dispersion
+        self.gaussian_scale = self._checked_scale(gaussian_scale)
         self.prior = prior
         self.component_weights = component_weights
         self.concentration = concentration
@@ -250,9 +260,8 @@ class CGMVAE(ExtendableModule):
         self.mixture_started = False
         self._set_conditions((n_batch, *n_cats_per_cov), n_continuous_cov, batch_embedding_kwargs)
         self._check_images(encoder)
-        self._check_dispersion(encoder, gaussian_scale)
         self._make_networks(encoder, encode_covariates, widths, dropout_rate, input_dropout_rate)
-        self.raw_dispersion = self._make_dispersion(gaussian_scale)
+        self.raw_dispersion = self._make_dispersion()
         self.library_size = None
         if not (use_observed_lib_size or use_size_factor):
             log_sizes = (library_log_means, library_log_vars)
@@ -308,13 +317,38 @@ class CGMVAE(ExtendableModule):
                 f"likelihood is {self.gene_likelihood!r}."
             )
 
-    def _check_dispersion(self, encoder: str, gaussian_scale: float | None) -> None:
-        """Raise ``ValueError`` if something fixes what the decoder is to give to each cell."""
-        if self._disperses_by_cell and (encoder == "conv" or gaussian_scale is not None):
+    def _checked_scale(
+        self, gaussian_scale: GaussianScale | float | None
+    ) -> GaussianScale | float:
+        """The scale of the Gaussian likelihood; ``ValueError`` if it is none, or does not fit."""
+        if gaussian_scale is None:
+            return "gene"
+        names = get_args(GaussianScale)
+        if isinstance(gaussian_scale, str) and gaussian_scale not in names:
             raise ValueError(
-                "dispersion='gene-cell' is an output of the decoder for each cell, so it goes "
-                "neither with encoder='conv' nor with a fixed gaussian_scale. Leave one out."
+                f"gaussian_scale must be one of {names} or a number of at least 0.001, but it is "
+                f"{gaussian_scale!r}."
             )
+        if not isinstance(gaussian_scale, str):
+            check_at_least(1e-3, gaussian_scale=gaussian_scale)
+        if self.dispersion == "gene-cell" and gaussian_scale != "gene":
+            raise ValueError(
+                "dispersion='gene-cell' is an output of the decoder for each cell, so it does not "
+                f"go with a gaussian_scale, but that is {gaussian_scale!r}. Leave one out."
+            )
+        if gaussian_scale not in ("shared", "network"):
+            return gaussian_scale
+        if self.gene_likelihood != "gaussian":
+            raise ValueError(
+                f"gaussian_scale={gaussian_scale!r} goes with likelihood='gaussian', but the "
+                f"likelihood is {self.gene_likelihood!r}. Leave it out."
+            )
+        if self.dispersion != "gene":
+            raise ValueError(
+                f"gaussian_scale={gaussian_scale!r} says itself by what the standard deviation "
+                f"differs, but dispersion is {self.dispersion!r}. Leave one out."
+            )
+        return gaussian_scale
 
     def _make_networks(
         self,
@@ -336,11 +370,13 @@ class CGMVAE(ExtendableModule):
             input_dropout_rate,
             noise=self.prior != "none",
         )
+        n_heads = self._family.n_heads + self._disperses_by_cell
         if encoder == "mlp":
-            n_heads = self._family.n_heads + self._disperses_by_cell
             self.decoder = Decoder(self.n_latent, self.sizes, self.n_input, n_heads, widths[::-1])
         else:
-            self.decoder = ConvolutionalDecoder(self.n_latent, self.sizes, self.image_shape)
+            self.decoder = ConvolutionalDecoder(
+                self.n_latent, self.sizes, self.image_shape, n_heads
+            )
 
     def _make_library(
         self,
@@ -362,8 +398,8 @@ class CGMVAE(ExtendableModule):
         sizes = self.sizes if encode_covariates else ConditionSizes()
         return LibrarySize(self.n_input, sizes, self.n_hidden, dropout_rate, *log_sizes)
 
-    def _make_dispersion(self, gaussian_scale: float | None) -> nn.Parameter | None:
-        """Log inverse dispersion, or log standard deviation, (G,) or (rows, G).
+    def _make_dispersion(self) -> nn.Parameter | None:
+        """Log inverse dispersion, or log standard deviation, (G,), (rows, G) or (1,).
 
         Rows are batches or labels. ``None`` where the
         likelihood has none, or the decoder gives one to each cell.
@@ -375,13 +411,14 @@ class CGMVAE(ExtendableModule):
             "gene-batch": (self.n_categories[0],),
             "gene-label": (max(self.n_labels, 1),),
         }.get(self.dispersion, ())
-        fixed = self.gene_likelihood == "gaussian" and gaussian_scale is not None
-        start = gaussian_scale if fixed else start
-        shape = (*n_rows, self.n_input)
-        raw = inverse_bounded_exp(torch.full(shape, start), LOG_DISPERSION_BOUND)
+        fixed = self.gene_likelihood == "gaussian" and self.gaussian_scale not in get_args(
+            GaussianScale
+        )
+        start = float(self.gaussian_scale) if fixed else start
+        shape = (1,) if self.gaussian_scale == "shared" else (*n_rows, self.n_input)
+        raw = inverse_bounded_exp(torch.full(shape, start), self._log_dispersion_bound)
         if self._disperses_by_cell:
-            with torch.no_grad():
-                self.decoder.heads[-1].bias.copy_(raw)
+            self.decoder.start_at(raw, head=-1)
             return None
         return nn.Parameter(raw, requires_grad=not fixed)
 
@@ -415,7 +452,14 @@ class CGMVAE(ExtendableModule):
     def _disperses_by_cell(self) -> bool:
         """Whether the decoder gives every cell dispersions of its own."""
         has_dispersion = self._family.start_dispersion is not None
-        return self.dispersion == "gene-cell" and has_dispersion
+        by_cell = self.dispersion == "gene-cell" or self.gaussian_scale == "network"
+        return by_cell and has_dispersion
+
+    @property
+    def _log_dispersion_bound(self) -> float:
+        """Bound of the log inverse dispersions, or of the log standard deviations."""
+        is_network = self.gene_likelihood == "gaussian" and self._disperses_by_cell
+        return LOG_NETWORK_SCALE_BOUND if is_network else LOG_DISPERSION_BOUND
 
     @property
     def takes_sparse(self) -> bool:
@@ -703,7 +747,14 @@ class CGMVAE(ExtendableModule):
         else:
             raw_dispersion = self._dispersion_of(c, label)
         summed = observed if self._is_sum else None
-        p_x = make_likelihood(self.gene_likelihood, heads, library, raw_dispersion, summed)
+        p_x = make_likelihood(
+            self.gene_likelihood,
+            heads,
+            library,
+            raw_dispersion,
+            summed,
+            self._log_dispersion_bound,
+        )
         if only_x:
             return {"px": p_x}
         p_l = None if self.library_size is None else self.library_size.prior(batch_index)

@@ -103,17 +103,22 @@ class ConvolutionalDecoder(nn.Module):
         Sizes of the conditions.
     image_shape
         Height, width and, if there are any, channels.
+    n_heads
+        Outputs per value: 1, or 2 where the network gives standard deviations too.
     """
 
-    def __init__(self, n_latent: int, sizes: ConditionSizes, image_shape: Sequence[int]):
+    def __init__(
+        self, n_latent: int, sizes: ConditionSizes, image_shape: Sequence[int], n_heads: int = 1
+    ):
         super().__init__()
+        self.n_heads = n_heads
         height, width, n_channels = (*image_shape, 1)[:3]
         sides = list(zip(_sides(height), _sides(width), strict=True))[::-1]  # smallest first
         self.first_shape = (CHANNELS[-1], *sides[0])
         n_first = CHANNELS[-1] * sides[0][0] * sides[0][1]
         self.first = ConditionedLinear(n_latent, n_first, sizes)
         layers: list[nn.Module] = [_norm(CHANNELS[-1]), nn.ReLU()]
-        channels = (*CHANNELS[::-1], n_channels)
+        channels = (*CHANNELS[::-1], n_heads * n_channels)
         for i, (n_in, n_out) in enumerate(pairwise(channels)):
             # a halving rounds down; what it left out is added back
             left_out = [
@@ -128,13 +133,16 @@ class ConvolutionalDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, c: Conditions) -> list[Tensor]:
-        """``(..., n, L)`` to one output, ``(..., n, H·W·C)``."""
+        """``(..., n, L)`` to the outputs of each head, ``(..., n, H·W·C)``."""
         hidden = self.first(z, c)
-        images = self.layers(hidden.view(-1, *self.first_shape))  # (S·n, C, H, W)
-        return [full(images.permute(0, 2, 3, 1).reshape(*hidden.shape[:-1], -1))]
+        images = self.layers(hidden.view(-1, *self.first_shape))  # (S·n, heads·C, H, W)
+        return [
+            full(head.permute(0, 2, 3, 1).reshape(*hidden.shape[:-1], -1))
+            for head in images.chunk(self.n_heads, dim=1)
+        ]
 
     @torch.no_grad()
-    def start_at(self, output: Tensor) -> None:
-        """Set the last bias to the mean of ``output``, (H·W·C,), where every image then starts."""
-        bias = self.layers[-1].bias
+    def start_at(self, output: Tensor, head: int = 0) -> None:
+        """Set a head's bias to the mean of ``output``, (H·W·C,), where every image then starts."""
+        bias = self.layers[-1].bias.chunk(self.n_heads)[head]
         bias.copy_(output.view(-1, len(bias)).mean(0))

@@ -232,7 +232,7 @@ class Decoder(nn.Module):
     n_output
         G, number of genes.
     n_heads
-        Outputs per gene: 1, or 2 where there is zero inflation.
+        Outputs per gene: 1, and one more for zero inflation and for dispersions by cell.
     widths
         Units of each hidden layer; without any the decoder is linear.
     """
@@ -258,6 +258,6 @@ class Decoder(nn.Module):
         return [full(head(hidden, c)) for head in self.heads]
 
     @torch.no_grad()
-    def start_at(self, output: Tensor) -> None:
-        """Set the bias of the first head to ``output``, (G,), where every cell then starts."""
-        self.heads[0].bias.copy_(output)
+    def start_at(self, output: Tensor, head: int = 0) -> None:
+        """Set the bias of a head to ``output``, (G,), where every cell then starts."""
+        self.heads[head].bias.copy_(output)

@@ -9,7 +9,7 @@ from scvi import REGISTRY_KEYS as KEYS
 
 from scgmvae import SCGMVAE
 from scgmvae.data.matrices import RowsOnDisk
-from scgmvae.data.minibatches import BLOCK, MinibatchLoader, SeededDataSplitter
+from scgmvae.data.minibatches import BLOCK, MinibatchLoader, SeededDataSplitter, stacked
 
 N, G = 103, 4
 
@@ -456,3 +456,14 @@ def test_the_seed_of_shared_orders_leaves_the_random_state_alone(manager, seeded
 def test_processes_have_no_minibatch_of_a_single_cell(manager, seeded, batch_size):
     ranks = shared_out(manager, 2, batch_size=batch_size)
     assert min(len(rows) for (part,) in ranks for rows in part) > 1
+
+
+def test_results_of_minibatches_keep_their_rows_in_any_layout():
+    parts = [torch.arange(12.0).view(3, 4), torch.arange(20.0, 32.0).view(3, 4)]
+    expected = torch.cat(parts).numpy()
+    row = torch.arange(4.0)
+    found = stacked(
+        {"columns first": part.T.contiguous().T, "repeated": row.expand(3, -1)} for part in parts
+    )
+    np.testing.assert_array_equal(found["columns first"], expected)
+    np.testing.assert_array_equal(found["repeated"], row.expand(6, -1))

@@ -13,6 +13,7 @@ from scgmvae.distributions.counts import MEAN_FLOOR
 from scgmvae.distributions.families import COUNT_LIKELIHOODS, Likelihood
 from scgmvae.distributions.likelihoods import (
     LOG_DISPERSION_BOUND,
+    LOG_NETWORK_SCALE_BOUND,
     at_library_size,
     log_likelihood,
     make_likelihood,
@@ -273,3 +274,34 @@ def test_log_likelihood_is_as_precise_under_autocast(rng):
         value = log_likelihood(p_x, x)
     assert value.dtype == torch.float64
     assert torch.equal(value, log_likelihood(p_x, x))
+
+
+def test_a_gaussian_of_two_outputs_is_that_of_torch_with_its_gradients(rng):
+    x = torch.as_tensor(rng.normal(size=(N, G)))
+    outputs = [torch.as_tensor(rng.normal(size=(3, N, G))).requires_grad_() for _ in range(2)]
+    p_x = make_likelihood(
+        "gaussian", outputs[:1], torch.zeros(N, 1), outputs[1], None, LOG_NETWORK_SCALE_BOUND
+    )
+    value = log_likelihood(p_x, x)
+    assert value.shape == (3, N)
+    found = torch.autograd.grad(value.sum(), outputs)
+    scale = torch.exp(5 * torch.tanh(outputs[1] / 5))
+    expected = torch.distributions.Normal(outputs[0], scale).log_prob(x).sum(-1)
+    torch.testing.assert_close(value, expected)
+    for one, other in zip(found, torch.autograd.grad(expected.sum(), outputs), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("raw", [-1e9, -20.0, 20.0, 1e9])
+def test_the_scale_of_a_network_stays_within_its_bound(raw):
+    raw = torch.full((N, G), raw, requires_grad=True)
+    mean = torch.zeros(N, G, requires_grad=True)
+    library = torch.zeros(N, 1)
+    p_x = make_likelihood("gaussian", [mean], library, raw, None, LOG_NETWORK_SCALE_BOUND)
+    assert (p_x.scale >= np.exp(-5) * (1 - 1e-6)).all()
+    assert (p_x.scale <= np.exp(5) * (1 + 1e-6)).all()
+    # a value that is met exactly adds no more than at the smallest scale
+    value = log_likelihood(p_x, torch.zeros(N, G))
+    assert (value <= G * (5 - 0.5 * np.log(2 * np.pi)) + 1e-4).all()
+    for gradient in torch.autograd.grad(value.sum(), [mean, raw]):
+        assert torch.isfinite(gradient).all()

@@ -144,6 +144,9 @@ class Plain:
 
     def log_p_x(self, z):
         output = self.affine("decoder.heads.0", self.trunk("decoder.trunk", z, self.n_layers))
+        if "decoder.heads.1.bias" in self.weights:
+            raw = self.affine("decoder.heads.1", self.trunk("decoder.trunk", z, self.n_layers))
+            return log_normal(self.x, output, torch.exp(squeezed(raw, 5)))
         if "raw_dispersion" not in self.weights:
             x = self.x.expand_as(output)
             return -binary_cross_entropy_with_logits(output, x, reduction="none").sum(-1)
@@ -278,6 +281,8 @@ LIKELIHOODS = [
     pytest.param({"likelihood": "bernoulli"}, id="bernoulli"),
     pytest.param({"likelihood": "gaussian", "gaussian_scale": SIGMA}, id="gaussian_fixed_scale"),
     pytest.param({"likelihood": "gaussian"}, id="gaussian"),
+    pytest.param({"likelihood": "gaussian", "gaussian_scale": "shared"}, id="gaussian_one_scale"),
+    pytest.param({"likelihood": "gaussian", "gaussian_scale": "network"}, id="gaussian_network"),
 ]
 
 

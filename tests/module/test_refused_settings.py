@@ -111,11 +111,45 @@ def test_dropout_rates_must_be_from_0_to_below_1(counts, name, bad):
 @pytest.mark.parametrize("name", ["concentration", "gaussian_scale"])
 def test_concentration_and_scale_must_be_numbers_above_0(counts, name, bad):
     adata = counts.copy()
-    message = f"{name} must be at least 0.001, but it is {bad!r}"
+    message = rf"{name} must be .*at least 0.001, but it is {re.escape(repr(bad))}"
+    with unchanged(adata):
+        for _ in TWICE:
+            with pytest.raises(ValueError, match=message):
+                SCGMVAE(adata, **SMALL, **{name: bad})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"gaussian_scale": "pixel", "likelihood": "gaussian"},
+            "must be one of ('gene', 'shared', 'network') or a number of at least 0.001, but it "
+            "is 'pixel'.",
+        ),
+        (
+            {"gaussian_scale": "shared"},
+            "goes with likelihood='gaussian', but the likelihood is 'nb'. Leave it out.",
+        ),
+        (
+            {"gaussian_scale": "network", "likelihood": "bernoulli"},
+            "goes with likelihood='gaussian', but the likelihood is 'bernoulli'. Leave it out.",
+        ),
+        (
+            {"gaussian_scale": "shared", "likelihood": "gaussian", "dispersion": "gene-batch"},
+            "but dispersion is 'gene-batch'. Leave one out.",
+        ),
+        (
+            {"gaussian_scale": "network", "likelihood": "gaussian", "dispersion": "gene-cell"},
+            "but that is 'network'. Leave one out.",
+        ),
+    ],
+)
+def test_a_scale_of_the_gaussian_that_does_not_fit_is_refused(counts, settings, message):
+    adata = counts.copy()
     with unchanged(adata):
         for _ in TWICE:
             with pytest.raises(ValueError, match=re.escape(message)):
-                SCGMVAE(adata, **SMALL, **{name: bad})
+                SCGMVAE(adata, **SMALL, **settings)
 
 
 def test_a_shape_of_images_that_is_text_is_refused(counts):
