@@ -44,18 +44,40 @@ BENDS = {"cy": -1.1}
 """Of arrows around a node in between."""
 
 
-def graph(axis: Axes, title: str, arrows: tuple[str, ...], dashed: tuple[str, ...] = ()) -> None:
-    """Nodes of the model, observed ones grey, with arrows between them."""
-    for name, place in NODES.items():
-        face = OBSERVED if name in "xc" else "white"
+WORDS = {
+    "x": "values",
+    "c": "conditions",
+    "z": "embedding",
+    "w": "shift of the\ncomponents",
+    "y": "component",
+    "d": "weights",
+}
+"""Nodes in words."""
+
+
+def graph(
+    axis: Axes,
+    title: str,
+    arrows: tuple[str, ...],
+    dashed: tuple[str, ...] = (),
+    nodes: dict[str, tuple[float, float]] = NODES,
+    words: dict[str, str] | None = None,
+) -> None:
+    """Nodes of a model, observed ones grey, with arrows between them, and words beside them."""
+    for name, place in nodes.items():
+        face = OBSERVED if name in ("x", "c", "g(x)") else "white"
         axis.add_patch(Circle(place, 0.22, facecolor=face, edgecolor="black", zorder=2))
-        axis.text(*place, name, ha="center", va="center", fontsize=13, style="italic", zorder=3)
+        size = 13 if len(name) < 3 else 8
+        axis.text(*place, name, ha="center", va="center", fontsize=size, style="italic", zorder=3)
+        x, y = place[0] + (-0.28 if place[0] < 0.5 else 0.28), place[1]
+        side = "right" if place[0] < 0.5 else "left"
+        axis.text(x, y, (words or {}).get(name, ""), fontsize=7, ha=side, va="center")
     for names, style, color in ((arrows, "-", "black"), (dashed, "--", BLUE)):
         for start, end in names:
             bend = BENDS.get(start + end, 0)
             arrow = FancyArrowPatch(
-                NODES[start],
-                NODES[end],
+                nodes[start],
+                nodes[end],
                 arrowstyle="-|>",
                 mutation_scale=13,
                 shrinkA=17,
@@ -75,6 +97,56 @@ def model() -> plt.Figure:
     graph(axes[0], "generative model", GENERATIVE, BY_CHOICE)
     graph(axes[1], "inference", INFERENCE)
     return figure
+
+
+DUAL_NODES = {"z₁": (0, 1), "z₂": (1, 1), "x": (0, 0), "g(x)": (1, 0)}
+DUAL_WORDS = {
+    "z₁": "foreground",
+    "z₂": "background",
+    "x": "image",
+    "g(x)": "image at low\nresolution",
+}
+FAMILY = {
+    "VAE": (("zx",), "zx", (0, 0), (0.2, 2.0)),
+    "CVAE": (("zx", "cx"), "zxc", (1.95, 0), (-1.8, 2.0)),
+    "GMVAE": (("wz", "yz", "zx"), "zxwy", (0, 1), (-1.2, 2.15)),
+    "c*GMVAE": (GENERATIVE, "zxwydc", (3.6, 1), (-1.8, 2.15)),
+}
+"""Model → its arrows, its nodes, where it stands (units from the left, row), and its range."""
+
+
+def family() -> plt.Figure:
+    """What each model of the family draws first, and what from it; a plate for each model."""
+    width, heights, unit = 9.4, (2.3, 4.1), 0.85
+    figure = plt.figure(figsize=(width * unit, (sum(heights) + 0.1) * unit))
+
+    def panel(left: float, row: int, bounds: tuple[float, float], low: float) -> Axes:
+        bottom = 0.05 if row else heights[1] + 0.1
+        size = (bounds[1] - bounds[0] - 0.1) / width, (heights[row] - 0.1) / (sum(heights) + 0.1)
+        axis = figure.add_axes(((left + 0.05) / width, bottom / (sum(heights) + 0.1), *size))
+        axis.set(xlim=bounds, ylim=(low, low + heights[row] - 0.1))
+        return axis
+
+    for name, (arrows, nodes, (left, row), bounds) in FAMILY.items():
+        axis = panel(left, row, bounds, -1.45)
+        ranges = axis.get_xlim(), axis.get_ylim()
+        graph(axis, "", arrows, nodes={node: NODES[node] for node in nodes}, words=WORDS)
+        _plate(axis, name, *ranges)
+    axis = panel(5.75, 0, (-1.15, 2.4), -0.5)
+    ranges = axis.get_xlim(), axis.get_ylim()
+    arrows = (("z₁", "x"), ("z₂", "x"), ("z₂", "g(x)"))
+    graph(axis, "", arrows, (("z₁", "g(x)"),), DUAL_NODES, DUAL_WORDS)
+    _plate(axis, "dual VAE", *ranges)
+    return figure
+
+
+def _plate(axis: Axes, name: str, xlim: tuple[float, float], ylim: tuple[float, float]) -> None:
+    """A frame around what is drawn anew for every cell, with the name of the model."""
+    axis.set(xlim=xlim, ylim=ylim)
+    box = (xlim[0] + 0.02, ylim[0] + 0.02), xlim[1] - xlim[0] - 0.04, ylim[1] - ylim[0] - 0.04
+    axis.add_patch(plt.Rectangle(*box, fill=False, edgecolor="0.7", linewidth=0.8))
+    axis.text(xlim[0] + 0.1, ylim[1] - 0.1, name, fontsize=10, weight="bold", va="top")
+    axis.text(xlim[0] + 0.1, ylim[0] + 0.1, "for each cell", fontsize=7, color="0.4")
 
 
 def speed() -> plt.Figure:
@@ -368,6 +440,7 @@ FIGURES = {
     "islets": (islets, None),
     "layers": (layers, None),
     "model": (model, (5.6, 4)),
+    "family": (family, None),
     "speed": (speed, (4.4, 2.8)),
     "training": (lambda: scgmvae.pl.training(trained()), (8, 4)),
     "components": (
