@@ -15,6 +15,7 @@ from scgmvae.compat import torch_threads_kept
 from scgmvae.data.groups import groups_of
 from scgmvae.data.matrices import read_rows
 from scgmvae.data.normalization import log_normalized
+from scgmvae.plotting._heat import shares_on
 from scgmvae.plotting._style import WIDTH, colors_of, new_axes, plain
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ N_SHOWN = 5_000
 """Largest number of cells whose counts a dot plot is made of."""
 LONGEST_LEGEND = 10
 """Largest number of lines of a legend; a longer legend is left out."""
-FEWEST_SHARE = 0.005
-"""Smallest share that is written into a heat map."""
 
 
 def composition(
@@ -132,19 +131,7 @@ def confusion(
     if ax is None:
         size = (max(WIDTH, 1.2 + 0.33 * shares.shape[1]), 0.6 + 0.2 * len(shares) + 0.07 * longest)
         ax = plt.subplots(figsize=size, layout="constrained")[1]
-    ax.imshow(shares.to_numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (row, column), share in np.ndenumerate(shares.to_numpy()):
-        if share >= FEWEST_SHARE:
-            color = "white" if share > 0.6 else "black"
-            ax.text(
-                column,
-                row,
-                f"{100 * share:.0f}",
-                ha="center",
-                va="center",
-                fontsize=7,
-                color=color,
-            )
+    shares_on(ax, shares.to_numpy())
     ax.set_xticks(range(shares.shape[1]), map(plain, shares), rotation=90, fontsize=8)
     names = [f"{plain(row)}  ({n:,})" for row, n in counted.sum(axis=1).items()]
     ax.set_yticks(range(len(shares)), names, fontsize=8)

@@ -12,7 +12,8 @@ from scipy.cluster.hierarchy import dendrogram
 from scgmvae.clustering.merging import tree_by_overlap
 from scgmvae.data.validation import check_columns
 from scgmvae.model.novelty import OUTERMOST
-from scgmvae.plotting._style import PALETTE, colors_of, new_axes, plain
+from scgmvae.plotting._heat import bar_beside, shares_on
+from scgmvae.plotting._style import colors_of, new_axes, plain
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,6 +26,9 @@ __all__ = ["component_labels", "component_similarity", "components", "confidence
 
 CELL = 0.28
 """Side of a cell of a heat map in inches, where there is room."""
+
+LEAST_SHOWN = 0.9
+"""Confidence that the axis reaches down to at least."""
 
 LABEL_SHARE = "share of the component's labelled cells"
 
@@ -80,7 +84,7 @@ def components(model: SCGMVAE, labels_key: str | None = None) -> Figure:
     if shares is not None:
         _heat_map(shares.iloc[order], LABEL_SHARE, labels_key, axes[1, 1])
         axes[1, 1].set_ylabel("")
-    figure.colorbar(axes[1, -1].images[0], ax=axes[1, -1], shrink=0.6).ax.tick_params(labelsize=8)
+    bar_beside(axes[1, -1], "overlap" if shares is None else "overlap, share")
     return figure
 
 
@@ -110,8 +114,7 @@ def component_similarity(model: SCGMVAE, *, ax: Axes | None = None) -> Axes:
     tree.set_axis_off()
     order = _draw_tree(overlap, tree)
     _heat_map(overlap.iloc[order, order], "", "component", axis)
-    tree.set_title("overlap", fontsize=9)
-    axis.figure.colorbar(axis.images[0], ax=axis, shrink=0.6).ax.tick_params(labelsize=8)
+    bar_beside(axis, "overlap")
     return axis
 
 
@@ -153,7 +156,7 @@ def component_labels(
     longest = max(len(plain(name)) for name in shares)
     axis = new_axes(1.2 + 0.16 * len(shares) + 0.07 * longest) if ax is None else ax
     _heat_map(shares, LABEL_SHARE, labels_key, axis)
-    axis.figure.colorbar(axis.images[0], ax=axis, shrink=0.6).ax.tick_params(labelsize=8)
+    bar_beside(axis, "share")
     return axis
 
 
@@ -180,9 +183,9 @@ def _draw_tree(overlap: pd.DataFrame, axis: Axes) -> np.ndarray:
 
 def _heat_map(table: pd.DataFrame, title: str, x_label: str, axis: Axes) -> None:
     """Draw shares in [0, 1], with the names of rows and columns."""
-    axis.imshow(table.to_numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     # many names are written small, so that they do not overlap
     sizes = [8 if n <= 12 else max(4.5, 8 - 0.2 * (n - 12)) for n in table.shape]
+    shares_on(axis, table.to_numpy(), min(sizes) - 2)
     columns = [plain(name) for name in table.columns]
     axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=sizes[1])
     axis.set_yticks(range(len(table)), [plain(name) for name in table.index], fontsize=sizes[0])
@@ -212,9 +215,45 @@ def confidence(adata: AnnData, key: str = "scgmvae", *, ax: Axes | None = None) 
     KeyError
         If the data has no such annotation.
     """
+    axis, lowest = _boxes(adata, key, "confidence", ax)
+    axis.set_xlim(min(LEAST_SHOWN, lowest - 0.02), 1.005)
+    return axis
+
+
+def novelty(adata: AnnData, key: str = "scgmvae", *, ax: Axes | None = None) -> Axes:
+    """Novelty of the cells of each cluster: median, quartiles, and 5 to 95 % of the cells.
+
+    Parameters
+    ----------
+    adata
+        Data that :meth:`scgmvae.SCGMVAE.annotate` has written to.
+    key
+        The ``key_added`` that it was written under.
+    ax
+        Axes to draw into.
+
+    Returns
+    -------
+    Axes, a box for each cluster. Half of the training cells have a novelty above the dashed line,
+    0.5, by definition; beyond the dotted line confidence is reduced.
+
+    Raises
+    ------
+    KeyError
+        If the data has no such annotation.
+    """
+    axis, _ = _boxes(adata, key, "novelty", ax)
+    axis.axvline(0.5, color="0.4", linewidth=1, linestyle="--", zorder=0)
+    axis.axvline(1 - OUTERMOST, color="black", linewidth=1, linestyle=":")
+    axis.set_xlim(-0.01, 1.01)
+    return axis
+
+
+def _boxes(adata: AnnData, key: str, what: str, ax: Axes | None) -> tuple[Axes, float]:
+    """A box for each cluster, and the lowest value that is drawn."""
     check_columns(adata, key=key)
-    check_columns(adata, key=f"{key}_confidence")
-    groups = adata.obs[f"{key}_confidence"].groupby(adata.obs[key], observed=True)
+    check_columns(adata, key=f"{key}_{what}")
+    groups = adata.obs[f"{key}_{what}"].groupby(adata.obs[key], observed=True)
     values = {name: group.to_numpy() for name, group in groups}
     axis = new_axes(0.8 + 0.16 * len(values)) if ax is None else ax
     colors = colors_of(adata, key)
@@ -231,45 +270,7 @@ def confidence(adata: AnnData, key: str = "scgmvae", *, ax: Axes | None = None) 
         box.set_facecolor(colors[name])
     axis.set_yticks(range(1, len(values) + 1), [plain(name) for name in values], fontsize=8)
     axis.invert_yaxis()
-    axis.set_xlim(-0.02, 1.02)
-    axis.set_xlabel("confidence", fontsize=9)
+    axis.set_xlabel(what, fontsize=9)
     axis.set_ylabel("cluster", fontsize=9)
     axis.tick_params(labelsize=8)
-    return axis
-
-
-def novelty(adata: AnnData, key: str = "scgmvae", *, ax: Axes | None = None) -> Axes:
-    """Novelty of the cells: how far they are from the cells that the model was trained on.
-
-    Parameters
-    ----------
-    adata
-        Data that :meth:`scgmvae.SCGMVAE.annotate` has written to.
-    key
-        The ``key_added`` that it was written under.
-    ax
-        Axes to draw into.
-
-    Returns
-    -------
-    Axes of a histogram of the novelty in steps of 0.05. The dashed line is where the training
-    cells are, by definition; beyond the dotted line confidence is reduced.
-
-    Raises
-    ------
-    KeyError
-        If the data has no such annotation.
-    """
-    check_columns(adata, key=f"{key}_novelty")
-    values = adata.obs[f"{key}_novelty"].to_numpy()
-    axis = new_axes(2.2) if ax is None else ax
-    weights = np.full(len(values), 1 / len(values))
-    heights, _, _ = axis.hist(values, np.linspace(0, 1, 21), weights=weights, color=PALETTE[0])
-    axis.axhline(0.05, color="black", linewidth=1, linestyle="--", label="training cells")
-    axis.axvline(1 - OUTERMOST, color="black", linewidth=1, linestyle=":")
-    axis.set(xlim=(0, 1), ylim=(0, 1.3 * max(0.05, heights.max())))
-    axis.set_xlabel("novelty", fontsize=9)
-    axis.set_ylabel("share of the cells", fontsize=9)
-    axis.tick_params(labelsize=8)
-    axis.legend(fontsize=8, loc="upper left", frameon=False)
-    return axis
+    return axis, min(float(np.quantile(own, 0.05)) for own in values.values())

@@ -36,6 +36,10 @@ TERMS = {
 """Name of each term of the loss in the history → its name in a figure."""
 
 
+LEAST_SPAN = 0.5
+"""Shortest range of an axis in nats."""
+
+
 def terms_of(model: SCGMVAE | DualVAE) -> list[str]:
     """Names of the terms in the history of a model.
 
@@ -138,6 +142,10 @@ def training_term(model: SCGMVAE | DualVAE, term: str = "elbo", *, ax: Axes | No
             axis.plot(curve.index, curve, style, label=part, linewidth=1.2)
     if "kl_y_train" in history:
         axis.axvline(history["kl_y_train"].index[0], color="0.6", linewidth=0.8, linestyle=":")
+    low, high = axis.get_ylim()
+    if high - low < LEAST_SPAN:  # so that noise does not look like a change
+        low = max(0.0, (low + high - LEAST_SPAN) / 2)
+        axis.set_ylim(low, low + LEAST_SPAN)
     n_epochs = max(history[f"{name}_train"].index.max() for name in names)
     axis.set_xlim(-0.02 * n_epochs, 1.02 * n_epochs)
     axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))

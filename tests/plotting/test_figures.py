@@ -257,15 +257,38 @@ def test_confidence_has_a_box_per_cluster_in_its_colour(annotated):
     assert axis.yaxis_inverted()  # the first cluster is on top
 
 
-def test_novelty_is_a_histogram_beside_that_of_the_training_cells(annotated):
+def test_the_axis_of_the_confidence_shows_its_range(annotated):
+    lowest = annotated.obs["scgmvae_confidence"].groupby(annotated.obs["scgmvae"], observed=True)
+    low, high = pl.confidence(annotated).get_xlim()
+    assert low == pytest.approx(lowest.quantile(0.05).min() - 0.02)
+    assert high == 1.005
+    annotated.obs["scgmvae_confidence"] = 1.0
+    assert pl.confidence(annotated).get_xlim()[0] == 0.9
+
+
+def test_novelty_has_a_box_per_cluster_and_the_border_of_outliers(annotated):
     _, axis = plt.subplots()
     assert pl.novelty(annotated, ax=axis) is axis
-    heights = [bar.get_height() for bar in axis.patches]
-    counts, _ = np.histogram(annotated.obs["scgmvae_novelty"], np.linspace(0, 1, 21))
-    np.testing.assert_allclose(heights, counts / N)
-    level, border = axis.lines
-    assert set(level.get_ydata()) == {0.05}
+    values = annotated.obs["scgmvae_novelty"]
+    for name, box in zip(annotated.obs["scgmvae"].cat.categories, axis.patches, strict=True):
+        edges = box.get_path().vertices[:, 0]
+        quartiles = values[annotated.obs["scgmvae"] == name].quantile([0.25, 0.75])
+        np.testing.assert_allclose([edges.min(), edges.max()], quartiles)
+    half, border = axis.lines[-2:]
+    assert set(half.get_xdata()) == {0.5}
     assert set(border.get_xdata()) == {1 - OUTERMOST}
+
+
+def test_the_axis_of_a_term_does_not_magnify_noise(model, monkeypatch):
+    noise = pd.DataFrame({"x": 1.6 + 0.005 * np.sin(np.arange(20))})
+    monkeypatch.setitem(model.history, "kl_z_train", noise)
+    monkeypatch.setitem(model.history, "kl_z_validation", noise)
+    low, high = pl.training_term(model, "kl_z").get_ylim()
+    assert high - low == pytest.approx(0.5)
+    assert low < 1.595 < 1.605 < high
+    monkeypatch.setitem(model.history, "kl_z_train", noise - 1.59)
+    monkeypatch.setitem(model.history, "kl_z_validation", noise - 1.59)
+    assert pl.training_term(model, "kl_z").get_ylim() == pytest.approx((0, 0.5))
 
 
 @pytest.mark.parametrize("draw", [pl.confidence, pl.novelty])
