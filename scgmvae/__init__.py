@@ -42,14 +42,16 @@ PLACES = {
 """Module in which each name is, or which it is."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    place = import_module(f"{__name__}.{PLACES[name]}")
-    value = getattr(place, name, place)
-    globals()[name] = value  # found at once from now on
-    return value
+if not TYPE_CHECKING:  # for a type checker any name would then be one of the package
+
+    def __getattr__(name: str) -> Any:
+        if name not in PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        place = import_module(f"{__name__}.{PLACES[name]}")
+        value = getattr(place, name, place)
+        globals()[name] = value  # found at once from now on
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -54,7 +54,9 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the command with the arguments that were given."""
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        _ = scgmvae.SCGMVAE  # packages choose their levels when they are imported
+        for name in ("lightning.pytorch", "scvi"):  # what they tell is for users of Python
+            logging.getLogger(name).setLevel(logging.WARNING)
         try:
             with redirect_stdout(sys.stderr), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", module=r"lightning\.")
@@ -83,6 +85,7 @@ def _examples(*lines: str) -> str:
 
 def _in_options(message: str) -> str:
     """Message of the package in which arguments of Python are options of the command line."""
+    message = message.replace("or None, which", "or left out, which")
     for argument, option in OPTIONS.items():
         message = message.replace(f"{argument}=...", option)
         message = re.sub(rf"\b{argument}=('[^']*'|\w+)", rf"{option} \1", message)
@@ -129,7 +132,10 @@ def _conditions(
             raise click.BadParameter(
                 f"A condition is COLUMN=VALUE, as condition=stimulated is, but it is {pair!r}."
             )
-    return dict(pair.split("=", 1) for pair in pairs)
+    values = dict(pair.split("=", 1) for pair in pairs)
+    if len(values) < len(pairs):
+        raise click.BadParameter("A condition has one value, but a column is named twice.")
+    return values
 
 
 def _force(command: Callable) -> Callable:
@@ -234,7 +240,13 @@ def main() -> None:
     help="Passes over the cells in the first stage, which learns the embedding alone.  [default: "
     "10 to 120, fewer the more cells]",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed of all random numbers.",
+)
 @click.option(
     "--out",
     type=OUTPUT,
@@ -390,7 +402,13 @@ def predict(folder: Path, data: Path, out: Path | None, force: bool) -> str | No
     type=INPUT_FILE,
     help="h5ad file from whose cells total counts and conditions are drawn.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed of all random numbers.",
+)
 @click.option("--out", type=OUTPUT, callback=_new_file, required=True, help="h5ad file to write.")
 @_force
 def sample(

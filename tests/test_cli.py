@@ -402,8 +402,14 @@ DATA_ERRORS = [
     ),
     pytest.param(
         ["fit", "{f}/counts.h5ad", "--out", "{t}/o.h5ad", "--components", "301"],
-        "to the number of cells (300), or None, which finds it from the data, but it is 301",
+        "to the number of cells (300), or left out, which finds it from the data, but it is 301",
         id="too_many_components",
+    ),
+    pytest.param(
+        ["fit", "{f}/counts.h5ad", "--out", "{t}/o.h5ad"]
+        + ["--batch-key", "batch", "--covariate", "batch"],
+        "'batch' is both --batch-key and one of the --covariate. Name it once.",
+        id="one_column_twice",
     ),
     pytest.param(
         ["fit", "{f}/report.html", "--out", "{t}/o.h5ad"],
@@ -445,6 +451,15 @@ USAGE_ERRORS = [
         id="interactive_without_report",
     ),
     pytest.param(["fit", "{t}/no.h5ad", "--out", "{t}/o.h5ad"], "does not exist", id="no_file"),
+    pytest.param(
+        ["fit", "{f}/counts.h5ad", "--out", "{t}/o.h5ad", "--seed", "-1"], "'--seed'", id="seed"
+    ),
+    pytest.param(
+        ["sample", "{f}/model", "-n", "3", "--out", "{t}/o.h5ad"]
+        + ["--condition", "batch=a", "--condition", "batch=b"],
+        "a column is named twice",
+        id="condition_twice",
+    ),
     pytest.param(
         ["fit", "{f}/counts.h5ad", "--out", "{t}/no/o.h5ad"], "folder of", id="no_folder"
     ),
@@ -490,5 +505,11 @@ def test_a_process_prints_results_alone_to_stdout(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["components"] == 3
     assert done.stderr.startswith("Training on 300 cells")
+    command = [sys.executable, "-m", "scgmvae", "predict", str(folder / "model")]
+    again = subprocess.run(
+        [*command, str(folder / "counts.h5ad")], capture_output=True, text=True, check=True
+    )
+    assert "\x1b" not in done.stderr + again.stderr  # no colours
+    assert "Model was loaded" not in again.stderr
     assert "Traceback" not in done.stderr
     assert anndata.read_h5ad(tmp_path / "out.h5ad").obs["scgmvae"].nunique() <= 3

@@ -23,6 +23,8 @@ APART = 0.4
 """Mixing below which levels count as apart."""
 ALONE = 0.95
 """Share of the cells of a group from which on it is of one level alone."""
+HARDLY = 0.2
+"""Share of cells, over that by chance, below which a group has hardly a cell of a level."""
 N_NEIGHBORS = 30
 FEWEST = 10
 """Smallest number of cells of a level in a group of which anything is said."""
@@ -45,7 +47,8 @@ class IntegrationMixin(PopulationsMixin):
             obs column of cell types to group by; cells without a label are left out. ``None``
             takes the column of labels that the model was set up with, or else the clusters.
         n_neighbors
-            Number of neighbours within the group; a tenth of the group where that is less.
+            Number of neighbours within the group; a tenth of the group where that is less. Two
+            levels must have as many cells in a group for their mixing to be told.
 
         Returns
         -------
@@ -59,11 +62,13 @@ class IntegrationMixin(PopulationsMixin):
         ``partly mixed``       it is at least 0.4
         ``apart``              it is below: the type is there in several levels, but not in
                                the same place
-        ``this level alone``   95 % of the group are of this level: a type that only this level
-                               has, if the condition has not divided one
+        ``this level alone``   95 % of the group are of this level, and of others less than a
+                               fifth of what chance would give: a type that only this level has,
+                               if the condition has not divided one
         ``divided from <g>``   the same, and the nearest cluster in z, <g>, has hardly a cell of
                                this level: perhaps one type, divided by the condition
-        ``too few cells``      there are too few to tell
+        ``too few cells``      fewer than 10 cells are of this level
+        ``nothing beside it``  fewer than two levels have ``n_neighbors`` cells in the group
         =====================  ==============================================================
 
         Raises
@@ -73,8 +78,8 @@ class IntegrationMixin(PopulationsMixin):
         RuntimeError
             If the model is not trained or has no data, or has neither labels nor clusters.
         ValueError
-            If the model was set up without batches and categorical covariates, or
-            ``n_neighbors`` is below 1.
+            If the model was set up without batches and categorical covariates, no cell has a
+            label, or ``n_neighbors`` is below 1.
 
         Examples
         --------
@@ -98,6 +103,11 @@ class IntegrationMixin(PopulationsMixin):
             groups = pd.Series(self.predict().astype(str))
         else:
             groups = self._known_labels(adata, labels_key).astype(object).reset_index(drop=True)
+        if groups.isna().all():
+            raise ValueError(
+                f"Mixing is told by cell type, but in the obs column {labels_key!r} no cell has "
+                "one. Name another column with labels_key=..."
+            )
         return self._integration_of(groups, labels_key is None, n_neighbors)
 
     def _integration_of(
@@ -148,12 +158,16 @@ def _verdicts(table: pd.DataFrame, nearest: dict[str, str]) -> list[str]:
     shares = table.set_index(["group", "level"])["share"]
     verdicts = []
     for row in table.itertuples():
-        if row.share >= ALONE and row.n_cells >= FEWEST and row.expected < ALONE:
-            near = nearest.get(row.group)
-            is_divided = near is not None and shares.get((near, row.level), 0.0) <= 1 - ALONE
-            verdicts.append(f"divided from {near}" if is_divided else "this level alone")
-        elif np.isnan(row.mixing) or row.n_cells < FEWEST:
+        others_by_chance = 1 - row.expected
+        if row.n_cells < FEWEST:
             verdicts.append("too few cells")
+        elif row.share >= ALONE and 1 - row.share < HARDLY * others_by_chance:
+            near = nearest.get(row.group)
+            share_there = shares.get((near, row.level), 0.0)
+            is_divided = near is not None and share_there < HARDLY * row.expected
+            verdicts.append(f"divided from {near}" if is_divided else "this level alone")
+        elif np.isnan(row.mixing):
+            verdicts.append("nothing beside it")
         elif row.mixing >= MIXED:
             verdicts.append("mixed")
         else:

@@ -108,6 +108,11 @@ class SetupMixin(Model):
             categorical_covariate_keys=categorical_covariate_keys,
             continuous_covariate_keys=continuous_covariate_keys,
         )
+        if batch_key is not None and batch_key in (categorical_covariate_keys or ()):
+            raise ValueError(
+                f"A column is one condition, but {batch_key!r} is both batch_key and one of the "
+                "categorical_covariate_keys. Name it once."
+            )
         if source is None:
             validation.check_columns(adata, labels_key=labels_key, is_whole=False)
         validation.check_size_factors(adata, size_factor_key)

@@ -336,14 +336,14 @@ class CGMVAE(ExtendableModule):
                 "dispersion='gene-cell' is an output of the decoder for each cell, so it does not "
                 f"go with a gaussian_scale, but that is {gaussian_scale!r}. Leave one out."
             )
-        if gaussian_scale not in ("shared", "network"):
+        if gaussian_scale == "gene":
             return gaussian_scale
         if self.gene_likelihood != "gaussian":
             raise ValueError(
                 f"gaussian_scale={gaussian_scale!r} goes with likelihood='gaussian', but the "
                 f"likelihood is {self.gene_likelihood!r}. Leave it out."
             )
-        if self.dispersion != "gene":
+        if isinstance(gaussian_scale, str) and self.dispersion != "gene":
             raise ValueError(
                 f"gaussian_scale={gaussian_scale!r} says itself by what the standard deviation "
                 f"differs, but dispersion is {self.dispersion!r}. Leave one out."

@@ -233,11 +233,17 @@ def in_two_dimensions(
 
     Returns
     -------
-    Name of the embedding: ``"z"`` where z has two dimensions, else the method's.
+    Name of the embedding: ``"z"`` where z has two dimensions, ``"pca"`` (two principal components)
+    where there are too few cells for either method, else the method's.
     """
     if adata.n_vars == 2:
         adata.obsm["X_z"] = adata.X
         return "z"
+    if adata.n_obs < FEWEST_REDUCED:  # too few for either method
+        centred = adata.X - adata.X.mean(axis=0)
+        both = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
+        adata.obsm["X_pca"] = np.pad(both, ((0, 0), (0, 2 - both.shape[1])))
+        return "pca"
     if method == "umap":
         sc.pp.neighbors(adata, use_rep="X", random_state=seed)
         sc.tl.umap(adata, random_state=seed)

@@ -65,10 +65,12 @@ def query(
 
     Raises
     ------
+    KeyError
+        If the reference's data have no such embedding.
     RuntimeError
         If a model has no trained components, or no data.
     ValueError
-        If ``mapped`` has other components than the reference.
+        If ``mapped`` has other clusters than the reference, or the embedding has no numbers.
 
     Examples
     --------
@@ -80,29 +82,21 @@ def query(
     check_whole(1, n_cells=n_cells)
     check_seed(seed)
     _check_alike(reference, mapped)
-    adata, new = reference._validate_anndata(), mapped._validate_anndata()
     rng = np.random.default_rng(seed)
-    rows, new_rows = (_sample(data.n_obs, n_cells, rng) for data in (adata, new))
-    z = np.asarray(reference.get_latent_representation(indices=rows))
-    if f"X_{basis}" in adata.obsm:
-        plane = np.asarray(adata.obsm[f"X_{basis}"])[rows, :2]
-    else:
-        cells = AnnData(z)
-        plane = cells.obsm[f"X_{in_two_dimensions(cells, seed=seed)}"]
+    known, found = (_annotated(model, n_cells, rng) for model in (reference, mapped))
+    plane = _plane(reference, known, basis, seed)
+    is_placed = np.isfinite(plane).all(axis=1)
+    known, plane = known[is_placed], plane[is_placed]
+    placed = _placed(known.obsm[f"X_{KEY}"], plane, found.obsm[f"X_{KEY}"])
     names = list(reference.cluster_names)
-    known, found = (
-        pd.Categorical(model.predict(indices=some), names)
-        for model, some in ((reference, rows), (mapped, new_rows))
-    )
-    placed = _placed(z, plane, np.asarray(mapped.get_latent_representation(indices=new_rows)))
-    clusters = AnnData(obs=pd.DataFrame({KEY: known}, adata.obs_names[rows]), uns=_colors(adata))
-    colors = colors_of(clusters, KEY)
+    clusters = [pd.Categorical(cells.obs[KEY].astype(str), names) for cells in (known, found)]
+    colors = _colors(reference, names)
     figure, axes = plt.subplots(1, 3, figsize=(3 * WIDTH, 3.3), layout="constrained")
     for axis in axes[1:]:
         axis.scatter(*plane.T, s=point_size(len(plane)), c=PALE, linewidths=0)
-    groups_on(axes[0], plane, known, colors, "reference")
-    groups_on(axes[1], placed, found, colors, "query")
-    confidence = new.obs[f"{KEY}_confidence"].to_numpy()[new_rows]
+    groups_on(axes[0], plane, clusters[0], colors, "reference")
+    groups_on(axes[1], placed, clusters[1], colors, "query")
+    confidence = found.obs[f"{KEY}_confidence"].to_numpy()
     confidence_on(axes[2], placed, confidence, "confidence of the query")
     for axis in axes[1:]:
         axis.set(xlim=axes[0].get_xlim(), ylim=axes[0].get_ylim())
@@ -110,26 +104,60 @@ def query(
 
 
 def _check_alike(reference: SCGMVAE, mapped: SCGMVAE) -> None:
-    """Raise unless both models have trained components, and the same."""
-    for model in (reference, mapped):
+    """Raise unless both are models with trained components, and the same."""
+    for name, model in (("reference", reference), ("mapped", mapped)):
+        if not hasattr(model, "cluster_names"):
+            raise ValueError(
+                f"{name} must be a model, but it is a {type(model).__name__}. Pass the reference "
+                "and the model that SCGMVAE.load_query_data made of the query."
+            )
         model._check_mixture()
-    own, other = list(reference.cluster_names), list(mapped.cluster_names)
-    if own != other:
+    own, other = ([str(name) for name in model.cluster_names] for model in (reference, mapped))
+    if own != other or reference.module.n_latent != mapped.module.n_latent:
         raise ValueError(
-            "mapped must be a model that load_query_data made from the reference, with the same "
-            f"clusters, but the reference has {own} and mapped has {other}."
+            "mapped must be a model that load_query_data made from the reference as it is now, "
+            f"with the same clusters, but the reference has {', '.join(own)} and mapped has "
+            f"{', '.join(other)}. Map the query again."
         )
 
 
-def _sample(n: int, n_most: int, rng: np.random.Generator) -> NDArray[np.integer]:
-    """Numbers of all of n cells, or of as many at random, ascending."""
-    return np.arange(n) if n <= n_most else np.sort(rng.choice(n, n_most, replace=False))
+def _annotated(model: SCGMVAE, n_most: int, rng: np.random.Generator) -> AnnData:
+    """Cells of a model's data, all or as many at random, as the model annotates them now."""
+    adata = model._validate_anndata()
+    rows = np.arange(adata.n_obs)
+    if adata.n_obs > n_most:
+        rows = np.sort(rng.choice(adata.n_obs, n_most, replace=False))
+    cells = AnnData(obs=pd.DataFrame({"row": rows}, adata.obs_names[rows]))
+    model._write_annotation(cells, model._posteriors(indices=rows), KEY)
+    return cells
 
 
-def _colors(adata: AnnData) -> dict[str, list[str]]:
-    """Colours of the clusters that the reference's figures have, if any."""
-    name = f"{KEY}_colors"
-    return {name: adata.uns[name]} if name in adata.uns else {}
+def _plane(reference: SCGMVAE, cells: AnnData, basis: str, seed: int) -> NDArray[np.floating]:
+    """Places of the cells of the reference in two dimensions, (n, 2)."""
+    obsm = reference.adata.obsm
+    if f"X_{basis}" in obsm:
+        plane = np.asarray(obsm[f"X_{basis}"], dtype=float)[cells.obs["row"]]
+        if plane.shape[1] < 2 or not np.isfinite(plane).all(axis=1).any():
+            raise ValueError(
+                f"obsm['X_{basis}'] must have two columns with numbers, but its shape is "
+                f"{obsm[f'X_{basis}'].shape}. Compute it anew, or name another with basis=..."
+            )
+        return plane[:, :2]
+    if basis != "umap":
+        raise KeyError(
+            f"basis names obsm['X_{basis}'], which the data of the reference do not have. They "
+            f"have: {', '.join(obsm)}. Without basis a UMAP of z is made."
+        )
+    of_z = AnnData(cells.obsm[f"X_{KEY}"])
+    return of_z.obsm[f"X_{in_two_dimensions(of_z, seed=seed)}"]
+
+
+def _colors(reference: SCGMVAE, names: list[str]) -> dict[str, str]:
+    """Colour of each cluster: that of the reference's figures, if any."""
+    uns = reference.adata.uns
+    chosen = {name: uns[name] for name in (f"{KEY}_colors",) if name in uns}
+    obs = pd.DataFrame({KEY: pd.Categorical(names, names)}, [f"cluster {name}" for name in names])
+    return colors_of(AnnData(obs=obs, uns=chosen), KEY)
 
 
 def _placed(

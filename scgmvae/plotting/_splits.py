@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from anndata import AnnData
 
 from scgmvae.clustering.split_tree import SplitTree
 from scgmvae.plotting._style import WIDTH, colors_of, plain
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
     from scgmvae.model.scgmvae import SCGMVAE
@@ -112,14 +113,17 @@ def _draw_leaves(
     model: SCGMVAE, names: np.ndarray, order: np.ndarray, end: int, axis: Axes
 ) -> None:
     """Write the name and the number of cells of each component beside its end of the tree."""
-    observed = model.adata.obs["scgmvae"]
-    colors = colors_of(model.adata, "scgmvae")
-    fine = model.adata.obs.get("scgmvae_fine", observed).value_counts()
+    codes = pd.Categorical(model.predict(components=True), list(names)).codes
+    n_cells = np.bincount(codes, minlength=len(names))
+    present = pd.Categorical(model.cluster_names, list(model.cluster_names))
+    obs = pd.DataFrame({"scgmvae": present}, [f"cluster {name}" for name in present])
+    uns = {k: v for k, v in model.adata.uns.items() if k == "scgmvae_colors"}
+    colors = colors_of(AnnData(obs=obs, uns=uns), "scgmvae")
     clusters = [*model.cluster_names, None]
     for row, leaf in enumerate(order):
         cluster = clusters[model._clusters_of_components()[leaf]]
         axis.plot(end, row, "o", ms=5, color=colors.get(cluster, "0.8"), clip_on=False)
-        text = f"{names[leaf]}  ({fine.get(names[leaf], 0):,} cells)"
+        text = f"{names[leaf]}  ({n_cells[leaf]:,} cells)"
         axis.annotate(
             plain(text), (end, row), (7, 0), textcoords="offset points", fontsize=8, va="center"
         )

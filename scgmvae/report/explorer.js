@@ -291,7 +291,10 @@ function remember(kind, name) {
 
 function fromAddress() {
   const [, kind, name] = location.hash.match(/^#(gene|colour)=(.*)$/) ?? [];
-  const wanted = kind && decodeURIComponent(name);
+  let wanted = name;
+  try {
+    wanted = kind && decodeURIComponent(name);
+  } catch { /* an address that was cut short is taken as it is */ }
   if (kind === "gene" && search) return chooseGene(wanted);
   choose(columns.find(column => column.name === wanted) ?? columns[0] ?? null);
 }

@@ -47,6 +47,9 @@ N_EXPLORED = 10_000
 SENTENCE = 2_000
 """Bytes that the search for genes takes on a page, beside the genes themselves."""
 
+UNTOLD = ("too few cells", "nothing beside it")
+"""Verdicts on mixing that say nothing."""
+
 N_MARKERS = 5
 DPI = 200
 
@@ -112,6 +115,8 @@ def _drawn(model: SCGMVAE, cells: AnnData, n_most: int, seed: int) -> Drawn:
     if cells.n_obs > n_most:
         rows = np.sort(np.random.default_rng(seed).choice(cells.n_obs, n_most, replace=False))
     shown = cells[rows].copy()  # without categories that none of them has
+    for column in model._setup.continuous:  # text that is a number is one to the model as well
+        shown.obs[column] = pd.to_numeric(shown.obs[column])
     plane = AnnData(shown.obsm[f"X_{KEY}"], obs=shown.obs, uns=_colors(shown))
     basis = in_two_dimensions(plane, seed=seed)
     return Drawn(rows, plane, basis, _markers(model, rows, plane.obs))
@@ -360,7 +365,7 @@ def _agreement(model: SCGMVAE, cells: AnnData, labels_key: str) -> dict[str, Any
 
 def _conditions(mixing: pd.DataFrame, cells: AnnData) -> dict[str, Any]:
     """Where the levels of the conditions do not mix, and their shares in the clusters."""
-    is_told = ~mixing["verdict"].isin(["mixed", "too few cells"])
+    is_told = ~mixing["verdict"].isin(["mixed", *UNTOLD])
     rows = [
         (
             row.condition,
@@ -387,7 +392,7 @@ def _conditions(mixing: pd.DataFrame, cells: AnnData) -> dict[str, Any]:
             "header": header,
             "rows": rows,
             "n_mixed": int((mixing["verdict"] == "mixed").sum()),
-            "n_all": int((mixing["verdict"] != "too few cells").sum()),
+            "n_all": int((~mixing["verdict"].isin(UNTOLD)).sum()),
         },
         "composition": [
             _picture(plotting.composition(cells, name).figure, f"Cells of each cluster by {name}")
@@ -406,7 +411,7 @@ def _training_pictures(model: SCGMVAE) -> Iterator[Picture]:
 
 
 def _latent_pictures(drawn: Drawn, columns: dict[str, str]) -> Iterator[Picture]:
-    plane_name = {"z": "z itself", "umap": "UMAP of z"}[drawn.basis]
+    plane_name = {"z": "z itself", "pca": "two directions of z", "umap": "UMAP of z"}[drawn.basis]
     for column, name in columns.items():
         figure = plotting.embedding(drawn.plane, column, drawn.basis)
         yield _picture(figure, f"{name}: {column}, {plane_name}")

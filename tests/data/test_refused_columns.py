@@ -29,6 +29,17 @@ def test_covariates_that_are_not_there_are_refused(counts, key):
                 SCGMVAE.setup_anndata(adata, **{key: ["batch", "no"]})
 
 
+def test_a_column_is_one_condition(counts):
+    adata = counts.copy()
+    message = "'batch' is both batch_key and one of the categorical_covariate_keys"
+    with unchanged(adata):
+        for _ in TWICE:
+            with pytest.raises(ValueError, match=message):
+                SCGMVAE.setup_anndata(
+                    adata, batch_key="batch", categorical_covariate_keys=["batch"]
+                )
+
+
 @pytest.mark.parametrize("bad", [["batch"], 3], ids=repr)
 @pytest.mark.parametrize("key", ["batch_key", "labels_key", "size_factor_key"])
 def test_what_is_no_name_of_a_column_is_refused(counts, key, bad):

@@ -64,7 +64,23 @@ def test_a_type_of_one_level_is_told_from_one_that_is_divided():
     assert _verdicts(table, {})[:2] == ["this level alone"] * 2
     # next to a cluster that has both levels, it is a type of its own
     assert _verdicts(table, dict.fromkeys("xyz", "z"))[:2] == ["this level alone"] * 2
-    assert _verdicts(table, nearest)[2:] == ["too few cells"] * 2
+    assert _verdicts(table, nearest)[2:] == ["nothing beside it"] * 2
+
+
+def test_most_cells_of_a_group_are_of_the_level_that_most_cells_are_of():
+    levels = np.where(np.arange(2000) % 16 == 0, "small", "big")  # 6 % at random
+    groups = np.repeat(["x", "y"], 1000)
+    table = _table_of(groups, levels, np.full(2000, 1.0))
+    assert _verdicts(table, {"x": "y", "y": "x"}) == ["mixed"] * 4
+
+
+def test_a_type_of_a_rare_batch_is_its_own_beside_one_that_has_its_share_of_it():
+    groups = np.repeat(["0", "1", "own"], [1000, 1000, 60])
+    levels = np.where(np.arange(2060) % 25 == 0, "rare", "usual")  # 4 %
+    levels[2000:] = "rare"
+    table = _table_of(groups, levels, np.full(2060, 1.0))
+    verdicts = _verdicts(table, {"0": "1", "1": "0", "own": "0"})
+    assert verdicts[-1] == "this level alone"
 
 
 def test_few_cells_have_no_verdict():
@@ -86,6 +102,13 @@ def test_a_model_without_conditions_says_how_to_name_them(counts, make_model, tr
     model = train(make_model(counts.copy(), {}, n_components=2))
     with pytest.raises(ValueError, match="without any. Name them in setup_anndata: batch_key"):
         model.integration_table()
+
+
+def test_a_column_without_labels_is_refused(trained):
+    trained.adata.obs["none"] = pd.Series(None, trained.adata.obs_names, dtype=object)
+    with pytest.raises(ValueError, match="in the obs column 'none' no cell has one"):
+        trained.integration_table("none")
+    del trained.adata.obs["none"]
 
 
 def test_wrong_arguments_are_refused(trained):

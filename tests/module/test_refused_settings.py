@@ -131,6 +131,10 @@ def test_concentration_and_scale_must_be_numbers_above_0(counts, name, bad):
             "goes with likelihood='gaussian', but the likelihood is 'nb'. Leave it out.",
         ),
         (
+            {"gaussian_scale": 0.5},
+            "goes with likelihood='gaussian', but the likelihood is 'nb'. Leave it out.",
+        ),
+        (
             {"gaussian_scale": "network", "likelihood": "bernoulli"},
             "goes with likelihood='gaussian', but the likelihood is 'bernoulli'. Leave it out.",
         ),

@@ -134,6 +134,8 @@ def test_the_tree_has_every_split_with_strength_genes_and_cells(counts, make_mod
     for name, n_cells in model.adata.obs["scgmvae"].value_counts().items():
         assert f"{name}  ({n_cells:,} cells)" in texts
     assert len(axis.lines) == 2 * len(table) + model.n_components_
+    del model.adata.obs["scgmvae"]  # as of data that were not annotated
+    assert [text.get_text() for text in scgmvae.pl.split_tree(model, n_genes=2).texts] == texts
     model.cut(n=2)
     dashed = [line for line in scgmvae.pl.split_tree(model).lines if line.get_linestyle() == "--"]
     assert len(dashed) == 2 * (len(table) - 1)

@@ -76,3 +76,37 @@ def test_a_model_of_other_clusters_is_refused(trained, counts, make_model, train
     with pytest.raises(ValueError, match="must be a model that load_query_data made"):
         pl.query(trained, other)
     assert plt.get_fignums() == []
+
+
+def test_confidence_is_that_of_the_query_and_not_what_its_data_had_before(trained):
+    new = trained.adata[:40].copy()
+    new.obs["batch"], new.obs["scgmvae_confidence"] = "new", 0.123
+    mapped = scgmvae.SCGMVAE.load_query_data(new, trained)  # not trained, not annotated
+    trained.adata.obsm["X_own"] = trained.get_latent_representation()[:, :2]
+    axis = pl.query(trained, mapped, basis="own").axes[2]
+    del trained.adata.obsm["X_own"]
+    mapped.annotate(new)
+    np.testing.assert_allclose(
+        np.sort(axis.collections[-1].get_array()), np.sort(new.obs["scgmvae_confidence"])
+    )
+
+
+def test_cells_without_a_place_are_left_out(trained, mapped):
+    own = trained.get_latent_representation()[:, :2].astype(float)
+    own[::5] = np.nan
+    trained.adata.obsm["X_own"] = own
+    first, second = pl.query(trained, mapped, basis="own").axes[:2]
+    assert len(places(first)) == np.isfinite(own).all(1).sum()
+    assert np.isfinite(places(second)).all()
+    trained.adata.obsm["X_own"] = own[:, :1]
+    with pytest.raises(ValueError, match="must have two columns with numbers"):
+        pl.query(trained, mapped, basis="own")
+    del trained.adata.obsm["X_own"]
+    with pytest.raises(KeyError, match="basis names obsm\\['X_mde'\\]"):
+        pl.query(trained, mapped, basis="mde")
+    with pytest.raises(ValueError, match="mapped must be a model, but it is a AnnData"):
+        pl.query(trained, mapped.adata)
+
+
+def test_few_cells_are_drawn_without_a_umap(trained, mapped):
+    assert len(places(pl.query(trained, mapped, n_cells=2).axes[1])) == 2
