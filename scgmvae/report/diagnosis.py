@@ -172,9 +172,12 @@ def quality_findings(clusters: np.ndarray, values: dict[str, np.ndarray]) -> lis
             auc = roc_auc_score(inside, of_cells)
             if max(auc, 1 - auc) > LARGEST_AUC:
                 word = "more" if auc > 0.5 else "less"
+                own, rest = (np.median(of_cells[part]) for part in (inside, ~inside))
                 found.append(
                     f"Nearly all cells of cluster {cluster} have {word} {measure} than other "
-                    "cells: it may be one of quality (doublets, broken cells) and not a type."
+                    f"cells (median {own:,.4g} against {rest:,.4g}). Large cells and doublets "
+                    "have more, broken cells less: check whether its markers are its own or those "
+                    f"of two other clusters, model.markers(groups=[{str(cluster)!r}])."
                 )
     return found
 

@@ -96,6 +96,8 @@ def write_report(
     labels_key = labels_key or model._labels_key_of(model.adata)
     cells = AnnData(obs=model.adata.obs.copy(), uns=_colors(model.adata))
     model._write_annotation(cells, model._posteriors(), KEY)
+    if KEY in cells.obs and model.adata.obs.get(KEY, pd.Series()).dtype == cells.obs[KEY].dtype:
+        cells.uns |= _colors(model.adata)  # one colour means one thing
     drawn = _drawn(model, cells, N_EXPLORED if interactive else N_SHOWN, seed)
     content = _content(model, labels_key, cells, drawn)
     template = _template()
@@ -209,6 +211,9 @@ def _columns(model: SCGMVAE, labels_key: str | None, plane: AnnData) -> dict[str
     """Column of obs by which the cells are coloured → what it holds."""
     names = {KEY: "Clusters", f"{KEY}_fine": "Components", labels_key: "Labels"}
     names |= dict.fromkeys(model._setup.condition_names, "Condition")
+    fine = plane.obs.get(f"{KEY}_fine")
+    if fine is not None and fine.nunique() == plane.obs[KEY].nunique():  # the same once more
+        del names[f"{KEY}_fine"]
     return {column: name for column, name in names.items() if column in plane.obs}
 
 

@@ -486,7 +486,8 @@ def test_findings_of_quality_name_clusters_of_the_deepest_and_shallowest_cells()
     clusters = np.repeat(["0", "1", "2"], 100)
     counts = np.concatenate([np.arange(100), np.arange(100) + 1000, np.arange(100) + 40])
     (sentence,) = diagnosis.quality_findings(clusters, {"counts": counts})
-    assert "cluster 1 have more counts than other cells" in sentence
+    assert "cluster 1 have more counts than other cells (median 1,050 against 69.5)" in sentence
+    assert "model.markers(groups=['1'])" in sentence
     assert diagnosis.quality_findings(clusters, {"counts": np.tile(np.arange(100), 3)}) == []
     assert diagnosis.quality_findings(np.full(300, "0"), {"counts": counts}) == []
 
@@ -545,3 +546,19 @@ def test_a_browser_shows_all_figures_without_scrolling_sideways(path, page, tmp_
         assert 0 <= left < right <= width
         assert right - left > 300
         assert height > 100
+
+
+def test_scatters_have_the_colours_that_other_figures_have(trained, tmp_path, monkeypatch):
+    names = trained.adata.obs["scgmvae"].cat.categories
+    colors = [f"#0000{i:02x}" for i in range(len(names))]
+    monkeypatch.setitem(trained.adata.uns, "scgmvae_colors", colors)
+    seen = {}
+    draw = report.plotting.embedding
+
+    def watched(adata, color, *args, **kwargs):
+        seen[color] = adata.uns.get(f"{color}_colors")
+        return draw(adata, color, *args, **kwargs)
+
+    monkeypatch.setattr(report.plotting, "embedding", watched)
+    trained.report(tmp_path / "report.html")
+    assert list(seen["scgmvae"]) == colors
