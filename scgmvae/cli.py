@@ -145,6 +145,16 @@ def _force(command: Callable) -> Callable:
     )(command)
 
 
+def _seed(command: Callable) -> Callable:
+    return click.option(
+        "--seed",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Seed of all random numbers.",
+    )(command)
+
+
 def _read(path: Path, backed: Literal["r"] | None = None) -> AnnData:
     from scgmvae.io.cell_files import read_cells
 
@@ -240,13 +250,7 @@ def main() -> None:
     help="Passes over the cells in the first stage, which learns the embedding alone.  [default: "
     "10 to 120, fewer the more cells]",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Seed of all random numbers.",
-)
+@_seed
 @click.option(
     "--out",
     type=OUTPUT,
@@ -402,13 +406,7 @@ def predict(folder: Path, data: Path, out: Path | None, force: bool) -> str | No
     type=INPUT_FILE,
     help="h5ad file from whose cells total counts and conditions are drawn.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Seed of all random numbers.",
-)
+@_seed
 @click.option("--out", type=OUTPUT, callback=_new_file, required=True, help="h5ad file to write.")
 @_force
 def sample(

@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from scgmvae.checks import check_seed, check_whole
 from scgmvae.plotting._latent import in_two_dimensions
 from scgmvae.plotting._plane import confidence_on, groups_on, point_size
-from scgmvae.plotting._style import WIDTH, colors_of
+from scgmvae.plotting._style import WIDTH, colors_of_clusters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,7 +90,7 @@ def query(
     placed = _placed(known.obsm[f"X_{KEY}"], plane, found.obsm[f"X_{KEY}"])
     names = list(reference.cluster_names)
     clusters = [pd.Categorical(cells.obs[KEY].astype(str), names) for cells in (known, found)]
-    colors = _colors(reference, names)
+    colors = colors_of_clusters(reference)
     figure, axes = plt.subplots(1, 3, figsize=(3 * WIDTH, 3.3), layout="constrained")
     for axis in axes[1:]:
         axis.scatter(*plane.T, s=point_size(len(plane)), c=PALE, linewidths=0)
@@ -150,14 +150,6 @@ def _plane(reference: SCGMVAE, cells: AnnData, basis: str, seed: int) -> NDArray
         )
     of_z = AnnData(cells.obsm[f"X_{KEY}"])
     return of_z.obsm[f"X_{in_two_dimensions(of_z, seed=seed)}"]
-
-
-def _colors(reference: SCGMVAE, names: list[str]) -> dict[str, str]:
-    """Colour of each cluster: that of the reference's figures, if any."""
-    uns = reference.adata.uns
-    chosen = {name: uns[name] for name in (f"{KEY}_colors",) if name in uns}
-    obs = pd.DataFrame({KEY: pd.Categorical(names, names)}, [f"cluster {name}" for name in names])
-    return colors_of(AnnData(obs=obs, uns=chosen), KEY)
 
 
 def _placed(

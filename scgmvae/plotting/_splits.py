@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 
 from scgmvae.clustering.split_tree import SplitTree
-from scgmvae.plotting._style import WIDTH, colors_of, plain
+from scgmvae.plotting._style import WIDTH, colors_of_clusters, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,10 +114,7 @@ def _draw_leaves(
     """Write the name and the number of cells of each component beside its end of the tree."""
     codes = pd.Categorical(model.predict(components=True), list(names)).codes
     n_cells = np.bincount(codes, minlength=len(names))
-    present = pd.Categorical(model.cluster_names, list(model.cluster_names))
-    obs = pd.DataFrame({"scgmvae": present}, [f"cluster {name}" for name in present])
-    uns = {k: v for k, v in model.adata.uns.items() if k == "scgmvae_colors"}
-    colors = colors_of(AnnData(obs=obs, uns=uns), "scgmvae")
+    colors = colors_of_clusters(model)
     clusters = [*model.cluster_names, None]
     for row, leaf in enumerate(order):
         cluster = clusters[model._clusters_of_components()[leaf]]

@@ -15,7 +15,17 @@ from scanpy.plotting import palettes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["PALETTE", "WIDTH", "colors_of", "new_axes", "palette_of", "plain"]
+    from scgmvae.model.scgmvae import SCGMVAE
+
+__all__ = [
+    "PALETTE",
+    "WIDTH",
+    "colors_of",
+    "colors_of_clusters",
+    "new_axes",
+    "palette_of",
+    "plain",
+]
 
 WIDTH = 3.5
 """Width of a single panel in inches: one column of a journal."""
@@ -91,6 +101,15 @@ def colors_of(adata: AnnData, key: str) -> dict[str, str]:
             (some for some in choices if len(some) >= len(groups)), ["grey"] * len(groups)
         )
     return dict(zip(groups, colors, strict=False))
+
+
+def colors_of_clusters(model: SCGMVAE) -> dict[str, str]:
+    """Cluster of a model → its colour in the figures of the model's data, annotated or not."""
+    names = [str(name) for name in model.cluster_names]
+    clusters = pd.Categorical(names, names)
+    obs = pd.DataFrame({"scgmvae": clusters}, [f"cluster {name}" for name in names])
+    uns = {k: v for k, v in model.adata.uns.items() if k == "scgmvae_colors"}
+    return colors_of(AnnData(obs=obs, uns=uns), "scgmvae")
 
 
 def _is_fine(adata: AnnData, key: str) -> bool:
