@@ -69,7 +69,12 @@ class Command(click.Command):
             message = error.args[0] if isinstance(error, KeyError) and error.args else error
             raise click.ClickException(_in_options(" ".join(str(message).split()))) from error
         if result is not None:
-            click.echo(result)
+            try:
+                click.echo(result)
+            except BrokenPipeError:  # whoever reads has had enough, which click knows how to end
+                raise
+            except OSError as error:
+                raise click.ClickException(f"The result could not be written: {error}") from error
 
 
 class Commands(click.Group):
@@ -110,6 +115,11 @@ OUTPUT = click.Path(path_type=Path)
 
 
 def _new_file(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    kind = ".html" if param.name == "report" else ".h5ad"
+    if path is not None and path.suffix.lower() != kind:
+        raise click.BadParameter(
+            f"The file is of the kind {kind}, so its name must end so, but it is {path.name!r}."
+        )
     try:
         return path if path is None else check_target(path, ctx.params["force"], "--force")
     except (OSError, ValueError) as error:

@@ -440,15 +440,23 @@ def test_errors_of_the_data_are_one_line_and_code_1(folder, tmp_path, arguments,
 
 USAGE_ERRORS = [
     pytest.param(
-        ["fit", "{f}/counts.h5ad", "--out", "{t}/o", "--report", "{t}/o"],
+        ["fit", "{f}/counts.h5ad", "--out", "{t}/o.h5ad", "--model", "{t}/o.h5ad"],
         "different files",
         id="one_file_for_two",
     ),
     pytest.param(["fit", "{f}/counts.h5ad"], "at least one output", id="no_output"),
     pytest.param(
-        ["fit", "{f}/counts.h5ad", "--out", "{t}/o", "--interactive"],
+        ["fit", "{f}/counts.h5ad", "--out", "{t}/o.h5ad", "--interactive"],
         "name its file with --report",
         id="interactive_without_report",
+    ),
+    pytest.param(
+        ["fit", "{f}/counts.h5ad", "--out", "{t}/o.csv"],
+        "of the kind .h5ad, so its name must end so, but it is 'o.csv'",
+        id="out_is_no_h5ad",
+    ),
+    pytest.param(
+        ["fit", "{f}/counts.h5ad", "--report", "{t}/o"], "of the kind .html", id="report_is_no_html"
     ),
     pytest.param(["fit", "{t}/no.h5ad", "--out", "{t}/o.h5ad"], "does not exist", id="no_file"),
     pytest.param(
@@ -513,3 +521,13 @@ def test_a_process_prints_results_alone_to_stdout(folder, tmp_path):
     assert "Model was loaded" not in again.stderr
     assert "Traceback" not in done.stderr
     assert anndata.read_h5ad(tmp_path / "out.h5ad").obs["scgmvae"].nunique() <= 3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_result_that_cannot_be_written_is_one_line_of_an_error(folder):
+    command = [sys.executable, "-m", "scgmvae", "info", str(folder / "counts.h5ad")]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: The result could not be written: ")
+    assert "Traceback" not in done.stderr

@@ -77,8 +77,8 @@ class ComponentsMixin(AnnotationMixin):
         adata
             Data with the genes of the model; ``None`` is the model's own.
         labels_key
-            obs column with the labels to compare to; ``None`` takes the one that the model was set
-            up with, if any.
+            obs column with the labels to compare to, which cells may lack; ``None`` takes the one
+            that the model was set up with, if any.
 
         Returns
         -------
@@ -108,7 +108,7 @@ class ComponentsMixin(AnnotationMixin):
         """
         self._check_mixture()
         source = self._validate_anndata(adata)
-        validation.check_columns(source, labels_key=labels_key)
+        validation.check_columns(source, is_whole=False, labels_key=labels_key)
         log_proba = self._posteriors(source)["log_proba"]
         component = self._clustering.component_of(log_proba)
         proba, n_components = np.exp(log_proba), log_proba.shape[1]

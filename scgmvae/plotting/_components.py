@@ -162,7 +162,7 @@ def component_labels(
 
 def _label_shares(model: SCGMVAE, labels_key: str) -> pd.DataFrame:
     """Share of each label among the labelled cells of each component, 0 without any."""
-    check_columns(model.adata, labels_key=labels_key)
+    check_columns(model.adata, is_whole=False, labels_key=labels_key)
     names = model.component_names
     component = pd.Categorical(model.predict(components=True), list(names)).codes
     return model._label_shares(component, model.adata, labels_key).set_axis(names).fillna(0)

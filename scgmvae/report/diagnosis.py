@@ -20,6 +20,7 @@ __all__ = [
     "latent_findings",
     "mixing_findings",
     "quality_findings",
+    "split_findings",
     "training_findings",
 ]
 
@@ -34,7 +35,8 @@ LARGEST_GAIN = 0.005
 """Share of the ELBO that the last fifth of the joint epochs may gain on the fifth before."""
 
 LEAST_CONFIDENCE, UNSURE_SHARE = 0.5, 0.1
-"""Confidence below which a cell counts as unsure, and the share of such cells that is many."""
+"""Confidence below which a cell counts as unsure, and the share of such cells that is many. In a
+single cluster half of the cells are many."""
 
 LARGEST_NOVELTY, NOVEL_SHARE = 0.99, 0.05
 """Novelty above which a cell counts as an outlier, and the share of such cells that is many. Among
@@ -42,6 +44,10 @@ the training cells the share is 0.01."""
 
 LARGEST_OVERLAP = 0.5
 """Overlap above which two components of different clusters are hard to tell apart."""
+
+WEAK = 0.6
+"""Strength below which a split between clusters is one that another training may not make. Between
+trainings the strength of one split varies by about .05."""
 
 LARGEST_AUC = 0.95
 """Probability that a cell of a cluster has more, or fewer, counts than another cell, above which
@@ -123,6 +129,27 @@ def component_findings(table: pd.DataFrame) -> list[str]:
     return found
 
 
+def split_findings(table: pd.DataFrame) -> list[str]:
+    """Findings in the tested splits: which of those between the clusters are weak.
+
+    Parameters
+    ----------
+    table
+        Table as :meth:`scgmvae.SCGMVAE.split_table` returns it.
+    """
+    weak = table[table["is_made"] & (table["strength"] < WEAK)]
+    if weak.empty:
+        return []
+    names = "; ".join(
+        f"{row.left} from {row.right} ({row.strength:.2f})" for row in weak.itertuples()
+    )
+    return [
+        f"Weak splits between clusters, with their strength: {names}. Another training may not "
+        f"make them. cut(strength={WEAK}) goes without, and split_table() has the genes that "
+        "differ."
+    ]
+
+
 def mixing_findings(table: pd.DataFrame) -> list[str]:
     """Findings in how the levels of conditions mix in z.
 
@@ -182,20 +209,24 @@ def quality_findings(clusters: np.ndarray, values: dict[str, np.ndarray]) -> lis
     return found
 
 
-def cell_findings(confidence: pd.Series, novelty: pd.Series) -> list[str]:
+def cell_findings(clusters: pd.Series, confidence: pd.Series, novelty: pd.Series) -> list[str]:
     """Findings in confidence and novelty: whether many cells are unsure, or outliers.
 
     Parameters
     ----------
-    confidence, novelty
-        Values of the cells as :meth:`scgmvae.SCGMVAE.annotate` writes them, in [0, 1].
+    clusters, confidence, novelty
+        Values of the cells as :meth:`scgmvae.SCGMVAE.annotate` writes them, the numbers in [0, 1].
     """
     found = []
-    unsure = (confidence < LEAST_CONFIDENCE).mean()
-    if unsure > UNSURE_SHARE:
+    is_unsure = confidence < LEAST_CONFIDENCE
+    by_cluster = is_unsure.groupby(clusters, observed=True).mean().sort_values(ascending=False)
+    unsure = by_cluster[by_cluster > UNSURE_SHARE]
+    if is_unsure.mean() > UNSURE_SHARE or by_cluster.max() > 0.5:
+        names = ", ".join(f"{name} ({share:.0%})" for name, share in unsure.items())
         found.append(
-            f"{unsure:.0%} of the cells have a confidence below {LEAST_CONFIDENCE}: their cluster "
-            "is a guess."
+            f"{is_unsure.mean():.0%} of the cells have a confidence below {LEAST_CONFIDENCE}: "
+            f"their cluster is a guess. Of clusters they are: {names}. "
+            f"adata[adata.obs['scgmvae_confidence'] < {LEAST_CONFIDENCE}] has them."
         )
     novel = (novelty > LARGEST_NOVELTY).mean()
     if novel > NOVEL_SHARE:

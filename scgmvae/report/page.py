@@ -51,6 +51,8 @@ UNTOLD = ("too few cells", "nothing beside it")
 """Verdicts on mixing that say nothing."""
 
 N_MARKERS = 5
+N_LEAST_CERTAIN = 10
+"""Number of cells in the table of those with the lowest confidence."""
 DPI = 200
 
 
@@ -92,7 +94,7 @@ def write_report(
     model._check_if_trained(warn=False)
     if model.adata is None:
         raise RuntimeError("The model has no data to report on: load it with some.")
-    validation.check_columns(model.adata, labels_key=labels_key)
+    validation.check_columns(model.adata, is_whole=False, labels_key=labels_key)
     labels_key = labels_key or model._labels_key_of(model.adata)
     cells = AnnData(obs=model.adata.obs.copy(), uns=_colors(model.adata))
     model._write_annotation(cells, model._posteriors(), KEY)
@@ -178,22 +180,24 @@ def _mixture_content(
     table = model.component_table(labels_key=labels_key)
     found += diagnosis.component_findings(table) + model._split_findings()
     obs = cells.obs
-    found += diagnosis.cell_findings(obs[f"{KEY}_confidence"], obs[f"{KEY}_novelty"])
+    found += diagnosis.cell_findings(obs[KEY], obs[f"{KEY}_confidence"], obs[f"{KEY}_novelty"])
     content = {
         "components": _component_rows(model, table, drawn.markers),
         "cells": [
             _picture(plotting.confidence(cells).figure, "Confidence by cluster"),
             _picture(plotting.novelty(cells).figure, "Novelty of the cells"),
         ],
-        "merging": _picture(
-            plotting.component_similarity(model).figure,
-            "Overlap of the components, with the tree of their merging",
-        ),
+        "least_certain": _least_certain(cells),
         "clusters": _cluster_rows(model),
+        "overlap": [],
+        "splits": [],
     }
-    content["splits"] = []
+    if len(table) > 1:
+        overlap = plotting.component_similarity(model).figure
+        content["overlap"] = [_picture(overlap, "Overlap of the components in z")]
     if model.split_tree_ is not None and len(table) > 1:
         content["splits"] = [_picture(plotting.split_tree(model).figure, "The tested splits")]
+        found += diagnosis.split_findings(model.split_table(n_genes=0))
     if model._setup.categories:
         clusters = cells.obs[KEY].reset_index(drop=True)
         mixing = model._integration_of(clusters, are_clusters=True)
@@ -321,6 +325,31 @@ def _component_rows(
     if markers is not None:
         header.append("marker genes")
         columns.append([", ".join(model._setup.gene_names[own]) or "–" for own in markers])
+    return {"header": header, "rows": list(zip(*columns, strict=True))}
+
+
+def _least_certain(cells: AnnData) -> dict[str, Any]:
+    """Header and rows of the table of the cells with the lowest confidence."""
+    proba = cells.obsm[f"{KEY}_proba"]
+    names = cells.uns[KEY]["clusters"]
+    confidence = cells.obs[f"{KEY}_confidence"].to_numpy()
+    rows = np.argsort(confidence, kind="stable")[:N_LEAST_CERTAIN]
+    ranked = np.argsort(-proba[rows], axis=1, kind="stable")[:, :2]
+    header = ["cell", "confidence", "novelty", "cluster (probability)"]
+    columns = [
+        cells.obs_names[rows],
+        [f"{value:.2f}" for value in confidence[rows]],
+        [f"{value:.3f}" for value in cells.obs[f"{KEY}_novelty"].to_numpy()[rows]],
+        *(
+            [
+                f"{names[cluster]} ({proba[row, cluster]:.2f})"
+                for row, cluster in zip(rows, of_rank, strict=True)
+            ]
+            for of_rank in ranked.T
+        ),
+    ]
+    if ranked.shape[1] > 1:
+        header.append("next cluster (probability)")
     return {"header": header, "rows": list(zip(*columns, strict=True))}
 
 

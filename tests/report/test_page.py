@@ -182,7 +182,7 @@ def test_figures_are_of_terms_of_the_latent_and_of_components(page):
         "Condition: batch, z itself",
         "Share of the labels of <b>type in each component",
         "Cells of each cluster by batch",
-        "Overlap of the components, with the tree of their merging",
+        "Overlap of the components in z",
         "Confidence by cluster",
         "Novelty of the cells",
         "−ELBO by epoch",
@@ -203,6 +203,30 @@ def test_labels_that_the_model_did_not_see_are_compared_with(hostile, tmp_path, 
     assert page.after("NMI") == f"{scores['NMI']:.3f}"
     assert page.after("clusters") == str(scores["n_clusters"])
     assert "The model was trained on these labels" not in " ".join(page.text)
+
+
+def test_cells_may_lack_the_labels_that_are_compared_with(hostile, tmp_path, no_pictures):
+    adata = hostile.adata
+    adata.obs["some"] = adata.obs["component"].astype(object).where(np.arange(300) % 3 > 0)
+    page = page_of(hostile, tmp_path, "some")
+    is_known = adata.obs["some"].notna()
+    scores = clustering_scores(adata.obs["component"][is_known], adata.obs["scgmvae"][is_known])
+    assert page.after("ARI") == f"{scores['ARI']:.3f}"
+    assert page.after("labels: some") == "3 labels of 200 cells"
+    assert hostile.component_table(labels_key="some")["label"].notna().any()
+    del adata.obs["some"]
+
+
+def test_the_cells_with_the_lowest_confidence_are_named(hostile, page):
+    obs, proba = hostile.adata.obs, hostile.adata.obsm["scgmvae_proba"]
+    lowest = obs["scgmvae_confidence"].sort_values(kind="stable").index[:10]
+    rows = page.between("next cluster (probability)", "Training")
+    for name in lowest:
+        place = rows.index(name)
+        first, second = np.argsort(-proba[obs.index.get_loc(name)])[:2]
+        assert rows[place + 1] == f"{obs.loc[name, 'scgmvae_confidence']:.2f}"
+        assert rows[place + 3].startswith(f"{hostile.cluster_names[first]} (")
+        assert rows[place + 4].startswith(f"{hostile.cluster_names[second]} (")
 
 
 def test_new_cells_without_any_label_are_reported_without_them(hostile, tmp_path, no_pictures):
@@ -453,17 +477,35 @@ def test_findings_of_components_come_when_due(table, expected):
     ("n_unsure", "n_novel", "expected"),
     [
         pytest.param(10, 5, [], id="at_the_thresholds"),
-        pytest.param(12, 0, ["12% of the cells have a confidence below 0.5"], id="unsure"),
+        pytest.param(12, 0, ["12% of the cells .* they are: 0 (24%). adata[adata"], id="unsure"),
         pytest.param(0, 6, ["6% of the cells lie further out than 99% of the training"], id="far"),
         pytest.param(50, 50, ["50% of the cells have", "50% of the cells lie"], id="both"),
     ],
 )
 def test_findings_of_cells_come_when_due(n_unsure, n_novel, expected):
+    clusters = pd.Series(np.where(np.arange(100) < 50, "0", "1"))
     confidence = pd.Series(np.where(np.arange(100) < n_unsure, 0.49, 0.5))
     novelty = pd.Series(np.where(np.arange(100) < n_novel, 0.995, 0.99))
-    found = diagnosis.cell_findings(confidence, novelty)
+    found = diagnosis.cell_findings(clusters, confidence, novelty)
     assert len(found) == len(expected)
-    assert all(part in sentence for part, sentence in zip(expected, found, strict=True))
+    for words, sentence in zip(expected, found, strict=True):
+        assert all(part in sentence for part in words.split(" .* "))
+
+
+def test_a_cluster_whose_cells_are_mostly_unsure_is_named_however_small():
+    clusters = pd.Categorical(["0"] * 95 + ["1"] * 5)
+    confidence = pd.Series([0.9] * 95 + [0.4] * 3 + [0.6] * 2)
+    (sentence,) = diagnosis.cell_findings(clusters, confidence, pd.Series(np.zeros(100)))
+    assert "3% of the cells" in sentence and "they are: 1 (60%)." in sentence
+
+
+def test_findings_of_splits_name_the_weak_ones_between_clusters():
+    columns = ["left", "right", "strength", "is_made"]
+    rows = [("0, 1", "2", 0.9, True), ("0", "1", 0.54, True), ("2", "3", 0.4, False)]
+    table = pd.DataFrame(rows, columns=columns)
+    (sentence,) = diagnosis.split_findings(table)
+    assert "strength: 0 from 1 (0.54). Another" in sentence
+    assert diagnosis.split_findings(table.iloc[[0, 2]]) == []
 
 
 def test_findings_of_mixing_name_condition_clusters_and_levels():
@@ -500,7 +542,9 @@ def test_the_report_has_the_findings_of_its_model(hostile, tmp_path, monkeypatch
         *diagnosis.training_findings(hostile.history),
         *diagnosis.latent_findings(hostile.get_latent_representation()),
         *diagnosis.component_findings(hostile.component_table()),
-        *diagnosis.cell_findings(cells["scgmvae_confidence"], cells["scgmvae_novelty"]),
+        *diagnosis.cell_findings(
+            cells["scgmvae"], cells["scgmvae_confidence"], cells["scgmvae_novelty"]
+        ),
     ]
     assert expected  # eight epochs are few
     assert sentences == expected
