@@ -192,14 +192,23 @@ def markers(
     cells = cells[:, genes].copy()
     if ax is None:
         ax = _axes_of_dots(groups.cat.categories, genes)
+    size = ax.get_window_extent().size / ax.figure.dpi
     plot = sc.pl.dotplot(
-        cells, genes, "cluster", standard_scale="var", return_fig=True, ax=ax, show=False
+        cells,
+        genes,
+        "cluster",
+        standard_scale="var",
+        return_fig=True,
+        ax=ax,
+        show=False,
+        figsize=tuple(size),  # without it scanpy leaves room above the dots
     )
     plot.legend(colorbar_title="mean, 0 to 1\nby gene", size_title="% of cells", width=1.7).style(
         cmap="Blues", dot_edge_color="none", largest_dot=90
     )
     drawn = plot.get_axes()["mainplot_ax"]
     drawn.tick_params(labelsize=8)
+    drawn.set_title("marker genes", fontsize=9)
     return drawn
 
 
@@ -207,8 +216,8 @@ def _axes_of_dots(groups: pd.Index, genes: list[str]) -> Axes:
     """Axes with room for the names around it; scanpy's grid suits no layout of matplotlib's."""
     left = 0.4 + 0.08 * max(len(plain(name)) for name in groups)
     below = 0.3 + 0.09 * max(map(len, genes))
-    width, height = left + 0.2 * len(genes) + 1.8, below + 0.24 * max(5, len(groups)) + 0.2
+    width, height = left + 0.2 * len(genes) + 1.8, below + 0.24 * max(6, len(groups)) + 0.3
     grid = plt.figure(figsize=(width, height)).add_gridspec(
-        1, 1, left=left / width, right=1 - 0.1 / width, bottom=below / height, top=1 - 0.1 / height
+        1, 1, left=left / width, right=1 - 0.1 / width, bottom=below / height, top=1 - 0.3 / height
     )
     return grid.figure.add_subplot(grid[0])

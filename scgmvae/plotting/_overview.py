@@ -75,7 +75,7 @@ def overview(
     beside = 1.0 + 0.07 * max(len(plain(name)) for name in clusters)
     below = 0.5 + 0.075 * max((len(plain(name)) for name in labels), default=0)
     rows = 0.22 * (len(clusters) + 1)
-    dots, lower = 1.4 + max(1.6, rows), below + 0.8 + rows
+    dots, lower = 1.25 + max(1.6, rows), below + 0.6 + rows
     heights = [HALF, *[dots] * has_markers, *[lower] * bool(condition or labels_key)]
     wide = 2 * (HALF + max(0.0, beside - 1.3))
     figure = plt.figure(figsize=(wide, sum(heights)))
@@ -87,12 +87,12 @@ def overview(
     groups_on(first, plane, clusters, colors_of(cells, "scgmvae"), "clusters")
     confidence_on(second, plane, cells.obs["scgmvae_confidence"].to_numpy())
     if has_markers:
-        (axis,) = _axes(next(parts), (wide, dots), [beside], wide - beside - 0.2, (1.1, 0.2))
+        (axis,) = _axes(next(parts), (wide, dots), [beside], wide - beside - 0.2, (0.95, 0.3))
         markers(model, n_genes, ax=axis)
     if condition or labels_key:
         n_panels = (condition is not None) + (labels_key is not None)
         places = [beside, half + beside][:n_panels]
-        axes = _axes(next(parts), (wide, lower), places, half - beside - 0.2, (below, 0.7))
+        axes = _axes(next(parts), (wide, lower), places, half - beside - 0.2, (below, 0.5))
         if condition is not None:
             composition(adata, condition, ax=axes[0])
         if labels_key is not None:
