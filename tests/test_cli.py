@@ -456,7 +456,9 @@ USAGE_ERRORS = [
         id="out_is_no_h5ad",
     ),
     pytest.param(
-        ["fit", "{f}/counts.h5ad", "--report", "{t}/o"], "of the kind .html", id="report_is_no_html"
+        ["fit", "{f}/counts.h5ad", "--report", "{t}/o"],
+        "of the kind .html",
+        id="report_is_no_html",
     ),
     pytest.param(["fit", "{t}/no.h5ad", "--out", "{t}/o.h5ad"], "does not exist", id="no_file"),
     pytest.param(

@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scgmvae.clustering.repeated import GroupSums, repeated_splits
+from scgmvae.clustering.group_sums import GroupSums
+from scgmvae.clustering.repeated import repeated_splits
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import summarise, write

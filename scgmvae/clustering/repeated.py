@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["GroupSums", "repeated_splits"]
+    from scgmvae.clustering.group_sums import GroupSums
+
+__all__ = ["repeated_splits"]
 
 IN_COMMON = 0.25
 """Least share of a split, as a squared distance, in the directions in which another part of the
@@ -29,17 +31,6 @@ COVERAGE = 0.75
 """Least share of all cells in the parts that are divided alike."""
 N_GENES = 300
 """Number of genes that are compared, those that differ most between leaves."""
-
-
-class GroupSums(NamedTuple):
-    """Sums over the cells of each of K groups."""
-
-    x: NDArray[np.float64]
-    """Sums of x, (K, G)."""
-    squares: NDArray[np.float64]
-    """Sums of the squares of x, (K, G)."""
-    n_cells: NDArray[np.int64]
-    """Number of cells, (K,)."""
 
 
 def repeated_splits(

@@ -14,6 +14,7 @@ from scgmvae.clustering.cuts import (
     shared_neighbor_graph,
     weakest_cut,
 )
+from scgmvae.clustering.few_genes import splits_of_few_genes
 from scgmvae.clustering.one_population import Evidence, evidence_of
 from scgmvae.clustering.repeated import repeated_splits
 from scgmvae.clustering.support import Support, support_of, without_level_means
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scgmvae.clustering.group_sums import GroupSums
     from scgmvae.clustering.one_population import Encoded
-    from scgmvae.clustering.repeated import GroupSums
 
 __all__ = [
     "LARGEST_P",
@@ -41,8 +42,9 @@ STRENGTH = 0.5
 """Strength from which on a split is one between clusters."""
 FINEST = 0.3
 """Strength from which on a split is in the tree."""
-REPEATED = 0.4
-"""Share of its strength for which a split counts that repeats from type to type."""
+SET_BACK = 0.4
+"""Share of its strength for which a split counts that repeats from type to type, or rests on few
+genes."""
 APART = 0.95
 """Strength from which on a split needs no support by the levels of a condition."""
 CELLS_IN_TEST = 1000
@@ -96,6 +98,8 @@ class SplitTree:
     """T of each split with the levels of a condition moved onto each other, (S, conditions)."""
     is_repeated: NDArray[np.bool_]
     """Whether each split repeats in most of the other types, (S,)."""
+    is_of_few_genes: NDArray[np.bool_]
+    """Whether each split rests on few genes, (S,)."""
 
     @property
     def n_splits(self) -> int:
@@ -111,9 +115,10 @@ class SplitTree:
     def height(self) -> NDArray[np.float64]:
         """Strength down to which each split is made, (S,): the least of it and those above.
 
-        A split that repeats from type to type counts less.
+        A split that repeats from type to type, or rests on few genes, counts less.
         """
-        height = self.strength * np.where(self.is_repeated, REPEATED, 1.0)
+        is_set_back = self.is_repeated | self.is_of_few_genes
+        height = self.strength * np.where(is_set_back, SET_BACK, 1.0)
         for split, children in enumerate(self.children):  # a side comes after the whole
             below = children[children >= 0]
             height[below] = np.minimum(height[below], height[split])
@@ -354,7 +359,8 @@ def grow(
         Level of each cell, ``(n,)``, for each categorical condition.
     sums_of
         Function that takes the leaf of each cell, ``(n,)``, and returns sums of x over the leaves,
-        by which splits that repeat from type to type are known. ``None`` looks for none.
+        by which splits are known that repeat from type to type, or rest on few genes. ``None``
+        looks for none.
     n_leaves
         K, number of leaves: the strongest splits of the tree, or further ones that the test does
         not support, the strongest first. ``None`` keeps the tree.
@@ -375,9 +381,13 @@ def grow(
     if n_leaves is not None:
         growing.split_while(lambda _: True, n_leaves)
     tree, leaf = growing.tree(), growing.leaf
-    if sums_of is not None and tree.n_splits > 1:
-        sides = [tree.leaves_of(split) for split in range(tree.n_splits)]
-        tree = replace(tree, is_repeated=repeated_splits(sides, sums_of(leaf)))
+    if sums_of is not None and tree.n_splits:
+        sides, sums = [tree.leaves_of(split) for split in range(tree.n_splits)], sums_of(leaf)
+        tree = replace(
+            tree,
+            is_repeated=repeated_splits(sides, sums),
+            is_of_few_genes=splits_of_few_genes(sides, sums),
+        )
     if n_leaves is not None and tree.n_splits >= n_leaves:
         made = tree.strongest(n_leaves)
         leaf, tree = tree.clusters(made)[leaf], tree.only(made)
@@ -459,5 +469,6 @@ class _Growing:
             np.array([e.p for e in evidence], dtype=float),
             n_levels,
             t_moved,
+            np.zeros(n_splits, dtype=bool),
             np.zeros(n_splits, dtype=bool),
         )

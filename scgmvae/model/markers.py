@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scgmvae.clustering.repeated import GroupSums
+    from scgmvae.clustering.group_sums import GroupSums
 
 __all__ = ["MarkersMixin"]
 

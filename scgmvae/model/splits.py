@@ -12,7 +12,7 @@ from scvi import REGISTRY_KEYS
 
 from scgmvae import checks
 from scgmvae.clustering.examined_groups import examine_groups
-from scgmvae.clustering.repeated import GroupSums
+from scgmvae.clustering.group_sums import GroupSums
 from scgmvae.clustering.split_tree import STRENGTH, SplitTree, grow
 from scgmvae.data import validation
 from scgmvae.data.categories import names_of
@@ -114,9 +114,11 @@ class SplitsMixin(PopulationsMixin):
         for each categorical condition ``<condition>_levels``, how many of its levels have cells
         on both sides, and ``t_without_<condition>``, T where the levels are moved onto each other;
         ``is_repeated``, whether most types are divided in the same directions of gene space, as by
-        a batch that was not told; such a split counts 0.4 of its strength; ``is_made``, whether
-        the present clusters follow it; ``genes_left`` and ``genes_right``, the genes that are
-        higher on that side, by Welch's t of log(1 + counts per 10,000).
+        a batch that was not told; ``is_of_few_genes``, whether its sides are alike but for three
+        genes, as B cells of either light chain are (such a split, and one that is repeated, counts
+        0.4 of its strength); ``is_made``, whether the present clusters follow it; ``genes_left``
+        and ``genes_right``, the genes that are higher on that side, by Welch's t of
+        log(1 + counts per 10,000).
 
         Raises
         ------
@@ -171,7 +173,11 @@ class SplitsMixin(PopulationsMixin):
             table[f"{condition}_levels"] = tree.n_levels[:, number]
             table[f"t_without_{condition}"] = tree.t_moved[:, number]
         made = [not np.isin(clusters[left], clusters[right]).any() for left, right in sides]
-        return table.assign(is_repeated=tree.is_repeated, is_made=np.array(made, dtype=bool))
+        return table.assign(
+            is_repeated=tree.is_repeated,
+            is_of_few_genes=tree.is_of_few_genes,
+            is_made=np.array(made, dtype=bool),
+        )
 
     def _clusters_of_components(self) -> NDArray[np.int64]:
         """Cluster of each component, (K,), −1 where it is dropped."""

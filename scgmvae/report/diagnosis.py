@@ -130,24 +130,35 @@ def component_findings(table: pd.DataFrame) -> list[str]:
 
 
 def split_findings(table: pd.DataFrame) -> list[str]:
-    """Findings in the tested splits: which of those between the clusters are weak.
+    """Findings in the tested splits: which are weak, and which rest on few genes.
 
     Parameters
     ----------
     table
         Table as :meth:`scgmvae.SCGMVAE.split_table` returns it.
     """
+
+    def named(rows: pd.DataFrame) -> str:
+        return "; ".join(
+            f"{row.left} from {row.right} ({row.strength:.2f})" for row in rows.itertuples()
+        )
+
+    found = []
     weak = table[table["is_made"] & (table["strength"] < WEAK)]
-    if weak.empty:
-        return []
-    names = "; ".join(
-        f"{row.left} from {row.right} ({row.strength:.2f})" for row in weak.itertuples()
-    )
-    return [
-        f"Weak splits between clusters, with their strength: {names}. Another training may not "
-        f"make them. cut(strength={WEAK}) goes without, and split_table() has the genes that "
-        "differ."
-    ]
+    if len(weak):
+        found.append(
+            f"Weak splits between clusters, with their strength: {named(weak)}. Another training "
+            f"may not make them. cut(strength={WEAK}) goes without, and split_table() has the "
+            "genes that differ."
+        )
+    narrow = table[table["is_of_few_genes"] & (table["strength"] >= WEAK)]
+    if len(narrow):
+        found.append(
+            f"Splits that are deep but rest on three genes or fewer: {named(narrow)}. They make "
+            "no clusters, because light chains of antibodies or a stress response divide cells "
+            "so; split_table() names the genes."
+        )
+    return found
 
 
 def mixing_findings(table: pd.DataFrame) -> list[str]:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from scgmvae.clustering.repeated import GroupSums, repeated_splits
+from scgmvae.clustering.group_sums import GroupSums
+from scgmvae.clustering.repeated import repeated_splits
 from scgmvae.clustering.split_tree import STRENGTH, grow
 
 N_GENES = 200

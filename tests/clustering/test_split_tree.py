@@ -45,6 +45,7 @@ def tree():
         nothing,
         nothing,
         np.zeros(2, dtype=bool),
+        np.zeros(2, dtype=bool),
     )
 
 
@@ -65,6 +66,8 @@ def test_a_split_that_repeats_counts_less(tree):
     assert repeated.clusters(repeated.height >= STRENGTH).tolist() == [0, 1, 1]
     first = replace(tree, is_repeated=np.array([True, False]))
     np.testing.assert_allclose(first.height, [0.2, 0.2])  # and so do those below it
+    narrow = replace(repeated, is_of_few_genes=np.array([False, True]))
+    np.testing.assert_allclose(narrow.height, repeated.height)  # once, whatever the reasons
 
 
 def test_the_linkage_is_one_of_scipy_and_gives_the_same_clusters(tree):

@@ -500,11 +500,17 @@ def test_a_cluster_whose_cells_are_mostly_unsure_is_named_however_small():
 
 
 def test_findings_of_splits_name_the_weak_ones_between_clusters():
-    columns = ["left", "right", "strength", "is_made"]
-    rows = [("0, 1", "2", 0.9, True), ("0", "1", 0.54, True), ("2", "3", 0.4, False)]
+    columns = ["left", "right", "strength", "is_made", "is_of_few_genes"]
+    rows = [
+        ("0, 1", "2", 0.9, True, False),
+        ("0", "1", 0.54, True, False),
+        ("2", "3", 0.4, False, True),
+        ("4", "5", 0.8, False, True),
+    ]
     table = pd.DataFrame(rows, columns=columns)
-    (sentence,) = diagnosis.split_findings(table)
-    assert "strength: 0 from 1 (0.54). Another" in sentence
+    weak, narrow = diagnosis.split_findings(table)
+    assert "strength: 0 from 1 (0.54). Another" in weak
+    assert "three genes or fewer: 4 from 5 (0.80). They" in narrow
     assert diagnosis.split_findings(table.iloc[[0, 2]]) == []
 
 
