@@ -45,6 +45,9 @@ FINEST = 0.3
 SET_BACK = 0.4
 """Share of its strength for which a split counts that repeats from type to type, or rests on few
 genes."""
+FROM_BELOW = 0.7
+"""Share of its strength to which a split raises those above it: what is far apart is not held
+together by a weak split on the way to it."""
 APART = 0.95
 """Strength from which on a split needs no support by the levels of a condition."""
 CELLS_IN_TEST = 1000
@@ -115,13 +118,17 @@ class SplitTree:
     def height(self) -> NDArray[np.float64]:
         """Strength down to which each split is made, (S,): the least of it and those above.
 
-        A split that repeats from type to type, or rests on few genes, counts less.
+        A split that repeats from type to type, or rests on few genes, counts less. Any other one
+        counts for seven tenths of the strongest split below it at least.
         """
         is_set_back = self.is_repeated | self.is_of_few_genes
         height = self.strength * np.where(is_set_back, SET_BACK, 1.0)
-        for split, children in enumerate(self.children):  # a side comes after the whole
-            below = children[children >= 0]
-            height[below] = np.minimum(height[below], height[split])
+        below = [children[children >= 0] for children in self.children]
+        for split in reversed(range(self.n_splits)):  # a side comes after the whole
+            if len(below[split]) and not is_set_back[split]:
+                height[split] = max(height[split], FROM_BELOW * height[below[split]].max())
+        for split in range(self.n_splits):
+            height[below[split]] = np.minimum(height[below[split]], height[split])
         return height
 
     def leaves_of(self, split: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

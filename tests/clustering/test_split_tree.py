@@ -54,10 +54,21 @@ def tree():
 
 def test_a_split_is_made_only_with_those_above_it(tree):
     np.testing.assert_allclose(tree.strength, [0.5, 0.9])
-    np.testing.assert_allclose(tree.height, [0.5, 0.5])
+    np.testing.assert_allclose(tree.height, [0.63, 0.63])
     assert tree.clusters(tree.height >= 0.4).tolist() == [0, 1, 2]
-    assert tree.clusters(tree.height >= 0.6).tolist() == [0, 0, 0]
+    assert tree.clusters(tree.height >= 0.7).tolist() == [0, 0, 0]
     assert tree.clusters(tree.strongest(2)).tolist() == [0, 1, 1]
+
+
+def test_what_is_far_apart_is_not_held_together_by_a_weak_split_above_it(tree):
+    weak = replace(tree, t=np.array([0.12, 0.01]))  # strengths .4 and .98
+    np.testing.assert_allclose(weak.height, [0.686, 0.686])
+    assert weak.clusters(weak.height >= STRENGTH).tolist() == [0, 1, 2]
+    both_weak = replace(tree, t=np.array([0.12, 0.2]))
+    np.testing.assert_allclose(both_weak.height, [0.42, 0.42])
+    # a donor's split stays one, whatever types are below it
+    repeated = replace(weak, is_repeated=np.array([True, False]))
+    np.testing.assert_allclose(repeated.height, [0.16, 0.16])
 
 
 def test_a_split_that_repeats_counts_less(tree):
@@ -73,8 +84,8 @@ def test_a_split_that_repeats_counts_less(tree):
 def test_the_linkage_is_one_of_scipy_and_gives_the_same_clusters(tree):
     linkage = tree.linkage
     assert is_valid_linkage(linkage)
-    assert linkage.tolist() == [[1, 2, 0.5, 2], [0, 3, 0.5, 3]]
-    codes = fcluster(linkage, 0.55, "distance")
+    np.testing.assert_allclose(linkage, [[1, 2, 0.63, 2], [0, 3, 0.63, 3]])
+    codes = fcluster(linkage, 0.65, "distance")
     assert len(np.unique(codes)) == 1
 
 
