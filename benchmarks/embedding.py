@@ -12,9 +12,8 @@ Peers are trained as they are by default, for as many epochs; DRVI with its 32 d
 that is added is run as *real* is, and its rows are written beside them. ``--short`` runs few
 epochs on simulated cells.
 
-A default is changed only if the change also wins on sets that were not used to find it. So the
-table of *settings* ends with leaving one set out: for each set the change that is best on the
-others, by the mean of its scores over those of the default, and what it gains on the set itself.
+A default is changed only if the change also wins on sets that were not used to find it
+(``leave_one_out.py``).
 """
 
 from __future__ import annotations
@@ -61,10 +60,6 @@ SETTINGS: dict[str, tuple[Row, Row]] = {
     ),
 }
 """Change → settings of the model and of its training; stages are multiples of their length."""
-
-JUDGED = ("CiLISI", "purity", "best ARI", "k-means ARI", "isolated F1", "rare F1", "own ARI")
-"""Scores by which settings are judged."""
-
 
 # ---------------------------------------------------------------------------------- methods
 
@@ -301,16 +296,6 @@ def settings(seed: int, short: bool) -> list[Row]:
     return rows
 
 
-def left_out(rows: pd.DataFrame) -> pd.DataFrame:
-    """For each set the change that is best on the others, and what it gains on the set."""
-    judged = rows.groupby(["data", "setting"], sort=False)[list(JUDGED)].mean()
-    default = judged.xs("default", level="setting")
-    gain = judged.sub(default, level="data").mean(axis=1).unstack("setting")
-    chosen = [gain.drop(index=data).mean().idxmax() for data in gain.index]
-    gains = [gain.loc[data, change] for data, change in zip(gain.index, chosen, strict=True)]
-    return pd.DataFrame({"best on the others": chosen, "gain": gains}, index=gain.index)
-
-
 TASKS = {
     "real": (real, ["data", "method"]),
     "simulated": (simulated, ["data", "method"]),
@@ -328,7 +313,7 @@ def main() -> None:
     parser.add_argument("--labels", required=True)
     parser.add_argument("--batch")
     added, rest = parser.parse_known_args()
-    sys.argv[1:] = rest + ["--tasks", "real"]
+    sys.argv[1:] = rest
 
     def run(seed: int, short: bool) -> list[Row]:
         adata = anndata.read_h5ad(added.add)

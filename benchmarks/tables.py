@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from leave_one_out import left_out
 from page import SETS, mean_sd, named, over_sets, rows_of, table
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +66,16 @@ STEPS = {"batch_size": "batch", "density": "density", "genes": "genes", "model":
 SPEED = {"cells_per_s": ("cells per second", 0), "to_SCVI": ("times SCVI's", 2)}
 AMBIENT = {"mse": ("mean squared error", 4), "specificity": ("specificity", 3)}
 AMBIENT |= {"share": ("share found", 3), "share_r": ("its correlation with the truth", 2)}
+EMBEDDING = {
+    "CiLISI": ("CiLISI", 2),
+    "least mixing": ("least mixing of a type", 2),
+    "cLISI": ("cLISI", 2),
+    "best ARI": ("best ARI", 3),
+    "k-means ARI": ("k-means ARI", 3),
+    "isolated F1": ("isolated F1", 2),
+    "rare F1": ("rare F1", 2),
+    "own ARI": ("ARI of own clusters", 3),
+}
 QUALITY = ("pbmc4k", "pbmc3k", "mouse_bladder", "sc_mixology", "pbmc68k_reduced", "blobs")
 
 TABLES = {
@@ -154,6 +165,38 @@ TABLES = {
         ("tested-cost",),
         {"n_obs": "cells"},
         {"splits": ("splits", 1), "seconds": ("seconds", 1)},
+    ),
+    "embedding-summary": Table(
+        ("embedding-real", "embedding-simulated"),
+        {"method": "method"},
+        EMBEDDING,
+    ),
+    "embedding-real": Table(
+        ("embedding-real",),
+        {"data": "data", "method": "method"},
+        EMBEDDING
+        | {"kBET": ("kBET", 2), "purity": ("purity", 2), "CPU seconds": ("CPU seconds", 0)},
+    ),
+    "embedding-simulated": Table(
+        ("embedding-simulated",),
+        {"data": "design", "method": "method"},
+        EMBEDDING | {"kBET": ("kBET", 2), "purity": ("purity", 2)},
+    ),
+    "embedding-null": Table(
+        ("embedding-null",),
+        {"data": "data", "method": "method"},
+        {"kept": ("neighbours kept", 2), "kept by another seed": ("kept by another seed", 2)},
+    ),
+    "embedding-settings": Table(
+        ("embedding-settings",),
+        {"setting": "setting"},
+        {name: figure for name, figure in EMBEDDING.items() if name != "cLISI"},
+    ),
+    "embedding-left-out": Table(
+        ("embedding-settings",),
+        {"data": "set that is left out", "change": "best change on the others"},
+        {"others": ("gain there", 3), "gain": ("gain on the set", 3)},
+        left_out,
     ),
     "recipe": Table(
         ("recipe",),

@@ -114,8 +114,9 @@ def conditioned(counts, make_model, train):
 def check_benchmark(tmp_path):
     """Function that runs the short form of a script, and checks what it has written.
 
-    It takes the script, with arguments if any, and for each JSON the number of its rows and the
-    column, if any, that holds a score between 0 and 1.
+    It takes the script, with arguments if any, and for each JSON the number of its rows, None
+    where it depends on what is installed, and the column, if any, that holds a score between 0
+    and 1.
     """
 
     def check(script, results):
@@ -124,7 +125,7 @@ def check_benchmark(tmp_path):
         assert run.returncode == 0, run.stderr[-2000:]
         for name, (n_rows, score) in results.items():
             written = json.loads((tmp_path / f"{name}.json").read_text())
-            assert len(written["rows"]) == n_rows
+            assert len(written["rows"]) == (n_rows or len(written["rows"])) > 0
             scores = [] if score is None else [row[score] for row in written["rows"]]
             assert all(0 <= value <= 1 for value in scores if value is not None)
             assert written["machine"]["versions"]["scgmvae"]

@@ -27,6 +27,16 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             },
             id="tested",
         ),
+        pytest.param(
+            "embedding.py",
+            {
+                "embedding-real": (None, "best ARI"),
+                "embedding-simulated": (None, "best ARI"),
+                "embedding-null": (None, "kept"),
+                "embedding-settings": (2, "best ARI"),
+            },
+            id="embedding",
+        ),
         pytest.param("studies/start.py", {"start": (12, "ACC")}, id="start"),
         pytest.param("studies/small_data.py", {"small_data": (25, "ARI")}, id="small_data"),
         pytest.param(
@@ -82,7 +92,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
     ],
 )
 def test_a_benchmark_writes_its_rows_with_machine_and_versions(script, results, check_benchmark):
-    if script == "integration.py":
+    if script in ("embedding.py", "integration.py"):
         pytest.importorskip("scib_metrics")
     check_benchmark(script, results)
 
@@ -165,3 +175,68 @@ def test_tests_of_scvi_are_run_in_both_places(tmp_path, monkeypatch, capsys):
     ]
     assert [path.name for path in (tmp_path / "tests" / "model").iterdir()] == ["test_scvi.py"]
     assert "test_name" in capsys.readouterr().out
+
+
+def test_an_embedding_is_scored_by_types_and_batches(monkeypatch):
+    pytest.importorskip("scib_metrics")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from embedding_scores import neighbors_kept, scores_of
+
+    rng = np.random.default_rng(0)
+    types = np.repeat(["a", "b", "c", "rare"], [300, 300, 290, 15])
+    batches = np.array(["0", "1"])[rng.integers(2, size=len(types))]
+    batches[types == "c"] = "0"  # an isolated type
+    places = {"a": 0.0, "b": 10.0, "c": 20.0, "rare": 30.0}
+    z = rng.standard_normal((len(types), 3))
+    z[:, 0] += [places[name] for name in types]
+    scores = scores_of(z, types, batches, 0)
+    for name in ("best ARI", "purity", "isolated F1", "rare F1", "cLISI", "connectivity"):
+        assert scores[name] > 0.95, name
+    assert scores["CiLISI"] > 0.8 and scores["least mixing"] > 0.8
+    apart = z + 15 * (batches == "1")[:, None] * [0, 1, 0]
+    divided = scores_of(apart, types, batches, 0)
+    assert divided["CiLISI"] < 0.1 and divided["kBET"] < 0.1 and divided["least mixing"] < 0.1
+    assert divided["connectivity"] < scores["connectivity"] - 0.2
+    none = scores_of(z, types, None, 0)
+    assert "CiLISI" not in none and none["best ARI"] == scores["best ARI"]
+    assert neighbors_kept(z, z) == 1
+    assert neighbors_kept(z, rng.permutation(z)) < 0.2
+
+
+def test_a_change_is_judged_on_the_set_that_did_not_choose_it(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from leave_one_out import JUDGED, gains, left_out
+
+    of_setting = {"default": (0.5, 0.5, 0.5), "x": (0.9, 0.5, 0.5), "y": (0.4, 0.6, 0.6)}
+    rows = pd.DataFrame(
+        [
+            {"data": data, "setting": setting, "seed": 0, **dict.fromkeys(JUDGED, values[place])}
+            for setting, values in of_setting.items()
+            for place, data in enumerate("abc")
+        ]
+    )
+    rows.loc[len(rows)] = {"data": "a", "setting": "z", "seed": 0} | dict.fromkeys(JUDGED, 1.0)
+    assert gains(rows).columns.tolist() == ["x", "y"]  # z was not tried on every set
+    found = left_out(rows).set_index("data")
+    assert found["change"].tolist() == ["y", "x", "x"]  # x is best wherever a helped to choose it
+    np.testing.assert_allclose(found["gain"], [-0.1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(found["others"], [0.1, 0.2, 0.2])
+
+
+def test_simulated_cells_have_the_types_and_batches_of_their_design(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from simulators import SIMULATORS
+
+    made = {name: make(np.random.default_rng(0)) for name, make in SIMULATORS.items()}
+    held = {
+        name: pd.crosstab(adata.obs["batch"], adata.obs["cell_type"])
+        for name, adata in made.items()
+    }
+    assert (held["partly shared"] > 0).sum().sort_values().tolist() == [1, 2, 2, 2, 2, 3, 4, 4]
+    assert held["rare in one"]["type 6"].tolist() == [0, 30, 0]
+    depth = made["uneven depth"].obs.assign(n=np.asarray(made["uneven depth"].X.sum(1)).ravel())
+    medians = depth.groupby("batch", observed=True)["n"].median()
+    np.testing.assert_allclose(medians, [800, 2500, 8000], rtol=0.15)
+    assert held["nested"].shape == (6, 6)
+    again = SIMULATORS["nested"](np.random.default_rng(0))
+    assert (again.X != made["nested"].X).nnz == 0

@@ -1,0 +1,51 @@
+"""Is a change of the defaults better also on a set that was not used to find it?"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+__all__ = ["gains", "left_out"]
+
+JUDGED = ("CiLISI", "purity", "best ARI", "k-means ARI", "isolated F1", "rare F1", "own ARI")
+"""Scores that a change is judged by."""
+
+
+def gains(rows: pd.DataFrame) -> pd.DataFrame:
+    """What each change gains over the default on each set, the mean of the scores.
+
+    Parameters
+    ----------
+    rows
+        Rows with ``data``, ``setting`` and the scores; changes that not every set has are left
+        out.
+
+    Returns
+    -------
+    DataFrame, sets × changes.
+    """
+    judged = rows.groupby(["data", "setting"], sort=False)[list(JUDGED)].mean()
+    default = judged.xs("default", level="setting")
+    gain = judged.sub(default, level="data").mean(axis=1).unstack("setting")
+    return gain.dropna(axis="columns").drop(columns="default")
+
+
+def left_out(rows: pd.DataFrame) -> pd.DataFrame:
+    """For each set the change that is best on the others, and what it gains on both.
+
+    Parameters
+    ----------
+    rows
+        As in :func:`gains`.
+
+    Returns
+    -------
+    DataFrame with a row per set: ``data``, ``change``, ``others``, the gain that chose it, and
+    ``gain``, that on the set itself.
+    """
+    gain = gains(rows)
+    found = []
+    for data in gain.index:
+        others = gain.drop(index=data).mean()
+        change = others.idxmax()
+        found.append((data, change, others[change], gain.loc[data, change]))
+    return pd.DataFrame(found, columns=["data", "change", "others", "gain"])
