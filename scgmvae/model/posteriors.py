@@ -244,6 +244,7 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         dataloader: Iterator[dict[str, Tensor]] | None = None,
         *,
         components: bool = False,
+        keep_labels: bool = False,
     ) -> NDArray[np.str_] | pd.DataFrame:
         r"""Label of each cell, or its cluster where there are no labels.
 
@@ -271,6 +272,9 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         components
             Whether to predict among all K components: the most probable one of the cell's cluster.
             A model without labels does so anyway, as long as none of them were merged.
+        keep_labels
+            Whether cells that have a label, in the obs column that the model was set up with, keep
+            it, with a probability of 1.
 
         Returns
         -------
@@ -282,7 +286,8 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         RuntimeError
             If the model has no trained components.
         ValueError
-            If ``adata`` or ``indices`` are given as well as ``dataloader``.
+            If ``adata`` or ``indices`` are given as well as ``dataloader``, or ``keep_labels`` is
+            asked for where there are no labels to keep.
 
         Notes
         -----
@@ -296,6 +301,11 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         (300, 3)
         """
         self._check_mixture()
+        if keep_labels and (components or dataloader is not None or not self._setup.label_names):
+            raise ValueError(
+                "keep_labels=True keeps the labels in adata.obs, so it needs a model that was set "
+                "up with a labels_key, and neither components=True nor a dataloader."
+            )
         if dataloader is None:
             adata = self._validate_anndata(adata)
             indices = validation.rows_of(adata, indices)
@@ -308,6 +318,10 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
             # labels are the first clusters
             names = names[: len(self._setup.label_names) or None]
         logits = logits[:, : len(names)]
+        if keep_labels:
+            known = self._label_codes(adata)[indices]
+            is_known = known >= 0
+            logits[is_known] = np.where(known[is_known, None] == np.arange(len(names)), 0, -np.inf)
         if not soft:
             return names[logits.argmax(1)]
         index = adata.obs_names[indices] if dataloader is None else None

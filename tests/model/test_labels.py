@@ -169,6 +169,32 @@ def test_labels_are_predicted_for_every_cell(partly_labelled):
     np.testing.assert_array_equal(found, labels.columns[labels.to_numpy().argmax(1)])
 
 
+def test_cells_keep_the_label_that_they_have_on_request(partly_labelled):
+    adata, model, _ = partly_labelled
+    given = adata.obs[model._setup.labels_key].astype(str)
+    is_given = (given != model._setup.arguments["unlabeled_category"]).to_numpy()
+    plain = model.predict()
+    wrong = adata.copy()
+    wrong.obs[model._setup.labels_key] = np.where(
+        is_given, model._setup.label_names[1], given
+    )  # labels that the model would not predict
+    kept = model.predict(wrong, keep_labels=True)
+    assert set(kept[is_given]) == {model._setup.label_names[1]}
+    assert kept[~is_given].tolist() == plain[~is_given].tolist()
+    proba = model.predict(wrong, indices=np.flatnonzero(is_given)[:3], soft=True, keep_labels=True)
+    assert proba[model._setup.label_names[1]].tolist() == [1.0] * 3
+    bare = adata.copy()
+    del bare.obs[model._setup.labels_key]
+    assert model.predict(bare, keep_labels=True).tolist() == plain.tolist()
+    with pytest.raises(ValueError, match="keep_labels=True keeps the labels"):
+        model.predict(components=True, keep_labels=True)
+
+
+def test_labels_are_kept_only_by_a_model_that_has_any(trained):
+    with pytest.raises(ValueError, match="set up with a labels_key"):
+        trained.predict(keep_labels=True)
+
+
 def test_without_labels_there_are_only_components_to_predict(trained):
     np.testing.assert_array_equal(trained.predict(), trained.predict(components=True))
     pd.testing.assert_frame_equal(
