@@ -38,6 +38,8 @@ GROUPS = {
     ),
     "Genes and expression": (
         "markers",
+        "test_markers",
+        "test_condition",
         "differential_expression",
         "differential_abundance",
         "integration_table",

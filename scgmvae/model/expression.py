@@ -59,7 +59,10 @@ class ExpressionMixin(Model, RNASeqMixin):
 
         Returns
         -------
-        DataFrame, one row per gene and comparison.
+        DataFrame, one row per gene and comparison. Of counts it has ``is_supported`` as well,
+        unless ``all_stats`` is off: whether any of the cells has a count of the gene, and the mean
+        counts per cell, normalised, differ in the direction that the model says. A gene that is
+        not supported is not called (``is_de_fdr_...``).
 
         Raises
         ------
@@ -67,13 +70,21 @@ class ExpressionMixin(Model, RNASeqMixin):
             If there is no such obs column.
         ValueError
             If neither groups nor cells are named, or some have no cells.
+
+        Notes
+        -----
+        Cells are the units, and clusters that were found in the same cells differ by necessity:
+        :meth:`test_markers` and :meth:`test_condition` are tests that mind this.
         """
         adata = self._validate_anndata(adata)
         if idx1 is None:
             group1, group2 = groups_to_compare(adata, groupby, group1, group2)
-        return super().differential_expression(
+        table = super().differential_expression(
             adata, groupby, group1, group2, idx1, idx2, **kwargs
         )
+        if self.module.is_count and "raw_normalized_mean1" in table:
+            _mark_supported(table)
+        return table
 
     @partial(seeded, original=RNASeqMixin.get_normalized_expression)
     def get_normalized_expression(
@@ -286,3 +297,13 @@ class ExpressionMixin(Model, RNASeqMixin):
                 f"{self._module_kwargs['likelihood']!r}."
             )
         return super().get_latent_library_size(*args, **kwargs)
+
+
+def _mark_supported(table: pd.DataFrame) -> None:
+    """Say which genes the counts support, and call no other."""
+    change = np.sign(table["raw_normalized_mean1"] - table["raw_normalized_mean2"])
+    told = table["lfc_median" if "lfc_median" in table else "bayes_factor"]
+    has_counts = (table["raw_mean1"] > 0) | (table["raw_mean2"] > 0)
+    table["is_supported"] = has_counts & (np.sign(told) == change)
+    for name in table.columns[table.columns.str.startswith("is_de_fdr_")]:
+        table[name] &= table["is_supported"]

@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 
     from scgmvae.clustering.group_sums import GroupSums
 
-__all__ = ["MarkersMixin"]
+__all__ = ["MarkersMixin", "log2_means"]
 
 N_CELLS = 500
 """Largest number of cells of a cluster, and of others, whose expression is compared."""
+
+
+def log2_means(mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of log(1 + counts per 10,000) as log2 of counts per 10,000, with 0.01 added."""
+    return np.log2(np.expm1(mean) + 1e-2)
 
 
 class MarkersMixin(SplitsMixin, ExpressionMixin):
@@ -131,7 +136,7 @@ class MarkersMixin(SplitsMixin, ExpressionMixin):
 
         own, rest = means(sums.x[:, genes])
         if self.module.is_count:
-            own, rest = (np.log2(np.expm1(mean) + 1e-2) for mean in (own, rest))
+            own, rest = (log2_means(mean) for mean in (own, rest))
         fraction, fraction_rest = means(positive)
         is_other = (codes != cluster) & (codes >= 0)
         return pd.DataFrame(

@@ -16,14 +16,15 @@ from scgmvae.data.datamodules import n_obs_of, registry_of, registry_of_sizes
 from scgmvae.data.images import image_shape_of, shape_of
 from scgmvae.data.matrices import row_sums
 from scgmvae.distributions.families import COUNT_LIKELIHOODS
+from scgmvae.model.condition_tests import ConditionTestsMixin
 from scgmvae.model.fitted import Fitted
 from scgmvae.model.generation import GenerationMixin
 from scgmvae.model.importance import ImportanceMixin
 from scgmvae.model.integration import IntegrationMixin
+from scgmvae.model.marker_tests import MarkerTestsMixin
 from scgmvae.model.markers import MarkersMixin
 from scgmvae.model.query import QueryMixin
 from scgmvae.model.scvi_settings import from_scvi
-from scgmvae.model.training import TrainingMixin
 from scgmvae.module.cgmvae import CGMVAE, Prior, Widths
 from scgmvae.train.recipe import COUNTS, recipe_for
 from scgmvae.train.request import check_length_is_known
@@ -43,7 +44,13 @@ __all__ = ["SCGMVAE"]
 
 
 class SCGMVAE(
-    TrainingMixin, GenerationMixin, QueryMixin, ImportanceMixin, MarkersMixin, IntegrationMixin
+    MarkerTestsMixin,
+    GenerationMixin,
+    QueryMixin,
+    ImportanceMixin,
+    MarkersMixin,
+    ConditionTestsMixin,
+    IntegrationMixin,
 ):
     r"""c*GMVAE for single-cell data: embedding, clusters and expression by one generative model.
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scipy.stats import ttest_ind_from_stats
 from scvi import REGISTRY_KEYS
 
 from scgmvae import checks
 from scgmvae.clustering.examined_groups import examine_groups
-from scgmvae.clustering.group_sums import GroupSums
+from scgmvae.clustering.group_sums import GroupSums, sums_by_group, welch_test
 from scgmvae.clustering.split_tree import STRENGTH, SplitTree, grow
 from scgmvae.data import validation
 from scgmvae.data.categories import names_of
@@ -190,13 +189,7 @@ class SplitsMixin(PopulationsMixin):
     ) -> GroupSums:
         """Sums of x over the groups of some cells, (n,). Counts are log-normalised."""
         n_groups = n_groups or int(group.max()) + 1
-        sums, squares = np.zeros((2, n_groups, self.module.n_input))
-        for some, part in self._expression_blocks(rows):
-            member = (np.ones(len(some)), (group[some], np.arange(len(some))))
-            of_groups = sparse.csr_matrix(member, shape=(n_groups, len(some)))
-            sums += (of_groups @ part).toarray()
-            squares += (of_groups @ part.multiply(part)).toarray()
-        return GroupSums(sums, squares, np.bincount(group, minlength=n_groups))
+        return sums_by_group(self._expression_blocks(rows), group, n_groups, self.module.n_input)
 
     def _expression_blocks(
         self, rows: NDArray[np.integer]
@@ -223,14 +216,7 @@ class SplitsMixin(PopulationsMixin):
         n_genes: int,
     ) -> NDArray[np.int64]:
         """Numbers of the genes that are highest in some groups beside others, by Welch's t."""
-        of_sides: list[Any] = []
-        for groups in (side, other):
-            total, squares, n = (values[groups].sum(0) for values in sums)
-            mean = total / max(n, 1)
-            variance = (squares - n * mean**2).clip(min=0) / max(n - 1, 1)
-            of_sides += [mean, np.sqrt(variance), max(n, 2)]
-        with np.errstate(divide="ignore", invalid="ignore"):  # a gene that neither side shows
-            t = np.nan_to_num(ttest_ind_from_stats(*of_sides, equal_var=False).statistic)
+        t, _ = welch_test(sums, side, other)
         best = np.argsort(-t, kind="stable")[:n_genes]
         return best[t[best] > 0]
 
@@ -240,9 +226,10 @@ class SplitsMixin(PopulationsMixin):
         Returns
         -------
         ``linkage`` of the components as scipy has it, with the strengths as heights down to which
-        :meth:`cut` makes the splits: a split that is stronger than one above it has the height of
-        that, and one that repeats from type to type 0.4 of its strength; their ``names``; and the
-        tree in ``newick`` format, with the strength of each split as it is.
+        :meth:`cut` makes the splits: that of a split is at most the height of the one above it and
+        at least seven tenths of the strength of one below it, and one that repeats from type to
+        type, or rests on few genes, has 0.4 of its strength; their ``names``; and the tree in
+        ``newick`` format, with the strength of each split as it is.
 
         Raises
         ------
