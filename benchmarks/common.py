@@ -130,8 +130,9 @@ Run = Callable[[int, bool], list[dict[str, object]]]
 def run_tasks(script: str, description: str, tasks: dict[str, tuple[Run, list[str]]]) -> None:
     """The command line of a script of several tasks, each of which has a JSON of its own.
 
-    Rows are merged into it after every seed. A task comes with the columns that, beside the seed,
-    tell its rows apart.
+    The JSON has the name of the script, followed by that of the task where there are several. Rows
+    are merged into it after every seed. A task comes with the columns that, beside the seed, tell
+    its rows apart.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
@@ -144,7 +145,7 @@ def run_tasks(script: str, description: str, tasks: dict[str, tuple[Run, list[st
     set_threads(1 if args.short else args.threads)
     for task in args.tasks:
         run, by = tasks[task]
-        path = args.out / f"{script}-{task}.json"
+        path = args.out / f"{script}{f'-{task}' if len(tasks) > 1 else ''}.json"
         for seed in [0] if args.short else args.seeds:
             rows = run(seed, args.short)
             table = merge(path, rows, [*by, "seed"], script=f"{script}.py", short=args.short)

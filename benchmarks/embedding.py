@@ -320,7 +320,7 @@ def main() -> None:
         adata.obs["cell_type"] = adata.obs[added.labels].astype(str)
         return rows_of(added.add.stem, adata, added.batch, seed, short)
 
-    run_tasks("embedding", __doc__.split("\n")[0], {"real": (run, ["data", "method"])})
+    run_tasks("embedding-real", __doc__.split("\n")[0], {"added": (run, ["data", "method"])})
 
 
 if __name__ == "__main__":

@@ -166,6 +166,24 @@ TABLES = {
         {"n_obs": "cells"},
         {"splits": ("splits", 1), "seconds": ("seconds", 1)},
     ),
+    **{
+        f"differential-{task}": Table(
+            (f"differential-{task}",),
+            {"method": "method"},
+            {"called": ("share of genes called", 3), "any": ("runs with a call", 2)}
+            | ({"false": ("share that is false", 3), "found": ("found of 40", 2)} if told else {}),
+        )
+        for task, told in (("clusters", False), ("donors", False), ("power", True))
+    },
+    "default-cut": Table(
+        ("default_cut",),
+        {"strength": "strength", "apart": "apart without 3 genes", "from below": "from below"},
+        {
+            "ARI": ("ARI", 3),
+            "ARI of two seeds": ("ARI of two seeds", 3),
+            "n_clusters": ("clusters", 1),
+        },
+    ),
     "embedding-summary": Table(
         ("embedding-real", "embedding-simulated"),
         {"method": "method"},

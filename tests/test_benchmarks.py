@@ -1,11 +1,15 @@
 """The benchmarks run: each in its short form, on simulated data."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+
+import scgmvae
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -37,6 +41,16 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             },
             id="embedding",
         ),
+        pytest.param(
+            "differential.py",
+            {
+                "differential-clusters": (6, "called"),
+                "differential-donors": (5, "called"),
+                "differential-power": (5, "found"),
+            },
+            id="differential",
+        ),
+        pytest.param("studies/default_cut.py", {"default_cut": (8, None)}, id="default_cut"),
         pytest.param("studies/start.py", {"start": (12, "ACC")}, id="start"),
         pytest.param("studies/small_data.py", {"small_data": (25, "ARI")}, id="small_data"),
         pytest.param(
@@ -240,3 +254,19 @@ def test_simulated_cells_have_the_types_and_batches_of_their_design(monkeypatch)
     assert held["nested"].shape == (6, 6)
     again = SIMULATORS["nested"](np.random.default_rng(0))
     assert (again.X != made["nested"].X).nnz == 0
+
+
+def test_a_set_is_added_to_the_benchmark_of_the_embedding(tmp_path):
+    pytest.importorskip("scib_metrics")
+    rng = np.random.default_rng(0)
+    adata = scgmvae.datasets.synthetic_counts(200, 60, n_components=2, n_batches=2, seed=0)
+    adata.obs["kind"] = adata.obs["component"]
+    adata.obs["plate"] = rng.integers(2, size=200)
+    adata.write_h5ad(tmp_path / "atlas.h5ad")
+    command = [sys.executable, "embedding.py", "--add", str(tmp_path / "atlas.h5ad")]
+    command += ["--labels", "kind", "--batch", "plate", "--short", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, check=True)
+    rows = json.loads((tmp_path / "embedding-real.json").read_text())["rows"]
+    assert {row["data"] for row in rows} == {"atlas"}
+    assert {"PCA", "SCVI", "scgmvae"} <= {row["method"] for row in rows}
+    assert all(row["CiLISI"] is not None for row in rows)
