@@ -49,6 +49,7 @@ GROUPS = {
         "get_likelihood_parameters",
     ),
     "Other conditions and new cells": (
+        "effect_table",
         "predict_counterfactual",
         "sample",
         "posterior_predictive_sample",

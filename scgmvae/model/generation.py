@@ -308,10 +308,7 @@ class GenerationMixin(DecodingMixin):
             torch.manual_seed(seed)
             for tensors in loader:
                 tensors = {key: values.to(self.device) for key, values in tensors.items()}
-                new = dict(tensors)
-                for condition in conditions:
-                    new[condition.key] = new[condition.key].clone()
-                    new[condition.key][:, condition.position] = condition.code
+                new = self._under(tensors, conditions)
                 first = self._density(new, place(tensors, new))
                 rate = first.mean / n_samples
                 for _ in range(n_samples - 1):
@@ -327,6 +324,15 @@ class GenerationMixin(DecodingMixin):
             var=var.drop(columns=OBSERVED_KEY, errors="ignore"),
             uns={} if image_shape is None else {IMAGE_SHAPE_KEY: np.array(image_shape)},
         )
+
+    @staticmethod
+    def _under(tensors: dict[str, Tensor], conditions: Sequence[Condition]) -> dict[str, Tensor]:
+        """The minibatch under new conditions."""
+        new = dict(tensors)
+        for condition in conditions:
+            new[condition.key] = new[condition.key].clone()
+            new[condition.key][:, condition.position] = condition.code
+        return new
 
     def _density(self, tensors: dict[str, Tensor], outputs: dict[str, Any]) -> Distribution:
         """p(x|z,c) at the latents of outputs of inference, under the conditions of a minibatch."""

@@ -17,8 +17,8 @@ from scgmvae.data.images import image_shape_of, shape_of
 from scgmvae.data.matrices import row_sums
 from scgmvae.distributions.families import COUNT_LIKELIHOODS
 from scgmvae.model.condition_tests import ConditionTestsMixin
+from scgmvae.model.effects import EffectsMixin
 from scgmvae.model.fitted import Fitted
-from scgmvae.model.generation import GenerationMixin
 from scgmvae.model.importance import ImportanceMixin
 from scgmvae.model.integration import IntegrationMixin
 from scgmvae.model.marker_tests import MarkerTestsMixin
@@ -45,7 +45,7 @@ __all__ = ["SCGMVAE"]
 
 class SCGMVAE(
     MarkerTestsMixin,
-    GenerationMixin,
+    EffectsMixin,
     QueryMixin,
     ImportanceMixin,
     MarkersMixin,

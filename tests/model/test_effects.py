@@ -1,0 +1,108 @@
+"""What a condition does to each gene."""
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from scipy import sparse
+
+import scgmvae
+
+N_GENES, CHANGED = 60, 8
+
+
+@pytest.fixture(scope="module")
+def fit():
+    """A model of two types, of which the first answers to a treatment in eight genes."""
+    rng = np.random.default_rng(0)
+    n = 800
+    kind, treated = rng.integers(2, size=n), rng.random(n) < 0.5
+    log_mean = rng.normal(1.5, 0.7, N_GENES) + rng.normal(0, 1, (2, N_GENES))[kind]
+    log_mean[:, :CHANGED] += 1.4 * (treated & (kind == 0))[:, None]
+    x = rng.poisson(rng.gamma(10, np.exp(log_mean) / 10)).astype(np.float32)
+    adata = AnnData(sparse.csr_matrix(x))
+    adata.obs["kind"] = np.where(kind, "B", "A")
+    adata.obs["treatment"] = np.where(treated, "drug", "none")
+    scgmvae.SCGMVAE.setup_anndata(adata, categorical_covariate_keys=["treatment"])
+    model = scgmvae.SCGMVAE(adata, n_components=2)
+    model.train(30, 40, enable_progress_bar=False)
+    return model
+
+
+def test_the_type_that_answers_has_the_effect_and_the_other_has_none(fit):
+    table = fit.effect_table("treatment", "drug", "none", groupby="kind")
+    genes = fit.adata.var_names
+    answering, silent = (
+        rows.set_index("gene").loc[genes] for _, rows in table.groupby("group", sort=True)
+    )
+    changed, others = genes[:CHANGED], genes[CHANGED:]
+    measured = answering.loc[changed, "measured"]
+    np.testing.assert_allclose(measured, measured.mean(), atol=0.5)
+    assert answering.loc[changed, "lfc"].mean() == pytest.approx(measured.mean(), abs=0.5)
+    assert np.corrcoef(answering["lfc"], answering["measured"])[0, 1] > 0.9
+    assert set(table[table["group"] == "A"]["gene"][:CHANGED]) == set(changed)
+    assert answering.loc[others, "lfc"].abs().mean() < 0.6
+    assert silent["lfc"].abs().max() < answering.loc[changed, "lfc"].min()
+    assert ((table["low"] <= table["lfc"] + 0.1) & (table["lfc"] - 0.1 <= table["high"])).all()
+
+
+def test_the_measured_change_is_that_of_the_counts(fit):
+    table = fit.effect_table("treatment", "drug", "none", groupby="kind", n_samples=1)
+    adata = fit.adata
+    sums = {
+        value: adata.X[((adata.obs["kind"] == "A") & (adata.obs["treatment"] == value)).to_numpy()]
+        .sum(0)
+        .A1
+        for value in ("drug", "none")
+    }
+    scaled = [np.log2(s / s.sum() * 1e4 + 0.1) for s in sums.values()]
+    found = table[table["group"] == "A"].set_index("gene").loc[adata.var_names, "measured"]
+    np.testing.assert_allclose(found, scaled[0] - scaled[1], rtol=1e-5)
+
+
+def test_the_reverse_is_the_reverse_where_the_same_cells_are_decoded(fit):
+    there = fit.effect_table("treatment", "drug", "none", groupby="kind", seed=3)
+    again = fit.effect_table("treatment", "drug", "none", groupby="kind", seed=3)
+    assert there.equals(again)
+    same = fit.effect_table("treatment", "none", "none", groupby="kind")
+    assert (same["lfc"] == 0).all() and (same["low"] == 0).all()
+
+
+def test_a_group_that_was_not_measured_has_a_prediction_alone(fit):
+    adata = fit.adata
+    adata.obs["part"] = np.where(
+        (adata.obs["kind"] == "B") & (adata.obs["treatment"] == "drug"), None, adata.obs["kind"]
+    )
+    table = fit.effect_table("treatment", "drug", "none", groupby="part", n_samples=1)
+    del adata.obs["part"]
+    of_b = table[table["group"] == "B"]
+    assert of_b["measured"].isna().all() and of_b["lfc"].notna().all()
+
+
+def test_values_that_are_no_counts_have_differences(make_model, train):
+    adata = scgmvae.datasets.blobs(60, n_classes=2)
+    setup = {"categorical_covariate_keys": ["condition"]}
+    model = train(make_model(adata, setup, likelihood="gaussian", n_components=2), max_epochs=30)
+    table = model.effect_table("condition", "condition_1", "condition_0", groupby="class")
+    of_first = table[table["group"] == "class_0"].set_index("gene").loc[adata.var_names]
+    x, is_class = adata.to_df(), (adata.obs["class"] == "class_0").to_numpy()
+    means = x[is_class].groupby(adata.obs["condition"][is_class], observed=True).mean()
+    np.testing.assert_allclose(
+        of_first["measured"], means.loc["condition_1"] - means.loc["condition_0"], rtol=1e-4
+    )
+    assert np.corrcoef(of_first["lfc"], of_first["measured"])[0, 1] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        pytest.param(("kind", "A", "B"), ValueError, "'kind' is no condition", id="column"),
+        pytest.param(
+            ("treatment", "other", "none"), ValueError, "'other' is no value", id="value"
+        ),
+    ],
+)
+def test_conditions_that_the_model_does_not_know_are_refused(fit, arguments, error, message):
+    with pytest.raises(error, match=message):
+        fit.effect_table(*arguments, groupby="kind")
+    with pytest.raises(KeyError, match="groupby"):
+        fit.effect_table("treatment", "drug", "none", groupby="no")
