@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -148,13 +148,14 @@ class MarkerTestsMixin(TrainingMixin):
         for group in params["kwargs"].values():
             settings |= group
         model = type(self)(**settings)
-        lengths: tuple[int | None, int | None] = None, None  # of a training without a logger
-        if self.history:
+        length: dict[str, Any] = {}
+        if self.history:  # which a training without a logger does not have
             n_joint = len(self.history["kl_y_train"])
-            lengths = n_joint, len(self.history["elbo_train"]) - n_joint
+            n_pretrained = len(self.history["elbo_train"]) - n_joint
+            length = {"max_epochs": n_joint, "pretrain_epochs": n_pretrained}
         with warnings.catch_warnings():  # what is to be said of splits was said of this model
             warnings.simplefilter("ignore", UserWarning)
-            model.train(*lengths, seed=self.seed_, enable_progress_bar=False, logger=False)
+            model.train(seed=self.seed_, enable_progress_bar=False, logger=False, **length)
         return model
 
     def _matched(self, again: MarkerTestsMixin) -> tuple[NDArray[np.integer], NDArray[np.float64]]:

@@ -84,6 +84,7 @@ def reader(tmp_path, monkeypatch, hub):
         ["control", "stimulated"]
     )
     adata.obs["leiden"] = adata.obs["component"]
+    adata.obs["patient"] = ["patient_0", "patient_1"] * 100
     cell_type = adata.obs["component"].cat.rename_categories(["B", "NK", "T"]).astype(str)
     cell_type[1::2] = "unknown"
     adata.obs["cell_type"] = cell_type
