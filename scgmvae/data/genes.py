@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 __all__ = ["match_genes", "observed_genes"]
 
 
-SMALLEST_SHARE = 0.8
+SMALLEST_SHARE = 0.5
 """Smallest share of a model's genes that data must have to be mapped."""
 
 
@@ -31,13 +31,13 @@ def match_genes(adata: AnnData, var_names: ArrayLike) -> AnnData:
     """The data with the model's genes in the model's order; ``adata`` itself if it has them so.
 
     Genes that the data lacks get columns of zeros and ``False`` in the var column
-    ``"_scgmvae_observed"``. The model treats them as unobserved: the encoder treats them like
-    genes that dropout hides, and the likelihood leaves them out.
+    ``"_scgmvae_observed"``. The model treats them as unobserved: the encoder sees what the model
+    expects of them by the other genes, and the likelihood leaves them out.
 
     Raises
     ------
     ValueError
-        If less than 80 % of the genes are there, or one of them occurs more than once.
+        If less than half of the genes are there, or one of them occurs more than once.
 
     Warns
     -----

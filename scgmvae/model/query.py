@@ -201,7 +201,7 @@ class QueryMixin(MergingMixin):
         Raises
         ------
         ValueError
-            If less than 80 % of the genes are there, or one of them occurs more than once.
+            If less than half of the genes are there, or one of them occurs more than once.
         """
         if isinstance(reference_model, str | Path):
             names = cls.load(reference_model, adata=False).get_var_names()

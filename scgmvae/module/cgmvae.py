@@ -606,13 +606,8 @@ class CGMVAE(ExtendableModule):
         the module does not model (yet) is ``None``.
         """
         c = self._conditions(batch_index, cat_covs, cont_covs)
-        encoder_input = self._encoder_input(x, observed)
-        hidden = self.encoder(encoder_input, c)
-        if self.mixture_started:
-            q_z, q_w = self.encoder.q_zw(hidden, c, self._center(c))
-        else:
-            center = 0.0 if self.has_mixture else self._center(c)
-            q_z, q_w = self.encoder.q_z(hidden, c, center), None
+        encoder_input = self._seen(x, observed, batch_index, cat_covs, cont_covs)
+        q_z, q_w = self._encode(encoder_input, c)
         shape = (n_samples,) if n_samples > 1 else ()
         z = q_z.rsample(shape) if sample else q_z.loc
         library, q_l = self._library(x, size_factor), None
@@ -639,6 +634,14 @@ class CGMVAE(ExtendableModule):
             }
         return outputs
 
+    def _encode(self, encoder_input: Tensor, c: Conditions) -> tuple[Normal, Normal | None]:
+        """q(z|x,c) and, once the mixture is started, q(w|x,c)."""
+        hidden = self.encoder(encoder_input, c)
+        if self.mixture_started:
+            return self.encoder.q_zw(hidden, c, self._center(c))
+        center = 0.0 if self.has_mixture else self._center(c)
+        return self.encoder.q_z(hidden, c, center), None
+
     def _library(self, x: Tensor, size_factor: Tensor | None) -> Tensor:
         """Log of the observed library size, or of the size factor in its place, (n, 1)."""
         if self.use_size_factor:
@@ -663,8 +666,42 @@ class CGMVAE(ExtendableModule):
     def classify(self, z: Tensor, tensors: dict[str, Tensor]) -> Tensor:
         """Logits of q(y|z,c) at given z, ``(n, K)``, of the cells of a minibatch."""
         inputs = self._get_inference_input(tensors)
-        encoder_input = self._encoder_input(inputs["x"], inputs["observed"])
-        return self._classify(z, encoder_input, self._conditions_of(tensors))
+        seen = inputs["x"]  # which q(y|z,c) does not read
+        if self.classifier_input == "zx":
+            names = ("x", "observed", "batch_index", "cat_covs", "cont_covs")
+            seen = self._seen(*(inputs[name] for name in names))
+        return self._classify(z, seen, self._conditions_of(tensors))
+
+    def _seen(
+        self,
+        x: Tensor,
+        observed: Tensor | None,
+        batch_index: Tensor,
+        cat_covs: Tensor | None,
+        cont_covs: Tensor | None,
+    ) -> Tensor:
+        """Input of the networks, (n, G).
+
+        Counts that were not measured are what the model expects at the mean of z by those that
+        were. Genes that were not measured in training either stay hidden.
+        """
+        if observed is None or not self.is_count:
+            return self._encoder_input(x, observed)
+        seen = observed | (self.typical_counts > 0)
+        x = sparse.dense(x)
+        size = x.sum(-1, keepdim=True)
+        with torch.no_grad():
+            c = self._conditions(batch_index, cat_covs, cont_covs)
+            z = self._encode(self._encoder_input(x, observed), c)[0].loc
+            library = torch.log(size.clamp(min=1))
+            decoded = self.generative(
+                z, None, library, batch_index, cat_covs, cont_covs, observed, only_x=True
+            )
+            mean = decoded["px"].mean
+            # latent libraries and size factors are of all genes
+            mean = mean * (size / mean[:, observed].sum(-1, keepdim=True))
+        x = torch.where(observed, x, torch.where(seen, mean.to(x.dtype), 0.0))
+        return self._encoder_input(x, None if seen.all() else seen)
 
     def _encoder_input(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """Input of the networks from x, (n, G).

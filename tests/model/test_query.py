@@ -379,9 +379,9 @@ BAD_QUERIES = [
     pytest.param(with_missing_batch, ValueError, "'batch'.*1 have none", id="missing_value"),
     pytest.param(with_negative, ValueError, "negative", id="negative"),
     pytest.param(
-        lambda adata: adata[:, 13:].copy(),
+        lambda adata: adata[:, 31:].copy(),
         ValueError,
-        r"at least 80%.*lacks 13 \(21\.7%\): 'gene_0'",
+        r"at least 50%.*lacks 31 \(51\.7%\): 'gene_0'",
         id="genes",
     ),
 ]

@@ -823,7 +823,7 @@ def test_models_do_not_load_what_does_not_suit(trained, adata, tmp_path):
     adata.obs["batch"] = adata.obs["batch"].cat.rename_categories(["a", "b"])
     with pytest.raises(ValueError, match="'batch'.*'a', 'b'.*load_query_data"):
         SCGMVAE.load(tmp_path / "model", adata)
-    with pytest.raises(ValueError, match="80 %|80%"):
+    with pytest.raises(ValueError, match="50%"):
         SCGMVAE.load(tmp_path / "model", adata[:, :10].copy())
     with pytest.raises(TypeError, match="backup_url"):
         SCGMVAE.load(tmp_path / "model", backup_url="https://example.org/model.pt")
