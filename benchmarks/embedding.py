@@ -138,7 +138,15 @@ def methods(
         return model.get_latent_representation()
 
     def by_scanvi(adata: AnnData) -> NDArray:
-        found = tools.scanvi(adata, labels_key, UNKNOWN, seed, batch_key, max_epochs=epochs)
+        found = tools.scanvi(
+            adata,
+            labels_key,
+            UNKNOWN,
+            seed,
+            batch_key,
+            max_epochs=epochs,
+            trainings={"SCANVI": {}},
+        )
         return found["SCANVI"].get_latent_representation()
 
     made: dict[str, Callable] = {
@@ -317,6 +325,8 @@ def main() -> None:
 
     def run(seed: int, short: bool) -> list[Row]:
         adata = anndata.read_h5ad(added.add)
+        labels = adata.obs[added.labels]
+        adata = adata[labels.notna() & (labels.astype(str) != UNKNOWN)].copy()
         adata.obs["cell_type"] = adata.obs[added.labels].astype(str)
         return rows_of(added.add.stem, adata, added.batch, seed, short)
 

@@ -28,8 +28,8 @@ FEWEST = 30
 def nearest(z: NDArray, k: int) -> NeighborsResults:
     """The k nearest other cells of each cell, exact."""
     k = min(k, len(z) - 1)
-    distances, indices = NearestNeighbors(n_neighbors=k + 1).fit(z).kneighbors(z)
-    return NeighborsResults(indices=indices[:, 1:], distances=distances[:, 1:])
+    distances, indices = NearestNeighbors(n_neighbors=k).fit(z).kneighbors()
+    return NeighborsResults(indices=indices, distances=distances)
 
 
 @threads_kept()

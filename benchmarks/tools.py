@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -33,6 +33,9 @@ SCARCHES = {
 
 TUTORIAL = {"max_epochs": 20, "n_samples_per_label": 100}
 """Training of SCANVI on top of SCVI in scvi-tools' tutorials."""
+
+TRAININGS: dict[str, dict[str, int]] = {"SCANVI": {}, "SCANVI (tutorial)": TUTORIAL}
+"""Name of a way to train SCANVI → its settings."""
 
 
 @contextmanager
@@ -94,11 +97,12 @@ def scanvi(
     batch_key: str | None = None,
     n_latent: int = 10,
     max_epochs: int | None = None,
+    trainings: Mapping[str, dict[str, int]] = TRAININGS,
 ) -> dict[str, SCANVI]:
     """SCANVI from one pretrained SCVI (both with defaults), and as the tutorials train it."""
     pretrained = _scvi(adata, seed, batch_key, max_epochs, n_latent=n_latent)
     models = {}
-    for name, settings in {"SCANVI": {}, "SCANVI (tutorial)": TUTORIAL}.items():
+    for name, settings in trainings.items():
         model = SCANVI.from_scvi_model(pretrained, unlabeled, labels_key=labels_key)
         epochs = settings | ({} if max_epochs is None else {"max_epochs": max_epochs})
         _train(model, **{"max_epochs": None} | epochs)

@@ -46,7 +46,7 @@ SET_BACK = 0.4
 """Share of its strength for which a split counts that repeats from type to type, or rests on few
 genes."""
 FROM_BELOW = 0.7
-"""Share of its strength to which a split raises those above it: what is far apart is not held
+"""Share of its height to which a split raises the one above it: what is far apart is not held
 together by a weak split on the way to it."""
 APART = 0.95
 """Strength from which on a split needs no support by the levels of a condition."""
@@ -118,14 +118,14 @@ class SplitTree:
     def height(self) -> NDArray[np.float64]:
         """Strength down to which each split is made, (S,): the least of it and those above.
 
-        A split that repeats from type to type, or rests on few genes, counts less. Any other one
-        counts for seven tenths of the strongest split below it at least.
+        A split that repeats from type to type, or rests on few genes, counts less. All but those
+        that repeat count for seven tenths of a split directly below them at least.
         """
         is_set_back = self.is_repeated | self.is_of_few_genes
         height = self.strength * np.where(is_set_back, SET_BACK, 1.0)
         below = [children[children >= 0] for children in self.children]
         for split in reversed(range(self.n_splits)):  # a side comes after the whole
-            if len(below[split]) and not is_set_back[split]:
+            if len(below[split]) and not self.is_repeated[split]:
                 height[split] = max(height[split], FROM_BELOW * height[below[split]].max())
         for split in range(self.n_splits):
             height[below[split]] = np.minimum(height[below[split]], height[split])

@@ -53,9 +53,9 @@ class ConditionTestsMixin(SplitsMixin):
         """Test, cluster by cluster, which genes differ between two levels of a condition.
 
         Cells of one donor are alike for reasons of their own, so they are no replicates: the
-        counts of each sample are summed within a cluster, and DESeq2 tests the sums. Where samples
-        have cells under both levels, as donors have whose cells were divided before treatment,
-        each is compared with itself.
+        counts of each sample are summed within a cluster, and DESeq2 tests the sums. Where half of
+        the samples or more have cells under both levels, as donors have whose cells were divided
+        before treatment, each is compared with itself, and samples with one level are left out.
 
         Parameters
         ----------
@@ -75,8 +75,9 @@ class ConditionTestsMixin(SplitsMixin):
         -------
         DataFrame with a row per cluster and gene, most significant first: ``cluster``, ``gene``;
         ``lfc``, the log2 fold change of ``group`` against ``other``, with ``low`` and ``high``,
-        its interval of 95 %; ``p`` of DESeq2, and ``q``, the false discovery rate within the
-        cluster, both missing of outliers and of genes with few counts; ``agreement``, the share
+        its interval of 95 %; ``p`` of DESeq2, missing of outliers and of genes with fewer than ten
+        counts; ``q``, the false discovery rate within the cluster, missing also of those that
+        DESeq2 takes for too few; ``agreement``, the share
         of the samples that change in the direction of the fold change: compared with themselves,
         or else with the median of the samples of ``other``; ``mean``, the mean of the counts that
         DESeq2 has normalised; ``n_samples`` and ``n_samples_other``.
@@ -116,6 +117,8 @@ class ConditionTestsMixin(SplitsMixin):
                 "Sums over samples are tested as counts, but the likelihood of this model is "
                 f"{self._module_kwargs['likelihood']!r}."
             )
+        if groupby == "scgmvae":
+            self._check_mixture()
         levels = groups_of(adata, condition=condition)
         first, second = _two_levels(levels, condition, group, other)
         samples, clusters = (
@@ -137,17 +140,21 @@ class ConditionTestsMixin(SplitsMixin):
             member = pd.MultiIndex.from_frame(design[["cluster", "sample", "is_first"]])
             unit = member.get_indexer(pd.MultiIndex.from_frame(units))
             sums = self._summed_counts(adata, rows[unit >= 0], unit[unit >= 0], len(design))
+            if (sums.sum(0) < FEWEST_COUNTS).all():
+                without.append(cluster)
+                continue
             tables.append(_tested(sums, design, self._setup.gene_names).assign(cluster=cluster))
         if not tables:
             raise ValueError(
                 f"Without replicates nothing can be tested: in no cluster have two of the samples "
-                f"of {sample_key!r} at least {min_cells} cells under either of {first!r} and "
+                f"of {sample_key!r} at least {min_cells} cells under each of {first!r} and "
                 f"{second!r}."
             )
         if without:
             warnings.warn(
                 f"Fewer than two samples of each level have {min_cells} cells in these clusters, "
-                f"so they are not in the table: {listed(without)}.",
+                f"or no gene has {FEWEST_COUNTS} counts, so they are not in the table: "
+                f"{listed(without)}.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -172,30 +179,44 @@ def _two_levels(
     levels: pd.Series, condition: str, group: object, other: object
 ) -> tuple[str, str]:
     """Names of the levels that are compared."""
-    names = levels.cat.categories
-    if other is None and len(names) == 2 and name_of(group) in names:
-        other = names[1 - names.get_loc(name_of(group))]
-    first, second = name_of(group), name_of(other)
-    for argument, name in (("group", first), ("other", second)):
-        if name not in names:
+    names = list(levels.cat.categories)
+    first = _level("group", group, condition, names)
+    if other is None:
+        others = [name for name in names if name != first]
+        if len(others) != 1:
             raise ValueError(
-                f"{argument} must be a level of {condition!r}, but it is {name!r}. Its levels "
-                f"are: {listed_like(name, names)}."
+                f"{condition!r} has {len(names)} levels: name the one to compare with, as in "
+                f"other={others[0]!r}."
+                if others
+                else f"{condition!r} has one level alone, so there is nothing to compare."
             )
+        other = others[0]
+    second = _level("other", other, condition, names)
     if first == second:
         raise ValueError(f"Two levels of {condition!r} are compared, but both are {first!r}.")
     return first, second
 
 
+def _level(argument: str, value: object, condition: str, names: list[str]) -> str:
+    """Name of a level of a condition."""
+    name = name_of(value, names)
+    if name not in names:
+        raise ValueError(
+            f"{argument} must be a level of {condition!r}, but it is {name!r}. Its levels are: "
+            f"{listed_like(name, names)}."
+        )
+    return name
+
+
 def _design(units: pd.DataFrame) -> pd.DataFrame | None:
     """The samples that are compared, or ``None`` where there are too few.
 
-    Where two or more have both levels, these alone: each is compared with itself.
+    Where at least half of them have both levels, these alone: each is compared with itself.
     """
     n_levels = units.groupby("sample", observed=True)["is_first"].transform("nunique")
-    paired = units[n_levels == 2]
-    if len(paired) >= 2 * FEWEST_SAMPLES:
-        return paired.assign(is_paired=True)
+    n_paired, n_single = int((n_levels == 2).sum()) // 2, int((n_levels == 1).sum())
+    if n_paired >= max(FEWEST_SAMPLES, n_single):
+        return units[n_levels == 2].assign(is_paired=True)
     if (
         units.groupby("is_first").size().reindex([False, True], fill_value=0).min()
         < FEWEST_SAMPLES
@@ -231,7 +252,7 @@ def _tested(
         change = shares[is_first] - np.median(shares[~is_first], axis=0)
     table = pd.DataFrame(
         {
-            "gene": genes[kept],
+            "gene": kept,
             "lfc": lfc,
             "low": lfc - QUANTILE * error,
             "high": lfc + QUANTILE * error,
@@ -239,10 +260,10 @@ def _tested(
             "q": found["padj"].to_numpy(),
             "agreement": (change * np.sign(lfc) > 0).mean(0),
             "mean": found["baseMean"].to_numpy(),
-            "n_samples": int(is_first.sum()),
-            "n_samples_other": int((~is_first).sum()),
         }
     )
+    table = table.set_index("gene").reindex(range(len(genes))).assign(gene=genes)
+    table["n_samples"], table["n_samples_other"] = int(is_first.sum()), int((~is_first).sum())
     return table.sort_values("p", kind="stable")
 
 

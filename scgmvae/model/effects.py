@@ -10,7 +10,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from scgmvae import checks
-from scgmvae.data.categories import name_of, names_of
+from scgmvae.data.categories import names_of
 from scgmvae.data.conditions import resolved
 from scgmvae.data.groups import groups_of
 from scgmvae.data.matrices import read_rows
@@ -111,8 +111,10 @@ class EffectsMixin(GenerationMixin):
             self._check_mixture()
         groups = groups_of(adata, groupby=groupby)
         names, codes = groups.cat.categories, groups.cat.codes.to_numpy()
-        levels = names_of(adata.obs[condition])
-        has_value, has_other = (levels == name_of(v) for v in (value, other))
+        has_value, has_other = (
+            names_of(adata.obs[condition]) == names_of(c.values(adata.obs_names))
+            for c in (first, second)
+        )
         rng = np.random.default_rng(seed)
         tables = []
         for group, name in enumerate(names):

@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import false_discovery_control
 from scvi import REGISTRY_KEYS
 
+from scgmvae import checks
 from scgmvae.clustering.group_sums import GroupSums, sums_by_group, welch_test
 from scgmvae.data.groups import groups_of
 from scgmvae.data.matrices import read_rows
@@ -30,8 +31,8 @@ __all__ = ["MarkerTestsMixin"]
 FEWEST_POSITIVE = 10
 """Number of cells with any count of a gene from which on it is tested."""
 AGAIN = 0.5
-"""Share of the cells of a cluster and its counterpart that they have in common, from which on the
-cluster was found again."""
+"""Of the cells in a cluster or its counterpart, the share in both from which on the cluster was
+found again."""
 
 
 class MarkerTestsMixin(TrainingMixin):
@@ -42,16 +43,19 @@ class MarkerTestsMixin(TrainingMixin):
 
         Clusters differ in the very counts that made them, also where the cells are of one
         population. So by default every count is divided at random in two that are independent of
-        each other, a model with the settings of this one is trained on the first half, and its
-        clusters are compared by the second half. This takes as long as training did, and half of
-        the counts tell fewer genes.
+        each other, a model with the settings of this one is trained on the first half, for as long
+        and otherwise with the defaults of :meth:`train`, and its clusters are compared by the
+        second half. This takes as long as training did, and half of the counts tell fewer genes.
+        Labels that the model was set up with are known to both, so they must not come from a
+        clustering of the same counts.
 
         Parameters
         ----------
         groupby
             obs column of groups that these counts did not make, such as sorted cells, to compare
-            on all counts. ``None`` is the model's own clusters, by halves of the counts.
-            ``"scgmvae"`` compares these as if they had been known: the p are then far too small.
+            on all counts; cells without a group are left out. ``None`` is the model's own
+            clusters, by halves of the counts. ``"scgmvae"`` compares these as if they had been
+            known: the p are then far too small.
         seed
             Seed of the division of the counts.
 
@@ -61,9 +65,9 @@ class MarkerTestsMixin(TrainingMixin):
         ``lfc``, the log2 fold change against all other cells as in :meth:`markers`; ``fraction``
         and ``fraction_rest``, the shares of the cells with any count of the gene; ``p`` of
         Welch's t of log(1 + counts per 10,000); ``q``, the false discovery rate within the
-        cluster (Benjamini and Hochberg); ``overlap``, the share of the cells of the cluster and of
-        its counterpart among the new clusters that are in both, 1 with ``groupby``. Genes that
-        fewer than ten of the cells show are not tested: their p is missing.
+        cluster (Benjamini and Hochberg); ``overlap``, of the cells that are in the cluster or in
+        its counterpart among the new ones the share that are in both, 1 with ``groupby``. Genes
+        that fewer than ten of the cells show are not tested: their p is missing.
 
         Raises
         ------
@@ -91,6 +95,7 @@ class MarkerTestsMixin(TrainingMixin):
         >>> table.columns.tolist()
         ['cluster', 'gene', 'lfc', 'fraction', 'fraction_rest', 'p', 'q', 'overlap']
         """
+        checks.check_seed(seed)
         adata = self._validate_anndata()
         if self._module_kwargs["likelihood"] not in ("nb", "poisson"):
             raise NotImplementedError(
@@ -101,15 +106,17 @@ class MarkerTestsMixin(TrainingMixin):
         counts = sparse.csr_matrix(read_rows(x, np.arange(adata.n_obs)))
         if groupby is not None:
             self._check_if_trained(warn=False)
-            groups = groups_of(adata, groupby=groupby)
-            names = groups.cat.categories
+            groups = groups_of(adata, groupby=groupby).dropna()
+            rows, names = adata.obs_names.get_indexer(groups.index), groups.cat.categories
             _check_several(len(names))
-            return _tests(counts, groups.cat.codes.to_numpy(), names, self._setup.gene_names, None)
+            codes = groups.cat.codes.to_numpy()
+            return _tests(counts[rows], codes, names, self._setup.gene_names, None)
         self._check_mixture()
         _check_several(len(self.cluster_names))
         first, second = halves(counts, self._inverse_dispersions(), np.random.default_rng(seed))
-        again = self._trained_on(first)
-        codes, overlap = self._matched(again)
+        rows = np.flatnonzero(first.sum(1))  # a cell of few counts may have none in this half
+        again = self._trained_on(first[rows], rows)
+        codes, overlap = self._matched(again, rows)
         found = overlap >= AGAIN
         if not found.all():
             lost = ", ".join(self.cluster_names[~found])
@@ -133,9 +140,11 @@ class MarkerTestsMixin(TrainingMixin):
         ]
         return parts[0][0] if n_obs == 1 else np.concatenate(parts)
 
-    def _trained_on(self, counts: sparse.csr_matrix) -> MarkerTestsMixin:
-        """A model of the same settings, trained as long on other counts of the same cells."""
-        adata = AnnData(counts, obs=self.adata.obs.copy())
+    def _trained_on(
+        self, counts: sparse.csr_matrix, rows: NDArray[np.integer]
+    ) -> MarkerTestsMixin:
+        """A model of the same settings, trained as long on other counts of some of the cells."""
+        adata = AnnData(counts, obs=self.adata.obs.iloc[rows].copy())
         adata.var_names = self._setup.gene_names
         arguments = self._setup.arguments | {"layer": None}
         type(self).setup_anndata(adata, **arguments)
@@ -158,26 +167,33 @@ class MarkerTestsMixin(TrainingMixin):
             model.train(seed=self.seed_, enable_progress_bar=False, logger=False, **length)
         return model
 
-    def _matched(self, again: MarkerTestsMixin) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
-        """Clusters of another model, numbered as those of this one that they overlap most.
+    def _matched(
+        self, again: MarkerTestsMixin, rows: NDArray[np.integer]
+    ) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
+        """Clusters of another model of some cells, numbered as those that they overlap most.
 
         Returns
         -------
         Cluster of each cell, ``(n,)``, −1 where it has no counterpart, and the share of the cells
         of each cluster and its counterpart that are in both, ``(K,)``.
         """
-        own = pd.Categorical(self.predict(), list(self.cluster_names)).codes
-        theirs = pd.Categorical(again.predict(), list(again.cluster_names)).codes
+        own, theirs = self._cluster_codes()[rows], again._cluster_codes()
         both = np.zeros((len(self.cluster_names), len(again.cluster_names)))
         np.add.at(both, (own, theirs), 1)
         either = both.sum(1, keepdims=True) + both.sum(0) - both
         overlap = both / np.maximum(either, 1)
-        rows, columns = linear_sum_assignment(overlap, maximize=True)
+        clusters, columns = linear_sum_assignment(overlap, maximize=True)
         number = np.full(len(again.cluster_names), -1)
-        number[columns] = rows
+        number[columns] = clusters
         shares = np.zeros(len(self.cluster_names))
-        shares[rows] = overlap[rows, columns]
-        return number[theirs], shares
+        shares[clusters] = overlap[clusters, columns]
+        codes = np.full(self.adata.n_obs, -1)
+        codes[rows] = number[theirs]
+        return codes, shares
+
+    def _cluster_codes(self) -> NDArray[np.integer]:
+        """Number of the cluster of each cell, (n,), also of clusters without a label."""
+        return self._clustering.log_proba(self._posteriors()["log_proba"]).argmax(1)
 
 
 def _check_several(n_clusters: int) -> None:
@@ -197,6 +213,8 @@ def _tests(
 ) -> pd.DataFrame:
     """The table of all genes between each group and the others, as which cells at −1 count."""
     n_groups, n_genes = len(names), counts.shape[1]
+    has_counts = np.flatnonzero(counts.sum(1))  # half of few counts may be none
+    counts, codes = counts[has_counts], codes[has_counts]
     codes = np.where(codes < 0, n_groups, codes)
 
     def sums_of(is_shown: bool) -> GroupSums:

@@ -109,7 +109,8 @@ class SplitsMixin(PopulationsMixin):
         DataFrame with a row per split: ``above``, the split that it divides a side of; ``left``
         and ``right``, the components on its sides; ``n_left`` and ``n_right``, their numbers of
         cells; ``t``; ``null``, the mean T of one population; ``strength``, 1 − T / null, from 0
-        (one population) to 1 (apart); ``p``, the probability of a T as small in one population;
+        (one population) to 1 (apart); ``height``, the strength down to which :meth:`cut` makes it;
+        ``p``, the probability of a T as small in one population;
         for each categorical condition ``<condition>_levels``, how many of its levels have cells
         on both sides, and ``t_without_<condition>``, T where the levels are moved onto each other;
         ``is_repeated``, whether most types are divided in the same directions of gene space, as by
@@ -164,6 +165,7 @@ class SplitsMixin(PopulationsMixin):
                 "t": tree.t,
                 "null": tree.null,
                 "strength": tree.strength,
+                "height": tree.height,
                 "p": tree.p,
             },
             index=pd.RangeIndex(tree.n_splits, name="split"),
@@ -259,8 +261,8 @@ class SplitsMixin(PopulationsMixin):
         ----------
         strength
             Least strength, in (0, 1], of a split that is made. ``None`` is 0.5. Lower values give
-            states within types; up to 0.4 they also give splits that repeat from type to type,
-            which count 0.4 of their strength.
+            states within types; up to 0.4 they also give splits that repeat from type to type, or
+            rest on few genes, which count 0.4 of their strength.
         n
             Number of clusters, in place of ``strength``: the strongest splits are made.
 

@@ -36,7 +36,10 @@ LARGEST_GAIN = 0.005
 
 LEAST_CONFIDENCE, UNSURE_SHARE = 0.5, 0.1
 """Confidence below which a cell counts as unsure, and the share of such cells that is many. In a
-single cluster half of the cells are many."""
+single cluster it is half of the cells."""
+
+FEWEST_UNSURE = 10
+"""Number of unsure cells from which on those of a single cluster are told of."""
 
 LARGEST_NOVELTY, NOVEL_SHARE = 0.99, 0.05
 """Novelty above which a cell counts as an outlier, and the share of such cells that is many. Among
@@ -144,14 +147,15 @@ def split_findings(table: pd.DataFrame) -> list[str]:
         )
 
     found = []
-    weak = table[table["is_made"] & (table["strength"] < WEAK)]
+    weak = table[table["is_made"] & (table["height"] < WEAK)]
     if len(weak):
         found.append(
             f"Weak splits between clusters, with their strength: {named(weak)}. Another training "
             f"may not make them. cut(strength={WEAK}) goes without, and split_table() has the "
             "genes that differ."
         )
-    narrow = table[table["is_of_few_genes"] & (table["strength"] >= WEAK)]
+    is_held_back = table["is_of_few_genes"] & ~table["is_made"]
+    narrow = table[is_held_back & (table["strength"] >= WEAK)]
     if len(narrow):
         found.append(
             f"Splits that are deep but rest on three genes or fewer: {named(narrow)}. They make "
@@ -230,14 +234,16 @@ def cell_findings(clusters: pd.Series, confidence: pd.Series, novelty: pd.Series
     """
     found = []
     is_unsure = confidence < LEAST_CONFIDENCE
-    by_cluster = is_unsure.groupby(clusters, observed=True).mean().sort_values(ascending=False)
-    unsure = by_cluster[by_cluster > UNSURE_SHARE]
-    if is_unsure.mean() > UNSURE_SHARE or by_cluster.max() > 0.5:
-        names = ", ".join(f"{name} ({share:.0%})" for name, share in unsure.items())
+    by_cluster = is_unsure.groupby(clusters, observed=True).agg(["mean", "sum"])
+    by_cluster = by_cluster.sort_values("mean", ascending=False)
+    is_guess = (by_cluster["mean"] > 0.5) & (by_cluster["sum"] >= FEWEST_UNSURE)
+    if is_unsure.mean() > UNSURE_SHARE or is_guess.any():
+        named = by_cluster[by_cluster["mean"] > UNSURE_SHARE]["mean"]
+        names = ", ".join(f"{name} ({share:.0%} of its cells)" for name, share in named.items())
         found.append(
-            f"{is_unsure.mean():.0%} of the cells have a confidence below {LEAST_CONFIDENCE}: "
-            f"their cluster is a guess. Of clusters they are: {names}. "
-            f"adata[adata.obs['scgmvae_confidence'] < {LEAST_CONFIDENCE}] has them."
+            f"{is_unsure.sum():,} cells have a confidence below {LEAST_CONFIDENCE}, so that their "
+            f"cluster is a guess. Most concerned are the clusters {names}. "
+            f"adata[adata.obs['scgmvae_confidence'] < {LEAST_CONFIDENCE}] has these cells."
         )
     novel = (novelty > LARGEST_NOVELTY).mean()
     if novel > NOVEL_SHARE:

@@ -66,7 +66,9 @@ def test_what_is_far_apart_is_not_held_together_by_a_weak_split_above_it(tree):
     assert weak.clusters(weak.height >= STRENGTH).tolist() == [0, 1, 2]
     both_weak = replace(tree, t=np.array([0.12, 0.2]))
     np.testing.assert_allclose(both_weak.height, [0.42, 0.42])
-    # a donor's split stays one, whatever types are below it
+    # nor by one of few genes; a donor's split stays one, whatever types are below it
+    narrow = replace(weak, is_of_few_genes=np.array([True, False]))
+    np.testing.assert_allclose(narrow.height, [0.686, 0.686])
     repeated = replace(weak, is_repeated=np.array([True, False]))
     np.testing.assert_allclose(repeated.height, [0.16, 0.16])
 

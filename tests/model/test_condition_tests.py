@@ -88,6 +88,30 @@ def test_pairs_are_compared_with_themselves_where_some_donors_have_one_level(mod
     assert (table[["n_samples", "n_samples_other"]] == 3).all(axis=None)
 
 
+def test_a_few_pairs_among_many_donors_do_not_leave_the_others_out(model_of):
+    adata = cells_of_donors(8, True)
+    is_single = ~adata.obs["donor"].isin(["donor 0", "donor 1"])
+    is_odd = adata.obs["donor"].str[-1].astype(int) % 2 == 1
+    keep = ~(is_single & (is_odd == (adata.obs["level"] == "control")))
+    table = model_of(adata[keep].copy()).test_condition(
+        "level", "treated", sample_key="donor", groupby="type"
+    )
+    assert (table[["n_samples", "n_samples_other"]] == 5).all(axis=None)
+
+
+def test_genes_with_few_counts_have_a_row_without_a_p(model_of):
+    adata = cells_of_donors(4, True)
+    x = adata.X.toarray()
+    x[:, 7] = 0
+    x[3, 7] = 1
+    adata.X = sparse.csr_matrix(x)
+    table = model_of(adata).test_condition("level", "treated", sample_key="donor", groupby="type")
+    assert len(table) == 2 * N_GENES
+    rare = table[table["gene"] == adata.var_names[7]]
+    assert rare["p"].isna().all() and rare["lfc"].isna().all()
+    assert (rare["n_samples"] == 4).all()
+
+
 def test_clusters_without_replicates_are_left_out_with_a_warning(model_of):
     adata = cells_of_donors(4, True)
     few = (adata.obs["type"] == "T") & (adata.obs["donor"] != "donor 0")
@@ -108,10 +132,11 @@ def test_clusters_without_replicates_are_left_out_with_a_warning(model_of):
         pytest.param(("level", "no"), "group must be a level of 'level'.*'no'", id="group"),
         pytest.param(("level", "treated", "no"), "other must be a level", id="other"),
         pytest.param(("level", "treated", "treated"), "both are 'treated'", id="same"),
+        pytest.param(("donor", "donor 0"), "'donor' has 3 levels.*other='donor 1'", id="three"),
     ],
 )
 def test_levels_that_are_not_there_are_refused(model_of, arguments, message):
-    model = model_of(cells_of_donors(2, True))
+    model = model_of(cells_of_donors(3, True))
     with pytest.raises(ValueError, match=message):
         model.test_condition(*arguments, sample_key="donor", groupby="type")
     with pytest.raises(KeyError, match="sample_key names the obs column 'patient'"):

@@ -59,6 +59,15 @@ def test_the_measured_change_is_that_of_the_counts(fit):
     np.testing.assert_allclose(found, scaled[0] - scaled[1], rtol=1e-5)
 
 
+def test_numbers_are_matched_with_the_names_of_categories(make_model, train, counts):
+    adata = counts.copy()
+    adata.obs["dose"] = np.tile([0.0, 1.0], 150)
+    model = train(make_model(adata, {"batch_key": "dose"}, n_components=2))
+    table = model.effect_table("dose", 1, 0, groupby="component", n_samples=1)
+    assert table["measured"].notna().all()
+    assert table.equals(model.effect_table("dose", "1.0", 0.0, groupby="component", n_samples=1))
+
+
 def test_the_reverse_is_the_reverse_where_the_same_cells_are_decoded(fit):
     there = fit.effect_table("treatment", "drug", "none", groupby="kind", seed=3)
     again = fit.effect_table("treatment", "drug", "none", groupby="kind", seed=3)

@@ -1,7 +1,5 @@
 """Tests of the genes of clusters."""
 
-import warnings
-
 import numpy as np
 import pytest
 from anndata import AnnData
@@ -10,6 +8,7 @@ from scipy.stats import false_discovery_control, ttest_ind
 
 import scgmvae
 from scgmvae.data.normalization import log_normalized
+from scgmvae.model import marker_tests
 
 LENGTH = {"max_epochs": 10, "pretrain_epochs": 30}
 
@@ -41,16 +40,18 @@ def test_groups_that_the_counts_did_not_make_are_compared_by_welchs_t(trained):
     assert table.groupby("cluster", sort=False)["p"].first().notna().all()
 
 
-def test_clusters_of_one_population_have_no_markers_on_the_other_half_of_the_counts():
+def test_clusters_of_one_population_have_no_markers_on_the_other_half_of_the_counts(monkeypatch):
+    # such clusters are hardly found again, and would not be tested at all
+    monkeypatch.setattr(marker_tests, "AGAIN", 0.0)
     n_crossed = n_naive = 0
     for seed in range(2):
         adata = cells_of_one_population(seed)
         scgmvae.SCGMVAE.setup_anndata(adata)
         model = scgmvae.SCGMVAE(adata, n_components=2)
         model.train(**LENGTH, seed=seed, enable_progress_bar=False)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a cluster was not found again
-            n_crossed += int((model.test_markers(seed=seed)["q"] < 0.05).sum())
+        crossed = model.test_markers(seed=seed)
+        assert len(crossed) == 2 * 120
+        n_crossed += int((crossed["q"] < 0.05).sum())
         n_naive += int((model.test_markers("scgmvae")["q"] < 0.05).sum())
     assert n_naive >= 20
     assert n_crossed <= 2
@@ -76,6 +77,56 @@ def test_types_have_their_genes_on_the_other_half_as_well(counts, make_model, tr
     # the model and its data stay as they were
     assert model.adata.obs.equals(given)
     np.testing.assert_array_equal(model.get_latent_representation(), before)
+
+
+def test_clusters_that_are_not_found_again_are_left_out_with_a_warning():
+    adata = cells_of_one_population(0)
+    scgmvae.SCGMVAE.setup_anndata(adata)
+    model = scgmvae.SCGMVAE(adata, n_components=2)
+    model.train(**LENGTH, enable_progress_bar=False)
+    with pytest.warns(UserWarning, match="not found again"):
+        table = model.test_markers()
+    assert (table["overlap"] >= marker_tests.AGAIN).all()
+    assert table["cluster"].nunique() < 2
+
+
+def test_components_without_a_label_are_clusters_of_their_own():
+    adata = scgmvae.datasets.synthetic_counts(
+        300, 80, n_components=4, component_scale=2.5, weights=[0.25] * 4, seed=1
+    )
+    names = adata.obs["component"].cat.categories
+    is_known = adata.obs["component"].isin(names[:2]) & (np.arange(300) % 3 == 0)
+    adata.obs["label"] = adata.obs["component"].astype(str).where(is_known, "unknown")
+    scgmvae.SCGMVAE.setup_anndata(adata, labels_key="label")
+    model = scgmvae.SCGMVAE(adata, n_components=4)
+    model.train(20, 30, enable_progress_bar=False)
+    table = model.test_markers()
+    sizes = adata.obs["scgmvae"].value_counts()
+    assert set(table["cluster"]) == set(sizes.index) and len(sizes) == 4
+    assert (table["overlap"] > 0.8).all()
+
+
+def test_cells_without_counts_in_the_first_half_are_left_out(counts, make_model, train):
+    adata = counts.copy()
+    x = adata.X.toarray()
+    x[:3] = 0
+    x[:3, 5] = 1
+    adata.X = sparse.csr_matrix(x)
+    model = train(make_model(adata, n_components=3), **LENGTH)
+    assert model.test_markers()["p"].min() < 1e-10
+
+
+def test_cells_without_a_group_are_left_out(trained):
+    adata = trained.adata
+    adata.obs["part"] = adata.obs["component"].astype(object)
+    adata.obs.loc[adata.obs["part"] == "component_2", "part"] = None
+    table, ranked = trained.test_markers("part"), trained.markers(3, "part")
+    del adata.obs["part"]
+    found = table.set_index(["cluster", "gene"])
+    for row in ranked.itertuples():
+        own = found.loc[(row.cluster, row.gene)]
+        assert own["lfc"] == pytest.approx(row.lfc, abs=1e-4)
+        assert own["fraction_rest"] == pytest.approx(row.fraction_rest)
 
 
 @pytest.mark.parametrize("dispersion", ["gene-batch", "gene-cell"])

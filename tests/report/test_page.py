@@ -477,9 +477,9 @@ def test_findings_of_components_come_when_due(table, expected):
     ("n_unsure", "n_novel", "expected"),
     [
         pytest.param(10, 5, [], id="at_the_thresholds"),
-        pytest.param(12, 0, ["12% of the cells .* they are: 0 (24%). adata[adata"], id="unsure"),
+        pytest.param(12, 0, ["12 cells have .* clusters 0 (24% of its cells)."], id="unsure"),
         pytest.param(0, 6, ["6% of the cells lie further out than 99% of the training"], id="far"),
-        pytest.param(50, 50, ["50% of the cells have", "50% of the cells lie"], id="both"),
+        pytest.param(50, 50, ["50 cells have a confidence", "50% of the cells lie"], id="both"),
     ],
 )
 def test_findings_of_cells_come_when_due(n_unsure, n_novel, expected):
@@ -492,26 +492,30 @@ def test_findings_of_cells_come_when_due(n_unsure, n_novel, expected):
         assert all(part in sentence for part in words.split(" .* "))
 
 
-def test_a_cluster_whose_cells_are_mostly_unsure_is_named_however_small():
-    clusters = pd.Categorical(["0"] * 95 + ["1"] * 5)
-    confidence = pd.Series([0.9] * 95 + [0.4] * 3 + [0.6] * 2)
-    (sentence,) = diagnosis.cell_findings(clusters, confidence, pd.Series(np.zeros(100)))
-    assert "3% of the cells" in sentence and "they are: 1 (60%)." in sentence
+def test_a_cluster_whose_cells_are_mostly_unsure_is_named_if_they_are_ten():
+    clusters = pd.Categorical(["0"] * 985 + ["1"] * 15)
+    confidence = pd.Series([0.9] * 985 + [0.4] * 10 + [0.6] * 5)
+    (sentence,) = diagnosis.cell_findings(clusters, confidence, pd.Series(np.zeros(1000)))
+    assert "10 cells have" in sentence and "clusters 1 (67% of its cells)." in sentence
+    confidence[985] = 0.6  # nine are few
+    assert diagnosis.cell_findings(clusters, confidence, pd.Series(np.zeros(1000))) == []
 
 
 def test_findings_of_splits_name_the_weak_ones_between_clusters():
-    columns = ["left", "right", "strength", "is_made", "is_of_few_genes"]
+    columns = ["left", "right", "strength", "height", "is_made", "is_of_few_genes"]
     rows = [
-        ("0, 1", "2", 0.9, True, False),
-        ("0", "1", 0.54, True, False),
-        ("2", "3", 0.4, False, True),
-        ("4", "5", 0.8, False, True),
+        ("0, 1", "2", 0.9, 0.9, True, False),
+        ("0", "1", 0.54, 0.54, True, False),
+        ("2", "3", 0.4, 0.16, False, True),
+        ("4", "5", 0.8, 0.32, False, True),
+        ("6", "7", 0.45, 0.66, True, False),
+        ("8", "9", 0.9, 0.65, True, True),
     ]
     table = pd.DataFrame(rows, columns=columns)
     weak, narrow = diagnosis.split_findings(table)
     assert "strength: 0 from 1 (0.54). Another" in weak
     assert "three genes or fewer: 4 from 5 (0.80). They" in narrow
-    assert diagnosis.split_findings(table.iloc[[0, 2]]) == []
+    assert diagnosis.split_findings(table.iloc[[0, 2, 4, 5]]) == []
 
 
 def test_findings_of_mixing_name_condition_clusters_and_levels():
