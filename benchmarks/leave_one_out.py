@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pandas as pd
 
-__all__ = ["gains", "left_out"]
+__all__ = ["gains", "left_out", "on_all_sets"]
 
 JUDGED = ("CiLISI", "purity", "best ARI", "k-means ARI", "isolated F1", "rare F1", "own ARI")
 """Scores that a change is judged by."""
+
+
+def on_all_sets(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the settings that were tried on every set."""
+    n_sets = rows.groupby("setting")["data"].transform("nunique")
+    return rows[n_sets == rows["data"].nunique()]
 
 
 def gains(rows: pd.DataFrame) -> pd.DataFrame:
@@ -23,10 +29,11 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame, sets × changes.
     """
+    rows = on_all_sets(rows)
     judged = rows.groupby(["data", "setting"], sort=False)[list(JUDGED)].mean()
     default = judged.xs("default", level="setting")
     gain = judged.sub(default, level="data").mean(axis=1).unstack("setting")
-    return gain.dropna(axis="columns").drop(columns="default")
+    return gain.drop(columns="default")
 
 
 def left_out(rows: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from leave_one_out import left_out
+from leave_one_out import left_out, on_all_sets
 from page import SETS, mean_sd, named, over_sets, rows_of, table
 
 ROOT = Path(__file__).parents[1]
@@ -200,15 +200,11 @@ TABLES = {
         {"data": "design", "method": "method"},
         EMBEDDING | {"kBET": ("kBET", 2), "purity": ("purity", 2)},
     ),
-    "embedding-null": Table(
-        ("embedding-null",),
-        {"data": "data", "method": "method"},
-        {"kept": ("neighbours kept", 2), "kept by another seed": ("kept by another seed", 2)},
-    ),
     "embedding-settings": Table(
         ("embedding-settings",),
         {"setting": "setting"},
         {name: figure for name, figure in EMBEDDING.items() if name != "cLISI"},
+        on_all_sets,
     ),
     "embedding-left-out": Table(
         ("embedding-settings",),
