@@ -193,7 +193,9 @@ def one(seed: int, short: bool) -> list[Row]:
             cells.append((f"kang, {group}, resampled", resampled(adata, group, seed), None))
     rows = []
     for name, adata, batch_key in cells:
-        tree = SplitTree(**fitted(adata, batch_key, seed, short, BRIEF)["model"].split_tree_)
+        tree = SplitTree.of_arrays(
+            fitted(adata, batch_key, seed, short, BRIEF)["model"].split_tree_
+        )
         found = {"SCGMVAE": tree.clusters(tree.height >= STRENGTH)} | by_pcs(adata, seed)
         for method, codes in found.items():
             n_clusters = len(np.unique(codes))

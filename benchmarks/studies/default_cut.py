@@ -72,7 +72,7 @@ def grown(name: str, seed: int, short: bool) -> tuple[pd.Series, Grown]:
     component = model._posteriors()["log_proba"].argmax(1)
     sums = model._sums_by_group(np.arange(len(component)), component, model.module.n_components)
     return adata.obs["cell_type"], Grown(
-        split_tree.SplitTree(**model.split_tree_), component, sums
+        split_tree.SplitTree.of_arrays(model.split_tree_), component, sums
     )
 
 

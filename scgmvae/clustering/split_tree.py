@@ -104,6 +104,18 @@ class SplitTree:
     is_of_few_genes: NDArray[np.bool_]
     """Whether each split rests on few genes, (S,)."""
 
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, NDArray]) -> SplitTree:
+        """The tree that a model keeps; of earlier models no split rests on few genes.
+
+        Parameters
+        ----------
+        arrays
+            Name of a field → its values.
+        """
+        none = np.zeros(len(arrays["t"]), dtype=bool)
+        return cls(**{"is_of_few_genes": none} | arrays)
+
     @property
     def n_splits(self) -> int:
         """S, number of splits."""

@@ -71,13 +71,13 @@ class SplitsMixin(PopulationsMixin):
                 "The model has no tested splits: its components come from labels, a guide_key, "
                 "or a start other than 'tested'. test_partition(...) tests its clusters."
             )
-        return SplitTree(**self.split_tree_)
+        return SplitTree.of_arrays(self.split_tree_)
 
     def _split_findings(self) -> list[str]:
         """What is to be said of the splits: that some repeat from type to type."""
         if self.split_tree_ is None:
             return []
-        tree = SplitTree(**self.split_tree_)
+        tree = SplitTree.of_arrays(self.split_tree_)
         n_repeated = int((tree.is_repeated & (tree.strength >= STRENGTH)).sum())
         if not n_repeated:
             return []
@@ -322,7 +322,7 @@ class SplitsMixin(PopulationsMixin):
         evidence = super()._evidence()
         if self.split_tree_ is None:
             return evidence
-        tree, clusters = SplitTree(**self.split_tree_), self._clusters_of_components()
+        tree, clusters = SplitTree.of_arrays(self.split_tree_), self._clusters_of_components()
         for split in range(tree.n_splits):
             left, right = (set(clusters[side]) - {-1} for side in tree.leaves_of(split))
             if not left & right:
@@ -334,7 +334,7 @@ class SplitsMixin(PopulationsMixin):
         """Settings of the annotation, with the tree where there is one."""
         settings = super()._settings()
         if self.module.mixture_started and self.split_tree_ is not None:
-            tree = SplitTree(**self.split_tree_)
+            tree = SplitTree.of_arrays(self.split_tree_)
             settings["newick"] = tree.newick(self.component_names.tolist())
         return settings
 

@@ -52,7 +52,7 @@ def split_tree(model: SCGMVAE, n_genes: int = 3, *, ax: Axes | None = None) -> A
     >>> axis = split_tree(model)
     """
     table = model.split_table(n_genes)
-    tree = SplitTree(**model.split_tree_)
+    tree = SplitTree.of_arrays(model.split_tree_)
     names = model.component_names
     order = tree.leaf_order()
     if ax is None:

@@ -52,6 +52,14 @@ def tree():
 # -------------------------------------------------------------------------- the tree
 
 
+def test_a_tree_is_kept_as_arrays_which_earlier_ones_had_one_less_of(tree):
+    arrays = dict(vars(tree))
+    again = SplitTree.of_arrays(arrays)
+    assert all(np.array_equal(vars(again)[name], values) for name, values in arrays.items())
+    del arrays["is_of_few_genes"]
+    assert SplitTree.of_arrays(arrays).is_of_few_genes.tolist() == [False, False]
+
+
 def test_a_split_is_made_only_with_those_above_it(tree):
     np.testing.assert_allclose(tree.strength, [0.5, 0.9])
     np.testing.assert_allclose(tree.height, [0.63, 0.63])
