@@ -57,6 +57,14 @@ class Model(Showing, Seeded, Saving):
             torch.manual_seed(0)
             return self._make_module()
 
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        """Arguments that the model was made with, without its data."""
+        given = self.init_params_["non_kwargs"] | {"adata": None, "registry": None}
+        for group in self.init_params_["kwargs"].values():
+            given |= group
+        return given
+
     # ------------------------------------------------------------------------- being trained
 
     @staticmethod

@@ -167,13 +167,6 @@ class ComponentsMixin(AnnotationMixin):
             labels = labels.where(labels != unlabeled, None)
         return labels
 
-    def _label_codes(self, adata: AnnData) -> NDArray[np.integer]:
-        """Number of the label that each cell has in the column of the set-up, −1 without one."""
-        if self._setup.labels_key not in adata.obs:
-            return np.full(adata.n_obs, -1)
-        labels = self._known_labels(adata, self._setup.labels_key)
-        return pd.Categorical(labels, list(self._setup.label_names)).codes
-
     def _labels_key_of(self, adata: AnnData) -> str | None:
         """The obs column of labels of the set-up, if the data have it and any label in it."""
         key = self._setup.labels_key

@@ -12,6 +12,7 @@ from scvi import REGISTRY_KEYS
 
 from scgmvae import checks
 from scgmvae.checks import listed, listed_like
+from scgmvae.clustering.group_sums import sums_by_group
 from scgmvae.compat import torch_threads_kept
 from scgmvae.data.categories import name_of
 from scgmvae.data.groups import groups_of
@@ -77,10 +78,10 @@ class ConditionTestsMixin(SplitsMixin):
         ``lfc``, the log2 fold change of ``group`` against ``other``, with ``low`` and ``high``,
         its interval of 95 %; ``p`` of DESeq2, missing of outliers and of genes with fewer than ten
         counts; ``q``, the false discovery rate within the cluster, missing also of those that
-        DESeq2 takes for too few; ``agreement``, the share
-        of the samples that change in the direction of the fold change: compared with themselves,
-        or else with the median of the samples of ``other``; ``mean``, the mean of the counts that
-        DESeq2 has normalised; ``n_samples`` and ``n_samples_other``.
+        DESeq2 takes for too few; ``agreement``, the share of the samples that change in the
+        direction of the fold change: compared with themselves, or else with the median of the
+        samples of ``other``; ``mean``, the mean of the counts that DESeq2 has normalised;
+        ``n_samples`` and ``n_samples_other``.
 
         Raises
         ------
@@ -163,16 +164,13 @@ class ConditionTestsMixin(SplitsMixin):
     def _summed_counts(
         self, adata: AnnData, rows: NDArray[np.integer], unit: NDArray[np.integer], n_units: int
     ) -> NDArray[np.int64]:
-        """Counts summed over the cells of each unit, (units, G)."""
+        """Counts summed over the cells of each unit, (units, G); ``rows`` are ascending."""
         x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        order = np.argsort(rows)
-        rows, unit = rows[order], unit[order]
-        sums = np.zeros((n_units, adata.n_vars))
-        for some in np.split(np.arange(len(rows)), range(BLOCK, len(rows), BLOCK)):
-            member = (np.ones(len(some)), (unit[some], np.arange(len(some))))
-            of_units = sparse.csr_matrix(member, shape=(n_units, len(some)))
-            sums += (of_units @ sparse.csr_matrix(read_rows(x, rows[some]))).toarray()
-        return np.rint(sums).astype(np.int64)
+        blocks = (
+            (some, sparse.csr_matrix(read_rows(x, rows[some])))
+            for some in np.split(np.arange(len(rows)), range(BLOCK, len(rows), BLOCK))
+        )
+        return np.rint(sums_by_group(blocks, unit, n_units, adata.n_vars).x).astype(np.int64)
 
 
 def _two_levels(

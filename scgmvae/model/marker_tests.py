@@ -148,15 +148,8 @@ class MarkerTestsMixin(TrainingMixin):
         adata.var_names = self._setup.gene_names
         arguments = self._setup.arguments | {"layer": None}
         type(self).setup_anndata(adata, **arguments)
-        params = self.init_params_
-        settings = params["non_kwargs"] | {
-            "adata": adata,
-            "registry": None,
-            "n_components": len(self.cluster_names),
-        }
-        for group in params["kwargs"].values():
-            settings |= group
-        model = type(self)(**settings)
+        changed = {"adata": adata, "n_components": len(self.cluster_names)}
+        model = type(self)(**self._arguments | changed)
         length: dict[str, Any] = {}
         if self.history:  # which a training without a logger does not have
             n_joint = len(self.history["kl_y_train"])

@@ -27,6 +27,7 @@ from scgmvae import checks
 from scgmvae.clustering.names import Clustering
 from scgmvae.data import validation
 from scgmvae.data.minibatches import stacked
+from scgmvae.data.registry import label_codes
 from scgmvae.model.mudata import MuDataMixin
 from scgmvae.model.seeded import seeded
 
@@ -319,7 +320,8 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
             names = names[: len(self._setup.label_names) or None]
         logits = logits[:, : len(names)]
         if keep_labels:
-            known = self._label_codes(adata)[indices]
+            manager = self.get_anndata_manager(adata, required=True)
+            known = label_codes(manager)[np.asarray(indices)]
             is_known = known >= 0
             logits[is_known] = np.where(known[is_known, None] == np.arange(len(names)), 0, -np.inf)
         if not soft:

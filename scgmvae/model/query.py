@@ -108,11 +108,7 @@ class QueryMixin(MergingMixin):
                 extend_categories=True,
                 **reference._setup.arguments,
             )
-            params = reference.init_params_
-            settings = params["non_kwargs"] | {"adata": adata, "n_components": None}
-            for group in params["kwargs"].values():
-                settings |= group
-            model = cls(**settings)
+            model = cls(**reference._arguments | {"adata": adata, "n_components": None})
         model._take_from(reference)
         model._given = None if adata is given else given
         return model
