@@ -30,7 +30,9 @@ FEWEST_GENES = 100
 
 
 def splits_of_few_genes(
-    sides: Sequence[tuple[NDArray[np.integer], NDArray[np.integer]]], sums: GroupSums
+    sides: Sequence[tuple[NDArray[np.integer], NDArray[np.integer]]],
+    sums: GroupSums,
+    is_gene: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
     """Which splits rest on the few genes that differ most between their sides.
 
@@ -40,19 +42,27 @@ def splits_of_few_genes(
         Leaves on both sides of each of S splits.
     sums
         Sums over the cells of each leaf.
+    is_gene
+        Which features are genes, ``(G,)``; ``None`` for all. Proteins and peaks beside them are
+        never among the few.
 
     Returns
     -------
     Whether each split does, ``(S,)``; none of data with fewer than a hundred genes.
     """
-    if sums.x.shape[1] < FEWEST_GENES:
+    if is_gene is None:
+        is_gene = np.ones(sums.x.shape[1], dtype=bool)
+    if is_gene.sum() < FEWEST_GENES:
         return np.zeros(len(sides), dtype=bool)
-    without = [_squared_distance_without_few(sums, *both) for both in sides]
+    without = [_squared_distance_without_few(sums, *both, is_gene) for both in sides]
     return np.array(without, dtype=float) < APART**2
 
 
 def _squared_distance_without_few(
-    sums: GroupSums, left: NDArray[np.integer], right: NDArray[np.integer]
+    sums: GroupSums,
+    left: NDArray[np.integer],
+    right: NDArray[np.integer],
+    is_gene: NDArray[np.bool_],
 ) -> float:
     """Squared distance between the sides in standard deviations, without the few genes.
 
@@ -64,5 +74,5 @@ def _squared_distance_without_few(
     variance = (squares - n @ means**2) / n.sum()
     varies = variance > 1e-6
     squared = (means[0] - means[1])[varies] ** 2 / variance[varies]
-    few = np.sort(squared)[-N_FEW:]
+    few = np.sort(squared[is_gene[varies]])[-N_FEW:]
     return float(squared.sum() - few.sum() - varies.sum() * (1 / n).sum())

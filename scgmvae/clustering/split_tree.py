@@ -362,6 +362,7 @@ def grow(
     levels: Sequence[NDArray[np.integer]] = (),
     *,
     sums_of: Callable[[NDArray[np.integer]], GroupSums] | None = None,
+    is_gene: NDArray[np.bool_] | None = None,
     n_leaves: int | None = None,
     seed: int = 0,
 ) -> tuple[SplitTree, NDArray[np.int64]]:
@@ -380,6 +381,9 @@ def grow(
         Function that takes the leaf of each cell, ``(n,)``, and returns sums of x over the leaves,
         by which splits are known that repeat from type to type, or rest on few genes. ``None``
         looks for none.
+    is_gene
+        Which features of these sums are genes, ``(G,)``, of which a split needs more than a few;
+        ``None`` for all. A few proteins make types.
     n_leaves
         K, number of leaves: the strongest splits of the tree, or further ones that the test does
         not support, the strongest first. ``None`` keeps the tree.
@@ -405,7 +409,7 @@ def grow(
         tree = replace(
             tree,
             is_repeated=repeated_splits(sides, sums),
-            is_of_few_genes=splits_of_few_genes(sides, sums),
+            is_of_few_genes=splits_of_few_genes(sides, sums, is_gene),
         )
     if n_leaves is not None and tree.n_splits >= n_leaves:
         made = tree.strongest(n_leaves)

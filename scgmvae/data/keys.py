@@ -4,11 +4,16 @@ __all__ = [
     "CELLS_KEY",
     "COMPONENT_KEY",
     "COPIED_KEY",
+    "FEATURE_MODALITY_KEY",
     "GUIDE_KEY",
     "IMAGE_SHAPE_KEY",
+    "MODALITIES_KEY",
     "MODALITY_KEY",
     "OBSERVED_KEY",
+    "PANELS_KEY",
+    "PANEL_KEY",
     "SEEN_KEY",
+    "SHARED_KEYS",
 ]
 
 CELLS_KEY = "cells"
@@ -34,3 +39,19 @@ COPIED_KEY = "_scgmvae_copied"
 
 MODALITY_KEY = "_scgmvae_modality"
 """Key in ``mdata.uns`` of the modality that was set up."""
+
+MODALITIES_KEY = "_scgmvae_modalities"
+"""Key in ``uns`` of a MuData of how several modalities were set up, and in that of the AnnData
+that holds them side by side of their names, likelihoods and sizes."""
+
+FEATURE_MODALITY_KEY = "modality"
+"""Column of ``var`` with the modality of each feature, where they stand side by side."""
+
+PANEL_KEY = "_scgmvae_panel"
+"""Key in a minibatch, and column of ``obs``: the panel of features of each cell, (n,)."""
+
+PANELS_KEY = "_scgmvae_panels"
+"""Key in a minibatch and in ``uns``: whether each panel holds each feature, (P, G)."""
+
+SHARED_KEYS = (OBSERVED_KEY, PANELS_KEY)
+"""Keys in a minibatch of what all its cells share."""

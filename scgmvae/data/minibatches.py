@@ -24,8 +24,9 @@ from torch.utils.data import DataLoader
 from scgmvae.checks import check_rate, check_seed, check_whole, is_number, listed
 from scgmvae.data.genes import observed_genes
 from scgmvae.data.images import pixel_scale
-from scgmvae.data.keys import CELLS_KEY, GUIDE_KEY, OBSERVED_KEY
+from scgmvae.data.keys import CELLS_KEY, GUIDE_KEY, OBSERVED_KEY, PANEL_KEY, PANELS_KEY
 from scgmvae.data.matrices import RowsOnDisk, rows_in
+from scgmvae.data.modalities import panels_of
 from scgmvae.nn.sparse import is_sparse, pinned
 
 if TYPE_CHECKING:
@@ -131,8 +132,13 @@ class MinibatchLoader:
         self.rank, self.n_ranks, self.seed = 0, 1, 0
         self.cells_in_memory = cells_in_memory
         self.extra: dict[str, Tensor] = {}
-        observed = observed_genes(adata)
-        self.shared = {} if observed is None else {OBSERVED_KEY: torch.from_numpy(observed)}
+        self.shared: dict[str, Tensor] = {}
+        observed, panels = observed_genes(adata), panels_of(adata)
+        if observed is not None:
+            self.shared[OBSERVED_KEY] = torch.from_numpy(observed)
+        if panels is not None:
+            self.fields[PANEL_KEY] = torch.from_numpy(panels[0]).unsqueeze(1)
+            self.shared[PANELS_KEY] = torch.from_numpy(panels[1])
 
     @property
     def n_obs_per_pass(self) -> int:
@@ -204,6 +210,19 @@ class MinibatchLoader:
             )
             return
         self.x, self.pin_memory = x.to(device), False
+
+    def show_only(self, features: NDArray[np.bool_]) -> None:
+        """Count all other features as not measured from now on.
+
+        Parameters
+        ----------
+        features
+            Which features stay, ``(G,)``, whole modalities.
+        """
+        if PANELS_KEY not in self.shared:
+            self.fields[PANEL_KEY] = torch.zeros_like(self.fields[REGISTRY_KEYS.BATCH_KEY])
+            self.shared[PANELS_KEY] = torch.ones(1, len(features), dtype=torch.bool)
+        self.shared[PANELS_KEY] = self.shared[PANELS_KEY] & torch.from_numpy(features)
 
     def share_out(self, rank: int, n_ranks: int, seed: int) -> None:
         """Give this process its part of the minibatches; all processes call this alike.

@@ -12,11 +12,14 @@ from scipy import sparse
 
 from scgmvae.compat import torch_threads_kept
 from scgmvae.data.validation import check_layer
+from scgmvae.distributions.families import FAMILIES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["log_normalized", "mean_expression", "r_squared"]
+__all__ = ["log_normalized", "mean_expression", "on_log_scale", "per_ten_thousand", "r_squared"]
 
 TARGET_SUM = 1e4
 """Counts per cell after normalisation."""
@@ -37,6 +40,57 @@ def log_normalized(counts: sparse.spmatrix | NDArray) -> AnnData:
     sc.pp.normalize_total(adata, target_sum=TARGET_SUM)
     sc.pp.log1p(adata)
     return adata
+
+
+def on_log_scale(
+    x: sparse.csr_matrix | NDArray, kinds: Sequence[tuple[str, int]]
+) -> sparse.csr_matrix:
+    """Values on the scale on which cells are compared.
+
+    Counts become log(1 + counts per 10,000 of their modality), those of proteins log(1 + counts);
+    other values stay as they are.
+
+    Parameters
+    ----------
+    x
+        Values, ``(n, G)``.
+    kinds
+        Likelihood and number of features of each modality, side by side.
+    """
+    parts, first = [], 0
+    x = sparse.csr_matrix(x)
+    for likelihood, size in kinds:
+        part = x[:, first : first + size] if len(kinds) > 1 else x
+        first += size
+        if likelihood == "protein":
+            part = part.astype(np.float32).log1p()
+        elif FAMILIES[likelihood].is_count:
+            part = sparse.csr_matrix(log_normalized(part).X)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else sparse.hstack(parts, format="csr")
+
+
+def per_ten_thousand(
+    values: NDArray[np.float64], kinds: Sequence[tuple[str, int]]
+) -> NDArray[np.float64]:
+    """Expected counts as counts per 10,000 of their modality, ``(n, G)``.
+
+    Those of proteins, and values that are not counts, stay as they are.
+
+    Parameters
+    ----------
+    values
+        Expected values, ``(n, G)``.
+    kinds
+        Likelihood and number of features of each modality, side by side.
+    """
+    scaled, first = values.copy(), 0
+    for likelihood, size in kinds:
+        part = scaled[:, first : first + size]
+        first += size
+        if FAMILIES[likelihood].is_count and likelihood != "protein":
+            part *= TARGET_SUM / np.maximum(part.sum(1, keepdims=True), 1e-12)
+    return scaled
 
 
 def mean_expression(adata: AnnData, layer: str | None = None) -> pd.Series:

@@ -7,10 +7,24 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, get_args
 
-__all__ = ["COUNT_LIKELIHOODS", "FAMILIES", "LIKELIHOODS", "Family", "Likelihood"]
+__all__ = [
+    "COUNT_LIKELIHOODS",
+    "FAMILIES",
+    "JOINT",
+    "LIKELIHOODS",
+    "OF_MODALITIES",
+    "Family",
+    "Likelihood",
+]
 
 Likelihood = Literal["nb", "zinb", "poisson", "bernoulli", "gaussian"]
 LIKELIHOODS: tuple[str, ...] = get_args(Likelihood)
+
+OF_MODALITIES = (*LIKELIHOODS, "protein")
+"""Likelihoods of the modalities of a joint model."""
+
+JOINT = "joint"
+"""Name of the likelihood of a joint model, which has one for each modality."""
 
 
 class Family(NamedTuple):
@@ -32,5 +46,6 @@ FAMILIES: dict[str, Family] = {
     "poisson": Family(is_count=True, n_heads=1, start_dispersion=None),
     "bernoulli": Family(is_count=False, n_heads=1, start_dispersion=None),
     "gaussian": Family(is_count=False, n_heads=1, start_dispersion=1.0),
+    "protein": Family(is_count=True, n_heads=3, start_dispersion=10.0),
 }
 COUNT_LIKELIHOODS = tuple(name for name, family in FAMILIES.items() if family.is_count)

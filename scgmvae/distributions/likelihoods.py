@@ -10,7 +10,7 @@ from functools import cached_property
 
 import torch
 from scvi import distributions as scvi_distributions
-from scvi.distributions import Poisson
+from scvi.distributions import NegativeBinomialMixture, Poisson
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
@@ -213,8 +213,8 @@ def _log_likelihood(p_x: Distribution, x: Tensor, observed: Tensor | None) -> Te
     is_fast = isinstance(p_x, NegativeBinomial) and not p_x.size_of_cells.requires_grad
     if observed is None and is_fast:
         return softmax_nb_log_prob(x, p_x.logits, p_x.dispersion, p_x.size_of_cells)
-    if isinstance(p_x, Bernoulli | Gaussian):
-        return p_x.log_prob(x)[..., genes].sum(-1)
+    if isinstance(p_x, Bernoulli | Gaussian | NegativeBinomialMixture):
+        return p_x.log_prob(dense(x))[..., genes].sum(-1)
     if observed is not None:
         x = dense(x)[:, observed]
     if isinstance(p_x, Poisson):

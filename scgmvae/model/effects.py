@@ -14,6 +14,7 @@ from scgmvae.data.categories import names_of
 from scgmvae.data.conditions import resolved
 from scgmvae.data.groups import groups_of
 from scgmvae.data.matrices import read_rows
+from scgmvae.data.normalization import per_ten_thousand
 from scgmvae.model.generation import GenerationMixin
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ N_CELLS = 500
 """Largest number of cells of a group whose expression is predicted."""
 FEWEST_MEASURED = 10
 """Number of cells of each level from which on a measured change is given."""
-PER = 1e4
-"""Counts per cell of the scale on which expression is compared."""
 ADDED = 0.1
 """Counts per 10,000 that are added, so that absent genes have no large fold change."""
 BETWEEN = (0.025, 0.975)
@@ -163,9 +162,7 @@ class EffectsMixin(GenerationMixin):
                     new = self._under(tensors, [condition])
                     mean = sum(self._density(new, z).mean for z in draws) / n_samples
                     values = mean.double().cpu().numpy()
-                    if self.module.is_count:
-                        values *= PER / values.sum(1, keepdims=True)
-                    part.append(values)
+                    part.append(per_ten_thousand(values, self._kinds))
         return [np.concatenate(part) for part in parts]
 
     def _measured(
@@ -183,7 +180,5 @@ class EffectsMixin(GenerationMixin):
             if len(cells) < FEWEST_MEASURED:
                 return np.full(adata.n_vars, np.nan)
             total = np.asarray(read_rows(x, cells).sum(0), dtype=float).ravel()
-            means.append(
-                total * PER / max(total.sum(), 1) if self.module.is_count else total / len(cells)
-            )
+            means.append(per_ten_thousand(total[None] / len(cells), self._kinds)[0])
         return self._on_scale(means[0]) - self._on_scale(means[1])

@@ -23,11 +23,13 @@ from scgmvae.data.conditions import (
     resolved,
 )
 from scgmvae.data.keys import COMPONENT_KEY, IMAGE_SHAPE_KEY, OBSERVED_KEY
+from scgmvae.data.modalities import parted
 from scgmvae.data.registry import label_codes
 from scgmvae.model.decoding import DecodingMixin
 from scgmvae.module.cgmvae import rows_of_component
 
 if TYPE_CHECKING:
+    from mudata import MuData
     from numpy.typing import ArrayLike, NDArray
     from torch.distributions import Distribution
 
@@ -52,7 +54,7 @@ class GenerationMixin(DecodingMixin):
         n_samples: int = 1,
         batch_size: int = 1024,
         seed: int = 0,
-    ) -> AnnData:
+    ) -> AnnData | MuData:
         r"""Predict cells under other conditions.
 
         .. math::
@@ -84,10 +86,11 @@ class GenerationMixin(DecodingMixin):
 
         Returns
         -------
-        AnnData of the same cells and genes. ``X``: counts drawn from the predictive distribution
-        at the cell's own library size (CSR; dense for likelihoods that are not of counts).
-        ``layers["rate"]``: their expectation. ``obs``: as before, with the new conditions in their
-        columns and the former values in ``"<column>_from"``.
+        AnnData of the same cells and genes, or MuData of a model of several modalities. ``X``:
+        counts drawn from the predictive distribution at the cell's own library size (CSR; dense
+        for likelihoods that are not of counts). ``layers["rate"]``: their expectation. ``obs``: as
+        before, with the new conditions in their columns and the former values in
+        ``"<column>_from"``.
 
         Raises
         ------
@@ -136,7 +139,7 @@ class GenerationMixin(DecodingMixin):
         obs = obs.loc[:, ~obs.columns.str.startswith("_scvi")]
         former = {f"{column}_from": obs[column] for column in conditions}
         generated.obs = obs.assign(**columns_of(new_conditions, obs.index), **former)
-        return generated
+        return self._parted(generated)
 
     def sample(
         self,
@@ -146,7 +149,7 @@ class GenerationMixin(DecodingMixin):
         *,
         batch_size: int = 1024,
         seed: int = 0,
-    ) -> AnnData:
+    ) -> AnnData | MuData:
         r"""New cells from the generative model.
 
         .. math:: w \sim p(w|c), \quad z \sim p(z|w,y,c), \quad x \sim p(x|z,c)
@@ -174,9 +177,10 @@ class GenerationMixin(DecodingMixin):
 
         Returns
         -------
-        AnnData of n cells and the model's genes. ``X``: drawn counts (CSR; dense for likelihoods
-        that are not of counts). ``layers["rate"]``: their expectation. ``obs``: ``"component"``
-        and the registered conditions.
+        AnnData of n cells and the model's genes, or MuData of a model of several modalities.
+        ``X``: drawn counts (CSR; dense for likelihoods that are not of counts).
+        ``layers["rate"]``: their expectation. ``obs``: ``"component"`` and the registered
+        conditions.
 
         Raises
         ------
@@ -225,7 +229,11 @@ class GenerationMixin(DecodingMixin):
         for column in self._setup.condition_names:
             obs[column] = self.adata.obs[column].iloc[rows].set_axis(index)
         generated.obs = pd.DataFrame(obs | columns_of(given, index), index=index)
-        return generated
+        return self._parted(generated)
+
+    def _parted(self, generated: AnnData) -> AnnData | MuData:
+        """Generated cells as they are given: of several modalities as a MuData."""
+        return generated if self.modalities_ is None else parted(generated)
 
     # ----------------------------------------------------------- which cells to start from
 

@@ -1,23 +1,33 @@
-"""MuData: the model reads one modality, and the rest of the model sees only its AnnData."""
+"""MuData: the model reads one modality, or several side by side, as an AnnData.
+
+The rest of the model sees only that AnnData. Of one modality it is the modality's own, of several
+it is made here, and kept as long as the MuData is there and unchanged.
+"""
 
 from __future__ import annotations
 
+import json
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
+import numpy as np
+import pandas as pd
 from mudata import MuData
 from scvi.data._utils import _check_if_view
 
 from scgmvae import checks
 from scgmvae.data import validation
-from scgmvae.data.keys import COPIED_KEY, MODALITY_KEY
+from scgmvae.data.keys import COPIED_KEY, MODALITIES_KEY, MODALITY_KEY
+from scgmvae.data.modalities import check_modalities, joined
 from scgmvae.data.registry import Setup
 from scgmvae.model.setup import SetupMixin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from anndata import AnnData
+    from numpy.typing import NDArray
     from scvi.data import AnnDataManager
 
 __all__ = ["MuDataMixin", "named_columns"]
@@ -27,36 +37,47 @@ class MuDataMixin(SetupMixin):
     """The method ``setup_mudata``, and MuData wherever an AnnData is taken."""
 
     modality_: str | None
-    """Name of the modality that is read, where the model was made of a MuData."""
+    """Name of the modality that is read, where the model was made of one of a MuData."""
+    modalities_: dict[str, dict[str, Any]] | None = None
+    """Likelihood, layer and number of features of each modality of a joint model."""
 
     @classmethod
     def setup_mudata(
         cls,
         mdata: MuData,
         modality: str = "rna",
-        layer: str | None = None,
+        layer: str | Mapping[str, str | None] | None = None,
         batch_key: str | None = None,
         labels_key: str | None = None,
         unlabeled_category: str = "unknown",
         size_factor_key: str | None = None,
         categorical_covariate_keys: list[str] | None = None,
         continuous_covariate_keys: list[str] | None = None,
+        *,
+        modalities: Mapping[str, str] | None = None,
     ) -> None:
-        """Register the fields of one modality of a MuData.
+        """Register the fields of one modality of a MuData, or of several for a joint model.
 
-        From then on the MuData stands for this modality wherever the model takes an AnnData, and
-        ``model.adata`` is ``mdata[modality]``. Results are written there as well, for example
-        ``mdata["rna"].obs["scgmvae"]``, which ``mdata.pull_obs()`` brings into ``mdata.obs``.
+        Of one modality: from then on the MuData stands for it wherever the model takes an
+        AnnData, and ``model.adata`` is ``mdata[modality]``. Results are written there as well, for
+        example ``mdata["rna"].obs["scgmvae"]``, which ``mdata.pull_obs()`` brings into
+        ``mdata.obs``.
+
+        Of several, with ``modalities``: the model has one z for all of them and a likelihood for
+        each. ``model.adata`` has their features side by side, and results are written into the
+        MuData itself, for example ``mdata.obs["scgmvae"]``. Cells may lack modalities.
 
         Parameters
         ----------
         mdata
-            Cells × genes of several modalities. Cells that were not measured in this modality
-            are left out.
+            Cells × features of several modalities. Cells that were not measured in the one
+            modality are left out; with ``modalities`` every cell needs one of them.
         modality
-            Name of the modality.
+            Name of the one modality, without ``modalities``.
         layer
-            Layer of the modality that holds the data; ``None`` is its ``X``.
+            Layer of the modality that holds the data; ``None`` is its ``X``. With ``modalities``
+            a dictionary of the layer of each; ``None`` is the layer ``"counts"`` of those of
+            counts that have one, and else ``X``.
         batch_key, labels_key, size_factor_key
             As in :meth:`setup_anndata`, each a column of the modality's obs, with or without
             ``"rna:"`` before it, or one of ``mdata.obs``, which is copied to the modality's.
@@ -64,6 +85,12 @@ class MuDataMixin(SetupMixin):
             As in :meth:`setup_anndata`.
         categorical_covariate_keys, continuous_covariate_keys
             Lists of such columns.
+        modalities
+            Name of each modality → its likelihood: ``"nb"``, ``"zinb"`` or ``"poisson"`` for
+            counts of RNA; ``"protein"`` for counts of proteins, which have a background;
+            ``"bernoulli"`` for accessibility, where counts are read as 1; ``"gaussian"`` for other
+            values, such as CLR-normalised proteins. A protein that no cell of a batch shows counts
+            as not measured there.
 
         Raises
         ------
@@ -71,7 +98,8 @@ class MuDataMixin(SetupMixin):
             If there is no such modality, or a column or layer is missing.
         ValueError
             If ``mdata`` is not a MuData, a column of this name differs between the modality and
-            the MuData, or as in :meth:`setup_anndata`. The data are then as they were before.
+            the MuData, values do not suit the likelihood of a modality, or as in
+            :meth:`setup_anndata`. The data are then as they were before.
 
         Examples
         --------
@@ -82,15 +110,23 @@ class MuDataMixin(SetupMixin):
         >>> of_rna = scgmvae.SCGMVAE(mdata)
         >>> of_rna.adata is mdata["rna"], of_rna.summary_stats.n_batch
         (True, 2)
+
+        A joint model of RNA and proteins:
+
+        >>> proteins = adata[:, :5].copy()
+        >>> proteins.var_names = [f"protein_{i}" for i in range(5)]
+        >>> mdata = mudata.MuData({"rna": adata, "protein": proteins})
+        >>> scgmvae.SCGMVAE.setup_mudata(mdata, modalities={"rna": "nb", "protein": "protein"})
+        >>> joint = scgmvae.SCGMVAE(mdata, n_components=3)
+        >>> joint.train(max_epochs=2, pretrain_epochs=2, enable_progress_bar=False)
+        >>> mdata.obsm["X_scgmvae"].shape, mdata.obs["scgmvae"].nunique() <= 3
+        ((300, 10), True)
         """
         if not isinstance(mdata, MuData):
             raise ValueError(
                 f"mdata must be a MuData, but it is a {type(mdata).__name__}. Set an AnnData up "
                 f"with {cls.__name__}.setup_anndata(adata)."
             )
-        modality = cls._modality_of(mdata, modality)
-        adata = mdata[modality]
-        validation.check_not_view(adata)
         setup: dict[str, Any] = {
             "batch_key": batch_key,
             "labels_key": labels_key,
@@ -98,6 +134,19 @@ class MuDataMixin(SetupMixin):
             "categorical_covariate_keys": categorical_covariate_keys,
             "continuous_covariate_keys": continuous_covariate_keys,
         }
+        if modalities is not None:
+            setup["unlabeled_category"] = unlabeled_category
+            cls._set_up_joint(mdata, dict(modalities), layer, setup)
+            return
+        if not (layer is None or isinstance(layer, str)):
+            raise ValueError(
+                f"layer must be the name of one layer of {modality!r}, but it is {layer!r}. "
+                "Layers of several modalities go with modalities=..."
+            )
+        mdata.uns.pop(MODALITIES_KEY, None)
+        modality = cls._modality_of(mdata, modality)
+        adata = mdata[modality]
+        validation.check_not_view(adata)
         prefix = f"{modality}:"
         mdata_columns = [name for name in named_columns(setup) if not name.startswith(prefix)]
         _check_same(mdata, adata, mdata_columns, prefix)
@@ -111,10 +160,126 @@ class MuDataMixin(SetupMixin):
             )
         mdata.uns[MODALITY_KEY] = modality
 
+    # -------------------------------------------------------------------- several modalities
+
+    @classmethod
+    def _set_up_joint(
+        cls,
+        mdata: MuData,
+        modalities: dict[str, str],
+        layer: str | Mapping[str, str | None] | None,
+        setup: dict[str, Any],
+    ) -> None:
+        """Register several modalities of a MuData, and keep in its ``uns`` how."""
+        modalities = check_modalities(mdata, modalities)
+        if mdata.is_view:
+            raise ValueError(
+                "The model writes into its MuData, but this one is a view of another. Make it "
+                "data of its own first: mdata = mdata.copy()."
+            )
+        if setup["size_factor_key"] is not None:
+            raise ValueError(
+                "size_factor_key is for one modality, but there are "
+                f"{checks.listed(list(modalities))}. Leave it out: each has its observed depth."
+            )
+        layers = _layers_of(mdata, modalities, layer)
+        wanted = {"modalities": modalities, "layers": layers, "setup": setup}
+        cls._joint_of(mdata, wanted)
+        mdata.uns.pop(MODALITY_KEY, None)
+        mdata.uns[MODALITIES_KEY] = json.dumps(wanted)
+
+    @classmethod
+    def _joint_of(cls, mdata: MuData, wanted: Mapping[str, Any]) -> AnnData:
+        """The modalities side by side: what was made of the MuData before, if it fits, or anew.
+
+        What is made for no model yet is registered with the class.
+        """
+        columns = named_columns(wanted["setup"])
+        made = _JOINED.get(mdata)
+        if made is not None and made.is_of(mdata, wanted, columns):
+            return made.adata
+        adata = joined(
+            mdata,
+            wanted["modalities"],
+            layers=wanted["layers"],
+            columns=columns,
+            batch_key=wanted["setup"].get("batch_key"),
+            features=wanted.get("features"),
+        )
+        if "features" not in wanted:
+            arguments = {k: v for k, v in wanted["setup"].items() if v is not None}
+            cls.setup_anndata(adata, **arguments)
+        _JOINED[mdata] = Joined.of(adata, mdata, wanted, columns)
+        return adata
+
+    @classmethod
+    def _wanted_of(cls, mdata: MuData, attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What a joint model reads of a MuData, or what it was set up for; ``None`` if neither."""
+        if "registry_" not in attributes:
+            kept = mdata.uns.get(MODALITIES_KEY)
+            return None if kept is None else json.loads(kept)
+        modalities = attributes.get("modalities_")
+        if modalities is None:
+            return None
+        setup = Setup(attributes["registry_"])
+        ends = np.cumsum([modality["n_features"] for modality in modalities.values()])
+        features = np.split(setup.gene_names, ends[:-1])
+        return {
+            "modalities": {name: m["likelihood"] for name, m in modalities.items()},
+            "layers": {name: m["layer"] for name, m in modalities.items()},
+            "setup": {k: v for k, v in setup.arguments.items() if k.endswith(("_key", "_keys"))},
+            "features": dict(zip(modalities, (names.tolist() for names in features), strict=True)),
+        }
+
+    @property
+    def _kinds(self) -> list[tuple[str, int]]:
+        """Likelihood and number of features of each modality that the model reads."""
+        if self.modalities_ is None:
+            return [(self._module_kwargs["likelihood"], self.summary_stats.n_vars)]
+        return [(m["likelihood"], m["n_features"]) for m in self.modalities_.values()]
+
+    def _given_features(self, given: str | Sequence[str] | None) -> NDArray[np.bool_] | None:
+        """Which features belong to some modalities, (G,); ``None`` for all.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not one of several modalities.
+        ValueError
+            If there is no such modality.
+        """
+        if given is None:
+            return None
+        names = [given] if isinstance(given, str) else list(given)
+        numbers = [self._modality_number(name) for name in names]
+        sizes = [size for _, size in self._kinds]
+        return np.repeat(np.isin(np.arange(len(sizes)), numbers), sizes)
+
+    def _modality_number(self, name: str) -> int:
+        """Number of a modality of a joint model."""
+        if self.modalities_ is None:
+            raise RuntimeError(
+                "The model reads one modality, so none can be named. Set a MuData up with "
+                "setup_mudata(mdata, modalities={'rna': 'nb', 'protein': 'protein'}) for several."
+            )
+        if name not in self.modalities_:
+            raise ValueError(
+                f"The modalities of the model are {checks.listed(list(self.modalities_))}, but "
+                f"{name!r} is none of them."
+            )
+        return list(self.modalities_).index(name)
+
+    def _written_beside(self, passed: object, given: AnnData, read: AnnData) -> Any:
+        if isinstance(passed, MuData) and self.modalities_ is not None:
+            return passed
+        return super()._written_beside(passed, given, read)
+
+    # ---------------------------------------------------------------------- one modality
+
     @classmethod
     def _modality_of(cls, data: object, model_modality: str | None = None) -> str | None:
         """Name of the modality that a MuData stands for: the model's, the one set up, or rna."""
-        if not isinstance(data, MuData):
+        if not isinstance(data, MuData) or (model_modality is None and MODALITIES_KEY in data.uns):
             return None
         name = model_modality or data.uns.get(MODALITY_KEY, "rna")
         if name not in data.mod:
@@ -140,6 +305,10 @@ class MuDataMixin(SetupMixin):
         to_write
             Whether to refuse a view.
         """
+        if isinstance(data, MuData):
+            wanted = cls._wanted_of(data, attributes)
+            if wanted is not None:
+                return cls._joint_of(data, wanted)
         modality = cls._modality_of(data, attributes.get("modality_"))
         if modality is None:
             return super()._anndata_of(data, attributes, to_write)
@@ -160,6 +329,8 @@ class MuDataMixin(SetupMixin):
 
     def _places_shown(self) -> list[str]:
         shown = [] if self.modality_ is None else [f"modality {self.modality_}"]
+        if self.modalities_ is not None:
+            shown = [f"modalities {', '.join(self.modalities_)}"]
         return super()._places_shown() + shown
 
     def get_anndata_manager(
@@ -177,6 +348,94 @@ class MuDataMixin(SetupMixin):
         if isinstance(adata, MuData):
             adata = self._anndata_of(adata, vars(self))
         return super().get_anndata_manager(adata, required)
+
+
+class Joined(NamedTuple):
+    """An AnnData of several modalities side by side, and what it was made of."""
+
+    adata: AnnData
+    wanted: Mapping[str, Any]
+    matrices: list[Any]
+    obs: pd.DataFrame
+
+    @classmethod
+    def of(
+        cls, adata: AnnData, mdata: MuData, wanted: Mapping[str, Any], columns: list[str]
+    ) -> Joined:
+        """What was made of a MuData just now."""
+        return cls(adata, wanted, _matrices(mdata, wanted), _columns_now(mdata, columns))
+
+    def is_of(self, mdata: MuData, wanted: Mapping[str, Any], columns: list[str]) -> bool:
+        """Whether the MuData still has what this was made of, and the same is wanted of it.
+
+        A model wants the features of its own data, which were wanted without their names.
+        """
+        own = {"features": self.features} | dict(self.wanted)
+        matrices = _matrices(mdata, wanted)
+        return (
+            own == {"features": self.features} | dict(wanted)
+            and len(matrices) == len(self.matrices)
+            and all(a is b for a, b in zip(matrices, self.matrices, strict=True))
+            and mdata.obs_names.equals(self.adata.obs_names)
+            and _columns_now(mdata, columns).equals(self.obs)
+        )
+
+    @property
+    def features(self) -> dict[str, list[str]]:
+        """Names of the features of each modality."""
+        modality = self.adata.var["modality"]
+        return {
+            name: self.adata.var_names[(modality == name).to_numpy()].tolist()
+            for name in self.wanted["modalities"]
+        }
+
+
+_JOINED: WeakKeyDictionary[MuData, Joined] = WeakKeyDictionary()
+"""What was made of each MuData last."""
+
+
+def _matrices(mdata: MuData, wanted: Mapping[str, Any]) -> list[Any]:
+    """The matrices of the modalities that are read."""
+    read = [
+        (mdata[name], wanted["layers"].get(name))
+        for name in wanted["modalities"]
+        if name in mdata.mod
+    ]
+    return [adata.X if layer is None else adata.layers[layer] for adata, layer in read]
+
+
+def _columns_now(mdata: MuData, columns: Iterable[str]) -> pd.DataFrame:
+    """The named obs columns as they are, of the MuData and of its modalities."""
+    found = {}
+    for column in columns:
+        for name, source in {"": mdata, **mdata.mod}.items():
+            plain = column.removeprefix(f"{name}:")
+            if plain in source.obs:
+                found[f"{name}/{column}"] = (
+                    source.obs[plain].astype(object).reindex(mdata.obs_names)
+                )
+    return pd.DataFrame(found, index=mdata.obs_names)
+
+
+def _layers_of(
+    mdata: MuData,
+    modalities: Mapping[str, str],
+    layer: str | Mapping[str, str | None] | None,
+) -> dict[str, str | None]:
+    """Layer of each modality that holds its values."""
+    if isinstance(layer, str):
+        return dict.fromkeys(modalities, layer)
+    unknown = set(layer or {}) - set(modalities)
+    if unknown:
+        raise ValueError(
+            f"layer must name layers of the modalities {checks.listed(list(modalities))}, but it "
+            f"names one of {checks.listed(sorted(unknown))}."
+        )
+    usual = {
+        name: "counts" if likelihood != "gaussian" and "counts" in mdata[name].layers else None
+        for name, likelihood in modalities.items()
+    }
+    return usual | dict(layer or {})
 
 
 def named_columns(setup: Mapping[str, object]) -> list[str]:

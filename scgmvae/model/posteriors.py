@@ -32,7 +32,7 @@ from scgmvae.model.mudata import MuDataMixin
 from scgmvae.model.seeded import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from anndata import AnnData
     from numpy.typing import ArrayLike, NDArray
@@ -90,8 +90,12 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         indices: ArrayLike | None = None,
         batch_size: int | None = None,
         dataloader: Iterator[dict[str, Tensor]] | None = None,
+        given: str | Sequence[str] | None = None,
     ) -> dict[str, NDArray[np.float32]]:
         """Parameters of the cells' posteriors, in one pass.
+
+        Of a joint model ``given`` names the modalities that are seen, and cells that have none of
+        them get NaN.
 
         Returns
         -------
@@ -99,7 +103,7 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         ``log_proba`` (n, K) of q(y|z,c) averaged over q(z|x,c), and ``distances`` (n, K) of the
         mean of z to the components, in their standard deviations.
         """
-        minibatches = self._minibatches_to_read(adata, indices, batch_size, dataloader)
+        minibatches = self._minibatches_to_read(adata, indices, batch_size, dataloader, given)
         self.module.eval()
         noise = self._noise()
         posteriors = stacked(self._posteriors_of(tensors, noise) for tensors in minibatches)
@@ -116,8 +120,10 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         indices: ArrayLike | None,
         batch_size: int | None,
         dataloader: Iterator[dict[str, Tensor]] | None,
+        given: str | Sequence[str] | None = None,
     ) -> Iterable[dict[str, Tensor]]:
         """Minibatches of rows of data, or of a dataloader."""
+        features = self._given_features(given)
         if dataloader is not None:
             if not (adata is None and indices is None):
                 raise ValueError(
@@ -126,17 +132,22 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
                 )
             return self._minibatches(dataloader)
         adata = self._validate_anndata(adata)
-        return self._make_data_loader(
+        loader = self._make_data_loader(
             adata,
             indices=validation.rows_of(adata, indices),
             batch_size=READ_BATCH_SIZE if batch_size is None else batch_size,
         )
+        if features is not None:
+            loader.show_only(features)
+        return loader
 
     def _posteriors_of(self, tensors: dict[str, Tensor], noise: Tensor) -> dict[str, Tensor]:
         """Parameters of the posteriors of one minibatch."""
         inputs = self.module._get_inference_input(tensors)
         outputs = self.module.inference(**inputs, sample=False)
         z, w = outputs["z"], outputs["w"]
+        if self.modalities_ is not None:
+            z = z.masked_fill(self.module.sees_nothing(inputs["observed"]), torch.nan)
         posteriors = {"z_loc": z, "z_var": outputs["qz"].variance}
         if not self.module.mixture_started:
             return posteriors
@@ -179,6 +190,7 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         dataloader: Iterator[dict[str, Tensor]] | None = None,
         *,
         which: Literal["z", "w"] = "z",
+        modality: str | Sequence[str] | None = None,
         seed: int = 0,
     ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Latent representation of the cells.
@@ -201,6 +213,9 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
             Minibatches to use in place of ``adata``.
         which
             ``"z"``, or ``"w"``, the latent that shifts the components.
+        modality
+            Of a model of several modalities: the one, or those, by which z is told. Cells without
+            them get NaN. ``None`` is all that a cell has.
         seed
             Seed of the random draw.
 
@@ -213,7 +228,8 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         RuntimeError
             If the model is untrained, or has no w.
         ValueError
-            If ``adata`` or ``indices`` are given as well as ``dataloader``.
+            If ``adata`` or ``indices`` are given as well as ``dataloader``, or there is no such
+            modality.
 
         Examples
         --------
@@ -227,7 +243,7 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         checks.check_seed(seed)
         if which == "w":
             self._check_mixture()
-        posteriors = self._posteriors(adata, indices, batch_size, dataloader)
+        posteriors = self._posteriors(adata, indices, batch_size, dataloader, modality)
         loc, variance = posteriors[f"{which}_loc"], posteriors[f"{which}_var"]
         if return_dist:
             return loc, variance

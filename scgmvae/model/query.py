@@ -98,6 +98,7 @@ class QueryMixin(MergingMixin):
         if inplace_subset_query_vars:
             validation.check_not_view(adata)
             cls.prepare_query_anndata(adata, reference)
+        passed = adata
         adata = cls._anndata_of(adata, vars(reference), to_write=True)
         given = adata
         adata = match_genes(given, reference.get_var_names())
@@ -110,7 +111,7 @@ class QueryMixin(MergingMixin):
             )
             model = cls(**reference._arguments | {"adata": adata, "n_components": None})
         model._take_from(reference)
-        model._given = None if adata is given else given
+        model._given = model._written_beside(passed, given, adata)
         return model
 
     @classmethod

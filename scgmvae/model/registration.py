@@ -18,7 +18,7 @@ from scgmvae.data.genes import match_genes
 from scgmvae.data.images import check_same_shape, pixel_scale
 from scgmvae.data.minibatches import MinibatchLoader
 from scgmvae.data.registry import CONDITION_ARGUMENTS, Setup
-from scgmvae.distributions.families import COUNT_LIKELIHOODS, Likelihood
+from scgmvae.distributions.families import COUNT_LIKELIHOODS, JOINT, Likelihood
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -141,6 +141,8 @@ class Registration(BaseModelClass):
                 matrix_checks.refuse_counts(name, likelihood)
             return
         matrix_checks.check_finite(x, name)
+        if likelihood == JOINT:
+            return  # each modality was checked before they were put side by side
         if likelihood in COUNT_LIKELIHOODS:
             matrix_checks.check_counts(manager.adata, layer, likelihood, of_model)
         elif likelihood == "bernoulli":
@@ -161,7 +163,21 @@ class Registration(BaseModelClass):
         if validated is not self.adata:
             self.trainer = None  # the cells of its training are those of other data
         BaseModelClass.adata.fset(self, validated)
-        self._given = None if validated is given else given
+        self._given = self._written_beside(adata, given, validated)
+
+    def _written_beside(self, passed: object, given: AnnData, read: AnnData) -> Any:
+        """What results are written into beside the data that are read, if anything.
+
+        Parameters
+        ----------
+        passed
+            What a user has passed.
+        given
+            The AnnData that it stands for.
+        read
+            The AnnData that is read: ``given``, or a copy with the model's genes.
+        """
+        return None if read is given else given
 
     def _make_data_loader(
         self, adata: AnnData, indices: ArrayLike | None = None, *args: Any, **kwargs: Any

@@ -184,6 +184,7 @@ class Saving(Registration):
             raise TypeError(f"load got arguments that it does not have: {', '.join(kwargs)}.")
         target = device_of(accelerator, device)
         saved = read(folder, prefix, cls.__name__, {DATA_FILE} if adata is None else set())
+        passed = adata
         if is_given:
             adata = cls._anndata_of(adata, saved.attributes)
         elif adata is None and saved.adata_path is not None:
@@ -202,8 +203,8 @@ class Saving(Registration):
             adata = match_genes(given, Setup(saved.attributes["registry_"]).gene_names)
             _validate_var_names(adata, saved.var_names)
         model = cls._of_files(saved, adata)
-        if adata is not None and adata is not given:
-            model._given = given
+        if adata is not None:
+            model._given = model._written_beside(passed, given, adata)
         model.to_device(target)
         return model
 

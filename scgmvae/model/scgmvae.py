@@ -14,8 +14,10 @@ from scgmvae.checks import listed
 from scgmvae.data import validation
 from scgmvae.data.datamodules import n_obs_of, registry_of, registry_of_sizes
 from scgmvae.data.images import image_shape_of, shape_of
+from scgmvae.data.keys import MODALITIES_KEY
 from scgmvae.data.matrices import row_sums
-from scgmvae.distributions.families import COUNT_LIKELIHOODS
+from scgmvae.data.modalities import modalities_of
+from scgmvae.distributions.families import COUNT_LIKELIHOODS, JOINT
 from scgmvae.model.condition_tests import ConditionTestsMixin
 from scgmvae.model.effects import EffectsMixin
 from scgmvae.model.fitted import Fitted
@@ -23,9 +25,11 @@ from scgmvae.model.importance import ImportanceMixin
 from scgmvae.model.integration import IntegrationMixin
 from scgmvae.model.marker_tests import MarkerTestsMixin
 from scgmvae.model.markers import MarkersMixin
+from scgmvae.model.modalities import ModalitiesMixin
 from scgmvae.model.query import QueryMixin
 from scgmvae.model.scvi_settings import from_scvi
 from scgmvae.module.cgmvae import CGMVAE, Prior, Widths
+from scgmvae.module.joint import JointCGMVAE
 from scgmvae.train.recipe import COUNTS, recipe_for
 from scgmvae.train.request import check_length_is_known
 
@@ -46,6 +50,7 @@ __all__ = ["SCGMVAE"]
 class SCGMVAE(
     MarkerTestsMixin,
     EffectsMixin,
+    ModalitiesMixin,
     QueryMixin,
     ImportanceMixin,
     MarkersMixin,
@@ -144,10 +149,12 @@ class SCGMVAE(
         likelihood, module_kwargs = from_scvi(likelihood, module_kwargs)
         self.modality_ = self._modality_of(adata)
         registry = self._register_data_module(registry, n_components)
+        passed = adata
         if adata is not None:
             adata = self._anndata_of(adata, {"modality_": self.modality_})
             if image_shape is None:
                 image_shape = image_shape_of(adata)
+            likelihood, module_kwargs = self._of_modalities(adata, likelihood, module_kwargs)
         if image_shape is not None:
             image_shape = shape_of(image_shape)
         recipe = recipe_for(image_shape)
@@ -180,8 +187,32 @@ class SCGMVAE(
             self.module = self._first_module()
             if adata is not None:
                 self._check_data(self.adata_manager, likelihood, image_shape)
+                self._given = self._written_beside(passed, adata, adata)
         self._model_summary_string = self._summary()
         self.init_params_ = self._get_init_params(locals())
+
+    def _of_modalities(
+        self, adata: AnnData, likelihood: Likelihood | None, module_kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Likelihood and settings of the module; those of several modalities are in the data."""
+        modalities = modalities_of(adata)
+        if modalities is None:
+            return likelihood, module_kwargs
+        if likelihood not in (None, JOINT):
+            raise ValueError(
+                "Each modality has the likelihood that setup_mudata(modalities=...) gave it, but "
+                f"likelihood={likelihood!r} is given as well. Leave it out."
+            )
+        layers = adata.uns[MODALITIES_KEY]["layer"]
+        self.modalities_ = {
+            modality.name: {
+                "likelihood": modality.likelihood,
+                "n_features": modality.n_features,
+                "layer": str(layer) or None,
+            }
+            for modality, layer in zip(modalities, layers, strict=True)
+        }
+        return JOINT, module_kwargs | {"modalities": [list(modality) for modality in modalities]}
 
     def _wait_for_training(self, arguments: dict[str, Any]) -> None:
         """Keep the settings of a model whose data ``train(datamodule=...)`` will bring."""
@@ -237,7 +268,8 @@ class SCGMVAE(
     def _make_module(self) -> CGMVAE:
         """The module with fresh weights, which come from torch's random state."""
         setup = self._setup
-        return self._module_cls(
+        is_joint = self._module_kwargs["likelihood"] == JOINT
+        return (JointCGMVAE if is_joint else self._module_cls)(
             self.summary_stats.n_vars,
             n_batch=self.summary_stats.n_batch,
             n_cats_per_cov=setup.state(REGISTRY_KEYS.CAT_COVS_KEY).get("n_cats_per_key", ()),

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scgmvae import checks
@@ -16,13 +15,14 @@ from scgmvae.clustering.split_tree import STRENGTH, SplitTree, grow
 from scgmvae.data import validation
 from scgmvae.data.categories import names_of
 from scgmvae.data.matrices import read_rows
-from scgmvae.data.normalization import log_normalized
+from scgmvae.data.normalization import on_log_scale
 from scgmvae.model.populations import PopulationsMixin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+    from scipy import sparse
 
 __all__ = ["ClusterTree", "SplitsMixin"]
 
@@ -59,9 +59,17 @@ class SplitsMixin(PopulationsMixin):
             lambda some: self._encoder_of(rows[some]),
             [level[rows] for level in self._levels().values()],
             sums_of=lambda leaf: self._sums_by_group(rows, leaf),
+            is_gene=self._is_gene,
             n_leaves=n_leaves,
             seed=seed,
         )
+
+    @property
+    def _is_gene(self) -> NDArray[np.bool_]:
+        """Which features are genes, of which a split needs more than a few, (G,)."""
+        names, sizes = zip(*self._kinds, strict=True)
+        is_gene = [name not in ("protein", "bernoulli", "gaussian") for name in names]
+        return np.repeat(is_gene if len(names) > 1 else [True], sizes)
 
     def _split_tree(self) -> SplitTree:
         """The tree of tested splits."""
@@ -200,7 +208,7 @@ class SplitsMixin(PopulationsMixin):
         x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         for some in np.split(np.arange(len(rows)), range(BLOCK, len(rows), BLOCK)):
             part = read_rows(x, rows[some])
-            yield some, sparse.csr_matrix(log_normalized(part).X if self.module.is_count else part)
+            yield some, on_log_scale(part, self._kinds)
 
     def _genes_of_side(
         self, tree: SplitTree, split: int, own: int, leaf_sums: GroupSums, n_genes: int

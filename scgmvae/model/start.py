@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy import sparse
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
@@ -21,12 +22,21 @@ from scgmvae.data.registry import label_codes
 from scgmvae.model.splits import SplitsMixin
 from scgmvae.train.cells import cells_to_start_from
 from scgmvae.train.recipe import Recipe, recipe_for
-from scgmvae.train.start import Started, start_decoder, start_mixture, starting_partition
+from scgmvae.train.start import (
+    Started,
+    start_decoder,
+    start_decoders,
+    start_mixture,
+    starting_partition,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["StartMixin"]
+
+N_FOR_LEVELS = 4096
+"""Number of cells by which background and foreground of proteins are told apart at the start."""
 
 
 class StartMixin(SplitsMixin):
@@ -44,7 +54,11 @@ class StartMixin(SplitsMixin):
         """Set decoder bias, typical counts and scale of size factors by the training cells."""
         x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         mean = column_means(x, rows) * pixel_scale(self.adata_manager)
-        start_decoder(self.module, mean)
+        if self.modalities_ is None:
+            start_decoder(self.module, mean)
+        else:
+            some = np.sort(np.random.default_rng(0).permutation(rows)[:N_FOR_LEVELS])
+            start_decoders(self.module, mean, sparse.csr_matrix(read_rows(x, some)))
         if self.module.is_count:
             self.module.typical_counts.copy_(torch.as_tensor(mean))
         if self.module.use_size_factor:
@@ -143,7 +157,8 @@ class StartMixin(SplitsMixin):
         self, rows: NDArray[np.integer], z: NDArray[np.float32], seed: int
     ) -> NDArray[np.floating]:
         """What groups are computed from where splits are not tested, and labels are spread by."""
-        if self.module.is_count and not self.module.has_conditions:
+        is_one_of_counts = self.module.is_count and self.modalities_ is None
+        if is_one_of_counts and not self.module.has_conditions:
             counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
             return log_normalized_pcs(read_rows(counts, rows), seed=seed)
         return z

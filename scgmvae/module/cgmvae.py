@@ -47,7 +47,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import LossOutput, auto_move_data
 from torch import Tensor, nn
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 from torch.nn.functional import cross_entropy, one_hot
 
 from scgmvae.checks import check_at_least, check_choices, check_rate, check_whole
@@ -185,6 +185,8 @@ class CGMVAE(ExtendableModule):
     transcriptomics" (count likelihood and library size).
     """
 
+    _likelihoods: tuple[str, ...] = LIKELIHOODS
+
     def __init__(
         self,
         n_input: int,
@@ -221,7 +223,7 @@ class CGMVAE(ExtendableModule):
     ):
         super().__init__()
         check_choices(
-            likelihood=(likelihood, LIKELIHOODS),
+            likelihood=(likelihood, self._likelihoods),
             prior=(prior, get_args(Prior)),
             encoder=(encoder, ("mlp", "conv")),
             dispersion=(dispersion, get_args(Dispersion)),
@@ -610,7 +612,7 @@ class CGMVAE(ExtendableModule):
         q_z, q_w = self._encode(encoder_input, c)
         shape = (n_samples,) if n_samples > 1 else ()
         z = q_z.rsample(shape) if sample else q_z.loc
-        library, q_l = self._library(x, size_factor), None
+        library, q_l = self._library(x, size_factor, observed), None
         if self.library_size is not None:
             seen = sparse.map_values(torch.log1p, x)  # with the depth, which it is to tell
             q_l = self.library_size.posterior(seen, c, batch_index)
@@ -642,7 +644,7 @@ class CGMVAE(ExtendableModule):
         center = 0.0 if self.has_mixture else self._center(c)
         return self.encoder.q_z(hidden, c, center), None
 
-    def _library(self, x: Tensor, size_factor: Tensor | None) -> Tensor:
+    def _library(self, x: Tensor, size_factor: Tensor | None, observed: Any) -> Tensor:
         """Log of the observed library size, or of the size factor in its place, (n, 1)."""
         if self.use_size_factor:
             size = size_factor * self.size_scale
@@ -778,20 +780,7 @@ class CGMVAE(ExtendableModule):
         if transform_batch is not None:
             batch_index = torch.full_like(batch_index, transform_batch)
         c = self._conditions(batch_index, cat_covs, cont_covs)
-        heads = self.decoder(z, c)
-        if self._disperses_by_cell:
-            *heads, raw_dispersion = heads
-        else:
-            raw_dispersion = self._dispersion_of(c, label)
-        summed = observed if self._is_sum else None
-        p_x = make_likelihood(
-            self.gene_likelihood,
-            heads,
-            library,
-            raw_dispersion,
-            summed,
-            self._log_dispersion_bound,
-        )
+        p_x = self._density_of_x(z, c, library, observed, label)
         if only_x:
             return {"px": p_x}
         p_l = None if self.library_size is None else self.library_size.prior(batch_index)
@@ -800,6 +789,29 @@ class CGMVAE(ExtendableModule):
             return {"px": p_x, "pz": _unit_normal(z, center), "pw": None, "pl": p_l}
         p_w = _unit_normal(w, self._center(c))
         return {"px": p_x, "pz": self.component_prior(w, c), "pw": p_w, "pl": p_l}
+
+    def _density_of_x(
+        self,
+        z: Tensor,
+        c: Conditions,
+        library: Tensor,
+        observed: Any,
+        label: Tensor | None,
+    ) -> Distribution:
+        """p(x|z,c) at samples of z, over (..., n, G)."""
+        heads = self.decoder(z, c)
+        if self._disperses_by_cell:
+            *heads, raw_dispersion = heads
+        else:
+            raw_dispersion = self._dispersion_of(c, label)
+        return make_likelihood(
+            self.gene_likelihood,
+            heads,
+            library,
+            raw_dispersion,
+            observed if self._is_sum else None,
+            self._log_dispersion_bound,
+        )
 
     def _dispersion_of(self, c: Conditions, label: Tensor | None) -> Tensor | None:
         """Raw dispersion of the genes, (G,), or of those of each cell, (n, G)."""
@@ -918,10 +930,8 @@ class CGMVAE(ExtendableModule):
         ----------
         Kingma and Welling 2014, "Auto-encoding variational Bayes".
         """
-        x = tensors[REGISTRY_KEYS.X_KEY]
         q_z, p_z = inference_outputs["qz"], generative_outputs["pz"]
-        observed = tensors.get(OBSERVED_KEY)
-        reconstruction = -log_likelihood(generative_outputs["px"], x, observed)
+        reconstruction = -self.log_likelihood_of(generative_outputs["px"], tensors)
         reconstruction = _mean_over_samples(reconstruction)
         extra: dict[str, Tensor] = {}
         z, w = (inference_outputs[name] if monte_carlo_kl else None for name in ("z", "w"))
@@ -968,6 +978,10 @@ class CGMVAE(ExtendableModule):
             kl_local=kl,
             extra_metrics=means | {name: value.detach() for name, value in extra.items()},
         )
+
+    def log_likelihood_of(self, p_x: Distribution, tensors: dict[str, Tensor]) -> Tensor:
+        """Log p(x|z,c) of the cells of a minibatch, ``(..., n)``, in nats."""
+        return log_likelihood(p_x, tensors[REGISTRY_KEYS.X_KEY], tensors.get(OBSERVED_KEY))
 
     def _observe_labels(
         self, tensors: dict[str, Tensor], y_logits: Tensor, concentration: Tensor | None
@@ -1042,13 +1056,12 @@ class CGMVAE(ExtendableModule):
                 "An autoencoder (prior='none') has no density of z, so there is no likelihood of "
                 "x. Use prior='normal' for a VAE."
             )
-        x, observed = tensors[REGISTRY_KEYS.X_KEY], tensors.get(OBSERVED_KEY)
 
         def log_ratio(n_samples: int) -> Tensor:
             q, p = self.forward(
                 tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False
             )
-            ratio = log_likelihood(p["px"], x, observed) - q["qz"].log_prob(q["z"]).sum(-1)
+            ratio = self.log_likelihood_of(p["px"], tensors) - q["qz"].log_prob(q["z"]).sum(-1)
             if self.library_size is not None:
                 log_p_l, log_q_l = (d.log_prob(q["library"]) for d in (p["pl"], q["ql"]))
                 ratio = ratio + (log_p_l - log_q_l).sum(-1)

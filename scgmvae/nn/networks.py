@@ -17,6 +17,7 @@ from scgmvae.nn.bounds import (
     LOG_CONCENTRATION_BOUND,
     LOG_SCALE_BOUND,
     _normal,
+    bounded,
     bounded_exp,
     full,
     inverse_bounded_exp,
@@ -33,6 +34,10 @@ from scgmvae.nn.layers import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+LOG_FACTOR_BOUND = 1.5
+"""Logs of the factors by which the background of a protein differs between cells stay within
+±1.5."""
+
 __all__ = [
     "Classifier",
     "ComponentPrior",
@@ -40,6 +45,7 @@ __all__ = [
     "Decoder",
     "DirichletNetwork",
     "Encoder",
+    "ProteinDecoder",
 ]
 
 
@@ -261,3 +267,40 @@ class Decoder(nn.Module):
     def start_at(self, output: Tensor, head: int = 0) -> None:
         """Set the bias of a head to ``output``, (G,), where every cell then starts."""
         self.heads[head].bias.copy_(output)
+
+
+class ProteinDecoder(Decoder):
+    """p(x|z,c) of proteins: outputs for their mixture of background and foreground.
+
+    The background is the same for all cells of a batch up to a bounded factor of each cell.
+
+    Parameters
+    ----------
+    n_latent, sizes, n_output, widths
+        As in :class:`Decoder`.
+    """
+
+    def __init__(self, n_latent: int, sizes: ConditionSizes, n_output: int, widths: Sequence[int]):
+        super().__init__(n_latent, sizes, n_output, 3, widths)
+        self.background = ConditionedLinear(0, n_output, sizes)
+
+    def forward(self, z: Tensor, c: Conditions) -> list[Tensor]:
+        """Log background, raw increment and log odds of the background, ``(..., n, P)``."""
+        factor, *others = super().forward(z, c)
+        of_batch = full(self.background(z[..., :0], c))
+        return [of_batch + bounded(factor, LOG_FACTOR_BOUND), *others]
+
+    @torch.no_grad()
+    def start_at_levels(self, low: Tensor, high: Tensor) -> None:
+        """Start at a background and a foreground of given mean counts, each ``(P,)``.
+
+        Parameters
+        ----------
+        low, high
+            Mean counts of the two, the second larger than the first.
+        """
+        self.background.bias.copy_(low.log())
+        increment = (high / low).log().clamp(min=0.1)
+        self.heads[0].bias.zero_()
+        self.heads[1].bias.copy_(torch.log(torch.expm1(increment)))
+        self.heads[2].bias.zero_()

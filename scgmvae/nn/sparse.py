@@ -18,10 +18,11 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import embedding_bag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 __all__ = [
     "NonZero",
+    "columns_split",
     "csr_tensor",
     "dense",
     "is_sparse",
@@ -78,6 +79,35 @@ def scale_rows(x: Tensor, size: Tensor) -> Tensor:
     n_values = len(x.col_indices())
     of_values = torch.repeat_interleave(size.squeeze(-1), offsets.diff(), output_size=n_values)
     return csr_tensor(offsets, x.col_indices(), x.values() * of_values, x.shape[1])
+
+
+def columns_split(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """The matrix x, (n, G), cut into blocks of neighbouring columns.
+
+    Parameters
+    ----------
+    x
+        Matrix, dense or CSR.
+    sizes
+        Number of columns of each block.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0]]).to_sparse_csr()
+    >>> [block.to_dense().tolist() for block in columns_split(x, [2, 1])]
+    [[[1.0, 0.0], [0.0, 3.0]], [[2.0], [0.0]]]
+    """
+    if not is_sparse(x):
+        return list(x.split(list(sizes), dim=-1))
+    blocks, first = [], 0
+    offsets, genes, values = x.crow_indices(), x.col_indices(), x.values()
+    for size in sizes:
+        is_inside = (genes >= first) & (genes < first + size)
+        n_before = torch.cat([offsets.new_zeros(1), is_inside.cumsum(0).to(offsets.dtype)])
+        inside = n_before[offsets.long()], genes[is_inside] - first, values[is_inside]
+        blocks.append(csr_tensor(*inside, size))
+        first += size
+    return blocks
 
 
 def pinned(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from scvi import REGISTRY_KEYS
 from scgmvae.compat import torch_threads_kept
 from scgmvae.data.groups import groups_of
 from scgmvae.data.matrices import read_rows
-from scgmvae.data.normalization import log_normalized
+from scgmvae.data.normalization import on_log_scale
 from scgmvae.plotting._heat import shares_on
 from scgmvae.plotting._style import WIDTH, colors_of, new_axes, plain
 
@@ -186,7 +186,7 @@ def markers(
     if len(rows) > N_SHOWN:
         rows = np.sort(np.random.default_rng(0).choice(rows, N_SHOWN, replace=False))
     x = read_rows(model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY), rows)
-    cells = log_normalized(x) if model.module.is_count else AnnData(x)
+    cells = AnnData(on_log_scale(x, model._kinds))
     cells.var_names = model._setup.gene_names
     cells.obs["cluster"] = groups.array[rows]
     cells = cells[:, genes].copy()

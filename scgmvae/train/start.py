@@ -19,19 +19,32 @@ from scgmvae.clustering.partition import (
     initial_partition,
     partition_by_labels,
 )
-from scgmvae.data.keys import OBSERVED_KEY
+from scgmvae.data.keys import SHARED_KEYS
+from scgmvae.distributions.families import FAMILIES
 from scgmvae.train.devices import start_on_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+    from scipy import sparse
 
     from scgmvae.module.cgmvae import CGMVAE
+    from scgmvae.module.joint import JointCGMVAE
     from scgmvae.train.checkpoints import Checkpoints
     from scgmvae.train.plan import StagedTrainingPlan
 
-__all__ = ["MixtureStart", "Started", "start_decoder", "start_mixture", "starting_partition"]
+__all__ = [
+    "MixtureStart",
+    "Started",
+    "start_decoder",
+    "start_decoders",
+    "start_mixture",
+    "starting_partition",
+]
+
+N_PEAKS = 10_000
+"""Number of features from which on the share of cells that show one can be below 0.1 %."""
 
 
 class Started(NamedTuple):
@@ -55,14 +68,69 @@ def start_decoder(module: CGMVAE, mean: NDArray[np.floating]) -> None:
         Mean of x over the training cells, ``(G,)``.
     """
     means = torch.as_tensor(np.asarray(mean), dtype=torch.float32)
-    if module.is_count:
+    module.decoder.start_at(_start_bias(module.gene_likelihood, means))
+
+
+def start_decoders(module: JointCGMVAE, mean: NDArray[np.floating], x: sparse.csr_matrix) -> None:
+    """Set the bias of the decoder of each modality, as :func:`start_decoder` does.
+
+    Parameters
+    ----------
+    module
+        A module with fresh weights.
+    mean
+        Mean of x over the training cells, ``(G,)``.
+    x
+        Some of the training cells, ``(n, G)``, by which background and foreground of proteins are
+        told apart.
+    """
+    means = torch.as_tensor(np.asarray(mean), dtype=torch.float32)
+    biases = {}
+    for modality, (first, end) in zip(module.modalities, module.blocks(), strict=True):
+        if modality.likelihood == "protein":
+            levels = _levels(x[:, first:end].toarray())
+            biases[modality.name] = [torch.as_tensor(level).float() for level in levels]
+        else:
+            biases[modality.name] = [_start_bias(modality.likelihood, means[first:end])]
+    module.start_decoders(biases)
+
+
+def _start_bias(likelihood: str, means: Tensor) -> Tensor:
+    """Bias of a decoder at which the expectation of x is the mean of the cells, (G,)."""
+    if FAMILIES[likelihood].is_count:
+        if not means.any():
+            return torch.zeros_like(means)
         smallest = means[means > 0].min()
-        bias = torch.log(means.clamp(min=smallest / 10) / means.sum())
-    elif module.gene_likelihood == "bernoulli":
-        bias = torch.logit(means.clamp(1e-3, 1 - 1e-3))
-    else:
-        bias = means
-    module.decoder.start_at(bias)
+        return torch.log(means.clamp(min=smallest / 10) / means.sum())
+    if likelihood == "bernoulli":
+        smallest = 1e-4 if len(means) > N_PEAKS else 1e-3
+        return torch.logit(means.clamp(smallest, 1 - smallest))
+    return means
+
+
+def _levels(counts: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Mean counts of each protein below and above a threshold, each (P,).
+
+    The threshold of a protein is between the means of log(1 + counts) of the two groups that it
+    makes (k-means with two centres).
+    """
+    logs = np.log1p(counts)
+    threshold = logs.mean(0)
+    for _ in range(20):
+        is_high = logs > threshold
+        low = _mean_where(logs, ~is_high, threshold)
+        threshold = (low + _mean_where(logs, is_high, threshold)) / 2
+    is_high = logs > threshold
+    low = _mean_where(counts, ~is_high, counts.mean(0)).clip(min=0.05)
+    return low, np.maximum(_mean_where(counts, is_high, counts.mean(0)), 1.5 * low)
+
+
+def _mean_where(
+    values: NDArray[np.floating], mask: NDArray[np.bool_], otherwise: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """Column means over the chosen values, or another value where there are none."""
+    n = mask.sum(0)
+    return np.where(n > 0, (values * mask).sum(0) / np.maximum(n, 1), otherwise)
 
 
 def starting_partition(
@@ -178,7 +246,7 @@ def _fit_classifier(
     for _ in range(n_steps):
         rows = grouped[torch.randint(len(grouped), (min(batch_size, len(grouped)),))]
         batch = {
-            name: (values if name == OBSERVED_KEY else values[rows]).to(z.device)
+            name: (values if name in SHARED_KEYS else values[rows]).to(z.device)
             for name, values in tensors.items()
         }
         logits = module.classify(z[rows], batch)

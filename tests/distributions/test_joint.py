@@ -1,0 +1,70 @@
+"""The mixture of background and foreground, and distributions side by side."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from scgmvae.distributions.joint import ProteinMixture, SideBySide, make_protein_likelihood
+from scgmvae.distributions.likelihoods import Bernoulli, log_likelihood, make_likelihood
+
+N, P = 4, 3
+
+
+def log_nb(x, mu, theta):
+    return stats.nbinom.logpmf(x, theta, theta / (theta + mu))
+
+
+@pytest.fixture
+def mixture():
+    rng = np.random.default_rng(0)
+    background = rng.uniform(1, 5, size=(N, P))
+    foreground = background * rng.uniform(2, 9, size=(N, P))
+    theta, logits = rng.uniform(1, 20, size=P), rng.normal(size=(N, P))
+    return ProteinMixture(*(torch.tensor(v) for v in (background, foreground, theta, logits)))
+
+
+def test_the_likelihood_of_proteins_is_a_mixture_of_two_negative_binomials(mixture):
+    x = np.random.default_rng(1).poisson(10, size=(N, P))
+    p = 1 / (1 + np.exp(-mixture.mixture_logits.numpy()))
+    low, high = (
+        np.exp(log_nb(x, mu.numpy(), mixture.theta1.numpy())) for mu in (mixture.mu1, mixture.mu2)
+    )
+    expected = np.log(p * low + (1 - p) * high)
+    np.testing.assert_allclose(mixture.log_prob(torch.tensor(x)), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        log_likelihood(mixture, torch.tensor(x, dtype=torch.float64)), expected.sum(1), rtol=1e-4
+    )
+
+
+def test_mean_and_variance_are_those_of_draws(mixture):
+    torch.manual_seed(0)
+    draws = mixture.sample(torch.Size([40_000])).double()
+    torch.testing.assert_close(draws.mean(0), mixture.mean, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(draws.var(0), mixture.variance, rtol=0.12, atol=0.1)
+    torch.testing.assert_close(
+        mixture.foreground, mixture.foreground_probs * mixture.mu2, rtol=1e-6, atol=0
+    )
+
+
+def test_the_foreground_lies_above_the_background_for_any_outputs():
+    heads = [torch.randn(50, P) * 30 for _ in range(3)]
+    p_x = make_protein_likelihood(heads, torch.randn(P) * 50)
+    assert (p_x.mu2 >= p_x.mu1).all()
+    assert p_x.log_prob(torch.ones(50, P)).isfinite().all()
+
+
+def test_side_by_side_is_what_each_is_alone(mixture):
+    logits = torch.randn(N, 5, dtype=torch.float64)
+    library = torch.full((N, 1), 3.0, dtype=torch.float64)
+    nb = make_likelihood("nb", [logits], library, torch.zeros(5, dtype=torch.float64))
+    peaks = Bernoulli(logits=logits[:, :2], validate_args=False)
+    both = SideBySide([nb, mixture, peaks])
+    assert both.batch_shape == (N, 10)
+    torch.testing.assert_close(both.mean, torch.cat([nb.mean, mixture.mean, peaks.probs], dim=1))
+    x = both.sample()
+    assert x.shape == (N, 10)
+    log_prob = both.log_prob(x)
+    torch.testing.assert_close(log_prob[:, 5:8], mixture.log_prob(x[:, 5:8]))
+    torch.testing.assert_close(log_prob[:, 8:], peaks.log_prob(x[:, 8:]))
+    assert both.variance.shape == both.get_normalized("scale").shape == (N, 10)
