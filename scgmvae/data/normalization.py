@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,7 +66,9 @@ def on_log_scale(
         if likelihood == "protein":
             part = part.astype(np.float32).log1p()
         elif FAMILIES[likelihood].is_count:
-            part = sparse.csr_matrix(log_normalized(part).X)
+            with warnings.catch_warnings():  # of cells that lack the modality
+                warnings.filterwarnings("ignore", message="Some cells have zero counts")
+                part = sparse.csr_matrix(log_normalized(part).X)
         parts.append(part)
     return parts[0] if len(parts) == 1 else sparse.hstack(parts, format="csr")
 

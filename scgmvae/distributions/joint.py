@@ -76,7 +76,9 @@ class ProteinMixture(scvi_distributions.NegativeBinomialMixture):
         shape = (*sample_shape, *self.batch_shape)
         is_background = torch.rand(shape, device=self.mu1.device) < self.mixture_probs
         mean = torch.where(is_background, self.mu1, self.mu2)
-        return scvi_distributions.NegativeBinomial(mean, self.theta1).sample()
+        return scvi_distributions.NegativeBinomial(
+            mu=mean, theta=self.theta1.expand(shape)
+        ).sample()
 
     @property
     def variance(self) -> Tensor:

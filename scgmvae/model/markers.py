@@ -12,6 +12,7 @@ from scvi import REGISTRY_KEYS
 from scgmvae import checks
 from scgmvae.data.categories import name_of
 from scgmvae.data.groups import groups_of
+from scgmvae.data.keys import FEATURE_MODALITY_KEY
 from scgmvae.data.matrices import read_rows
 from scgmvae.model.expression import ExpressionMixin
 from scgmvae.model.splits import BLOCK, SplitsMixin
@@ -48,7 +49,8 @@ class MarkersMixin(SplitsMixin, ExpressionMixin):
         Parameters
         ----------
         n
-            Number of genes of each cluster. There are fewer where fewer are higher.
+            Number of genes of each cluster, and of features of each modality where there are
+            several. There are fewer where fewer are higher.
         groupby
             obs column of the clusters; cells without one are left out.
         groups
@@ -62,6 +64,8 @@ class MarkersMixin(SplitsMixin, ExpressionMixin):
         the cluster has more of the gene than a cell outside of it, under the model and without
         the noise of counting; ``fraction`` and ``fraction_rest``, the shares of the cells with
         any count of the gene. For data that are no counts, ``lfc`` is the difference of the means.
+        Of several modalities also the ``modality`` of each feature; counts of proteins are
+        compared as they are, and not per 10,000.
 
         Raises
         ------
@@ -139,10 +143,14 @@ class MarkersMixin(SplitsMixin, ExpressionMixin):
             own, rest = (log2_means(mean) for mean in (own, rest))
         fraction, fraction_rest = means(positive)
         is_other = (codes != cluster) & (codes >= 0)
+        modality = {}
+        if self.modalities_ is not None:
+            modality["modality"] = self.adata.var[FEATURE_MODALITY_KEY].astype(str).array[genes]
         return pd.DataFrame(
             {
                 "cluster": name,
                 "gene": self._setup.gene_names[genes],
+                **modality,
                 "lfc": own - rest,
                 "probability": self._share_of_higher(codes == cluster, is_other, genes),
                 "fraction": fraction,

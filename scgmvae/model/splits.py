@@ -225,9 +225,18 @@ class SplitsMixin(PopulationsMixin):
         sums: GroupSums,
         n_genes: int,
     ) -> NDArray[np.int64]:
-        """Numbers of the genes that are highest in some groups beside others, by Welch's t."""
+        """Numbers of the genes that are highest in some groups beside others, by Welch's t.
+
+        Of several modalities there are as many features of each.
+        """
         t, _ = welch_test(sums, side, other)
-        best = np.argsort(-t, kind="stable")[:n_genes]
+        ends = np.cumsum([size for _, size in self._kinds])
+        best = np.concatenate(
+            [
+                end - len(part) + np.argsort(-part, kind="stable")[:n_genes]
+                for end, part in zip(ends, np.split(t, ends[:-1]), strict=True)
+            ]
+        )
         return best[t[best] > 0]
 
     def split_tree(self) -> ClusterTree:
