@@ -176,7 +176,7 @@ def test_what_reads_an_anndata_reads_the_modalities(unpaired):
     assert expression.shape == (240, 146)
     shares = expression.iloc[:, :60].sum(axis=1)
     np.testing.assert_allclose(shares, 1, rtol=1e-4)
-    assert np.isfinite(model.get_marginal_ll(n_mc_samples=3, return_mean=True))
+    assert np.isfinite(float(model.get_marginal_ll(n_mc_samples=3, return_mean=True)))
     effects = model.effect_table("batch", "x", "y")
     assert np.isfinite(effects["lfc"]).all()
     found = model.differential_expression(groupby="scgmvae", group1="0")
