@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 import scgmvae
-from scgmvae.distributions.families import LIKELIHOODS, Likelihood
+from scgmvae.distributions.families import LIKELIHOODS, OF_MODALITIES, Likelihood
 from scgmvae.io.whole_files import check_target, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from anndata import AnnData
+    from mudata import MuData
 
 __all__ = ["main"]
 
@@ -41,6 +42,7 @@ OPTIONS = {
     "labels_key": "--labels-key",
     "layer": "--layer",
     "likelihood": "--likelihood",
+    "modalities": "--modality",
     "max_epochs": "--epochs",
     "n_components": "--components",
     "pretrain_epochs": "--pretrain-epochs",
@@ -115,10 +117,11 @@ OUTPUT = click.Path(path_type=Path)
 
 
 def _new_file(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
-    kind = ".html" if param.name == "report" else ".h5ad"
-    if path is not None and path.suffix.lower() != kind:
+    kinds = (".html",) if param.name == "report" else (".h5ad", ".h5mu")
+    if path is not None and path.suffix.lower() not in kinds:
         raise click.BadParameter(
-            f"The file is of the kind {kind}, so its name must end so, but it is {path.name!r}."
+            f"The file is of the kind {' or '.join(kinds)}, so its name must end so, but it is "
+            f"{path.name!r}."
         )
     try:
         return path if path is None else check_target(path, ctx.params["force"], "--force")
@@ -132,6 +135,18 @@ def _new_folder(ctx: click.Context, param: click.Parameter, path: Path | None) -
             f"The folder must not exist yet, but {path} does. Give another, or --force."
         )
     return path
+
+
+def _modalities(
+    ctx: click.Context, param: click.Parameter, pairs: Sequence[str]
+) -> dict[str, str]:
+    for pair in pairs:
+        if pair.partition("=")[2] not in OF_MODALITIES:
+            raise click.BadParameter(
+                f"A modality is NAME=LIKELIHOOD, as rna=nb is, with one of "
+                f"{', '.join(OF_MODALITIES)}, but it is {pair!r}."
+            )
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _conditions(
@@ -165,15 +180,25 @@ def _seed(command: Callable) -> Callable:
     )(command)
 
 
-def _read(path: Path, backed: Literal["r"] | None = None) -> AnnData:
+def _read(path: Path, backed: Literal["r"] | None = None) -> AnnData | MuData:
     from scgmvae.io.cell_files import read_cells
 
     return read_cells(path, backed)
 
 
-def _write(adata: AnnData, path: Path) -> None:
+def _check_kind(cells: AnnData | MuData, path: Path | None) -> None:
+    """Raise ``UsageError`` if the name of an output does not say what will be in it."""
+    kind = ".h5mu" if hasattr(cells, "mod") else ".h5ad"
+    if path is not None and path.suffix.lower() != kind:
+        raise click.UsageError(
+            f"Of these cells the output is of the kind {kind}, but --out is {path.name!r}."
+        )
+
+
+def _write(cells: AnnData | MuData, path: Path) -> None:
+    _check_kind(cells, path)
     with whole_file(path) as made:
-        adata.write_h5ad(made)
+        cells.write_h5mu(made) if hasattr(cells, "mod") else cells.write_h5ad(made)
     _say(f"Wrote {path}.")
 
 
@@ -212,6 +237,14 @@ def main() -> None:
 @click.argument("data", type=INPUT_FILE)
 @click.option(
     "--layer", help="Layer that holds the raw counts.  [default: counts if there is one, else X]"
+)
+@click.option(
+    "--modality",
+    "modalities",
+    multiple=True,
+    callback=_modalities,
+    help="NAME=LIKELIHOOD of a modality of an h5mu file, such as rna=nb, protein=protein or "
+    "atac=bernoulli; may be repeated. All that are named are modelled together.",
 )
 @click.option("--batch-key", help="obs column of batches, whose effect the embedding leaves out.")
 @click.option(
@@ -265,7 +298,7 @@ def main() -> None:
     "--out",
     type=OUTPUT,
     callback=_new_file,
-    help="h5ad file to write: DATA with embedding, clusters and confidence.",
+    help="h5ad or h5mu file to write: DATA with embedding, clusters and confidence.",
 )
 @click.option(
     "--model", "folder", type=OUTPUT, callback=_new_folder, help="Folder to save the model in."
@@ -283,6 +316,7 @@ def main() -> None:
 def fit(
     data: Path,
     layer: str | None,
+    modalities: dict[str, str],
     batch_key: str | None,
     labels_key: str | None,
     unlabeled: str,
@@ -301,8 +335,8 @@ def fit(
 ) -> str:
     """Train a model on the counts in DATA.
 
-    DATA is an h5ad file, or the h5 file of counts that Cell Ranger (10x Genomics) writes. Prints a
-    summary as JSON. With labels the clusters carry their names.
+    DATA is an h5ad file, the h5 file of counts that Cell Ranger (10x Genomics) writes, or an h5mu
+    file with --modality. Prints a summary as JSON. With labels the clusters carry their names.
     """
     if out is None and folder is None and report is None:
         raise click.UsageError("Name at least one output: --out, --model or --report.")
@@ -311,13 +345,12 @@ def fit(
     outputs = [path.resolve() for path in (out, folder, report) if path is not None]
     if len(set(outputs)) < len(outputs):
         raise click.UsageError("--out, --model and --report must be different files.")
-    from scgmvae.data.validation import default_layer
-
     adata = _read(data)
-    layer = layer or default_layer(adata)
-    scgmvae.SCGMVAE.setup_anndata(
+    _check_kind(adata, out)
+    values = _set_up(
         adata,
-        layer=layer,
+        modalities,
+        layer,
         batch_key=batch_key,
         labels_key=labels_key,
         unlabeled_category=unlabeled,
@@ -325,8 +358,7 @@ def fit(
         continuous_covariate_keys=list(continuous) or None,
     )
     model = scgmvae.SCGMVAE(adata, n_components=components, likelihood=likelihood)
-    values = "X" if layer is None else f"layer {layer}"
-    _say(f"Training on {adata.n_obs:,} cells and {adata.n_vars:,} genes of {values}.")
+    _say(f"Training on {adata.n_obs:,} cells and {model.adata.n_vars:,} genes of {values}.")
     model.train(epochs, pretrain_epochs, seed=seed)
     if model.trainer.interrupted:
         _say("Training was interrupted, so nothing was written.")
@@ -345,13 +377,34 @@ def fit(
     return _as_json(
         {
             "cells": adata.n_obs,
-            "genes": adata.n_vars,
+            "genes": model.adata.n_vars,
             "components": model.n_components_,
             "clusters": adata.obs[KEY].value_counts(sort=False).to_dict(),
             "elbo": -float(model.history["elbo_train"].iloc[-1, 0]),
             "seed": seed,
         }
     )
+
+
+def _set_up(
+    cells: AnnData | MuData, modalities: dict[str, str], layer: str | None, **setup: Any
+) -> str:
+    """Set the cells up, and say what the values are of."""
+    from scgmvae.data.validation import default_layer
+
+    is_mudata = hasattr(cells, "mod")
+    if is_mudata != bool(modalities):
+        there = f" It has {', '.join(cells.mod)}." if is_mudata else ""
+        raise click.UsageError(
+            "--modality names modalities of an h5mu file, and an h5mu file needs it, for example "
+            f"--modality rna=nb --modality protein=protein.{there}"
+        )
+    if modalities:
+        scgmvae.SCGMVAE.setup_mudata(cells, modalities=modalities, layer=layer, **setup)
+        return ", ".join(modalities)
+    layer = layer or default_layer(cells)
+    scgmvae.SCGMVAE.setup_anndata(cells, layer=layer, **setup)
+    return "X" if layer is None else f"layer {layer}"
 
 
 @main.command(
@@ -363,13 +416,14 @@ def fit(
 @click.argument("folder", metavar="MODEL", type=MODEL_FOLDER)
 @click.argument("data", type=INPUT_FILE)
 @click.option(
-    "--out", type=OUTPUT, callback=_new_file, help="h5ad file to write in place of the CSV."
+    "--out", type=OUTPUT, callback=_new_file, help="h5ad or h5mu file to write, not the CSV."
 )
 @_force
 def predict(folder: Path, data: Path, out: Path | None, force: bool) -> str | None:
     """Predict clusters, or labels, of new cells.
 
-    The cells are those of DATA, an h5ad or 10x h5 file, and MODEL is the folder of a saved model.
+    The cells are those of DATA, an h5ad, h5mu or 10x h5 file, and MODEL is the folder of a saved
+    model.
 
     Prints CSV: cell, cluster (the label where it carries one), component where components were
     merged, confidence and novelty. With --out an h5ad file is written instead, which has the
@@ -380,6 +434,7 @@ def predict(folder: Path, data: Path, out: Path | None, force: bool) -> str | No
     if out is None:
         model._check_mixture()
     adata = _read(data)
+    _check_kind(adata, out)
     model.annotate(adata, KEY)
     if out is not None:
         _write(adata, out)
@@ -448,7 +503,7 @@ def sample(
 def info(path: Path) -> str:
     """Show what is in a file or model.
 
-    PATH is the folder of a saved model, or an h5ad or 10x h5 file. Prints JSON.
+    PATH is the folder of a saved model, or an h5ad, h5mu or 10x h5 file. Prints JSON.
     """
     return _as_json(_model_info(path) if path.is_dir() else _data_info(path))
 
@@ -471,13 +526,24 @@ def _model_info(folder: Path) -> dict[str, Any]:
 
 
 def _data_info(path: Path) -> dict[str, Any]:
+    cells = _read(path, backed="r")
+    if not hasattr(cells, "mod"):
+        return {"kind": "data"} | _cells_info(cells)
+    return {
+        "kind": "data",
+        "cells": cells.n_obs,
+        "modalities": {name: _cells_info(part) for name, part in cells.mod.items()},
+        "obs": list(cells.obs),
+        "annotated": KEY in cells.uns,
+    }
+
+
+def _cells_info(adata: AnnData) -> dict[str, Any]:
     from scgmvae.compat import named_layers
     from scgmvae.data.matrix_checks import holds_counts
 
-    adata = _read(path, backed="r")
     matrices = {"X": adata.X} | {f"layer {k}": v for k, v in named_layers(adata).items()}
     return {
-        "kind": "data",
         "cells": adata.n_obs,
         "genes": adata.n_vars,
         "matrices": {

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Literal
 
 import anndata
 import h5py
+import mudata
 import scanpy as sc
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
+    from mudata import MuData
 
 __all__ = ["read_cells"]
 
 OTHERS = {
     "loom": "anndata.io.read_loom",
-    "h5mu": "mudata.read_h5mu, and take one modality",
     "csv": "scanpy.read_csv",
     "tsv": "scanpy.read_text",
     "txt": "scanpy.read_text",
@@ -29,8 +30,8 @@ OTHERS = {
 """Kind of a file that is not read here → what reads it."""
 
 
-def read_cells(path: Path, backed: Literal["r"] | None = None) -> AnnData:
-    """Read an h5ad file, or the h5 file that Cell Ranger writes.
+def read_cells(path: Path, backed: Literal["r"] | None = None) -> AnnData | MuData:
+    """Read an h5ad or h5mu file, or the h5 file that Cell Ranger writes.
 
     Parameters
     ----------
@@ -42,7 +43,8 @@ def read_cells(path: Path, backed: Literal["r"] | None = None) -> AnnData:
 
     Returns
     -------
-    The cells. Genes of the same name in a file of Cell Ranger get numbers.
+    The cells, of an h5mu file as a MuData. Genes of the same name in a file of Cell Ranger get
+    numbers.
 
     Raises
     ------
@@ -53,17 +55,20 @@ def read_cells(path: Path, backed: Literal["r"] | None = None) -> AnnData:
         kind = _kind_of(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    if kind not in ("h5ad", "10x"):
+    if kind not in ("h5ad", "h5mu", "10x"):
         reader = OTHERS.get(kind)
         what = f"looks like {kind}" if reader else "is neither"
         how = f"Read it with {reader}" if reader else "Read it into an AnnData"
         raise ValueError(
-            f"Cells are read from h5ad files and from h5 files of Cell Ranger, but {path} {what}. "
+            "Cells are read from h5ad and h5mu files and from h5 files of Cell Ranger, but "
+            f"{path} {what}. "
             f"{how}, and write that as h5ad: adata.write_h5ad('cells.h5ad')."
         )
     try:
         if kind == "h5ad":
             return anndata.read_h5ad(path, backed=backed)
+        if kind == "h5mu":
+            return mudata.read_h5mu(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Variable names are not unique")
             adata = sc.read_10x_h5(path)
@@ -78,12 +83,12 @@ def _kind_of(path: Path) -> str:
     if h5py.is_hdf5(path):
         with h5py.File(path) as file:
             groups = set(file)
+            if "mod" in groups:
+                return "h5mu"
             if "obs" in groups and "var" in groups:
                 return "h5ad"
             if "row_attrs" in groups:
                 return "loom"
-            if "mod" in groups:
-                return "h5mu"
             if any(isinstance(f, h5py.Group) and "barcodes" in f for f in file.values()):
                 return "10x"
         return "h5"

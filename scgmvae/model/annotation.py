@@ -39,7 +39,7 @@ class AnnotationMixin(NoveltyMixin):
         ----------
         adata
             Data with the genes of the model; ``None`` is the model's own. For a MuData
-            the results are written into its modality.
+            the results are written into its modality, and those of several into the MuData.
         key_added
             Name of what is written.
 
@@ -63,10 +63,13 @@ class AnnotationMixin(NoveltyMixin):
             target = self._anndata_of(adata, vars(self), to_write=True)
         validation.check_key_added(self._setup.arguments, key_added)
         posteriors = self._posteriors(target)
+        beside = self._written_beside(adata, target, target)
         if target is self.adata:
+            if self._given is None:  # a model without data has just made these its own
+                self._given = beside
             self._write_to_own_data(posteriors, key_added)
         else:
-            self._write_annotation(target, posteriors, key_added)
+            self._write_annotation(target if beside is None else beside, posteriors, key_added)
 
     def _write_to_own_data(
         self, posteriors: dict[str, NDArray], key_added: str = "scgmvae"

@@ -260,6 +260,15 @@ def test_a_query_may_lack_features_and_have_them_in_another_order(unpaired):
     assert np.corrcoef(z[100], model.get_latent_representation()[100])[0, 1] > 0.9
 
 
+def test_annotating_another_mudata_writes_into_it(unpaired):
+    model, mdata = unpaired
+    new = make_mdata(n=50, seed=2)
+    model.annotate(new, "mine")
+    np.testing.assert_array_equal(new.obs["mine"].astype(str), model.predict(new))
+    assert new.obsm["X_mine"].shape == (50, 5)
+    assert "mine" not in mdata.obs
+
+
 def test_changed_data_are_read_anew(unpaired):
     model, _ = unpaired
     new = make_mdata(seed=3)
