@@ -19,6 +19,7 @@ GROUPS = {
     "Embedding, clusters and labels": (
         "predict",
         "get_latent_representation",
+        "get_modality_entropy",
         "get_novelty",
         "get_foreground",
         "get_background",
@@ -43,6 +44,8 @@ GROUPS = {
         "differential_expression",
         "differential_abundance",
         "integration_table",
+        "impute",
+        "get_protein_foreground_probability",
         "get_normalized_expression",
         "get_feature_correlation_matrix",
         "get_latent_library_size",

@@ -452,7 +452,7 @@ USAGE_ERRORS = [
     ),
     pytest.param(
         ["fit", "{f}/counts.h5ad", "--out", "{t}/o.csv"],
-        "of the kind .h5ad, so its name must end so, but it is 'o.csv'",
+        "of the kind .h5ad or .h5mu, so its name must end so, but it is 'o.csv'",
         id="out_is_no_h5ad",
     ),
     pytest.param(

@@ -86,13 +86,13 @@ class ModalitiesMixin(DecodingMixin):
         Gayoso et al. 2021, "Joint probabilistic modeling of single-cell multi-omic data with
         totalVI" (denoised proteins).
         """
-        module, number = self._joint_module, self._modality_number(modality)
+        module, number = self._joint_module(), self._modality_number(modality)
         checks.check_whole(1, n_samples=n_samples)
         checks.check_seed(seed)
         features = self._given_features(given)
         adata = self._validate_anndata(adata)
         rows = validation.rows_of(adata, indices)
-        first, end = module.blocks()[number]
+        first, end = module.ranges[number]
         size = int(np.clip(VALUES_AT_A_TIME // (n_samples * (end - first)), 1, 1024))
         loader = self._make_data_loader(adata, rows, batch_size=size)
         if features is not None:
@@ -159,7 +159,7 @@ class ModalitiesMixin(DecodingMixin):
         RuntimeError
             If the model is untrained, or has no modality with the likelihood ``"protein"``.
         """
-        named = [m.name for m in self._joint_module.modalities if m.likelihood == "protein"]
+        named = [m.name for m in self._joint_module().modalities if m.likelihood == "protein"]
         if not named:
             raise RuntimeError(
                 "The model must have a modality with the likelihood 'protein', but those of its "
@@ -194,7 +194,7 @@ class ModalitiesMixin(DecodingMixin):
         RuntimeError
             If the model has no trained components, or is not one of several modalities.
         """
-        names = [modality.name for modality in self._joint_module.modalities]
+        names = [modality.name for modality in self._joint_module().modalities]
         self._check_mixture()
         adata = self._validate_anndata(adata)
         rows = validation.rows_of(adata, indices)
@@ -213,7 +213,6 @@ class ModalitiesMixin(DecodingMixin):
         entropy = -(np.exp(log_proba) * log_proba).sum(1)
         return np.where(np.isnan(posteriors["z_loc"][:, 0]), np.nan, entropy)
 
-    @property
     def _joint_module(self) -> JointCGMVAE:
         """The module of several modalities."""
         self._check_if_trained(warn=False)

@@ -10,6 +10,7 @@ their own, and what a panel lacks has no part in the likelihood and is not seen 
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -113,6 +114,9 @@ class JointCGMVAE(CGMVAE):
         check_rate(hidden_share=hidden_share)
         self.weights, self.hidden_share = [weights[name] for name in names], hidden_share
         self.sizes_of_modalities = [modality.n_features for modality in self.modalities]
+        ends = list(accumulate(self.sizes_of_modalities))
+        self.ranges = list(pairwise([0, *ends]))
+        """First column of each modality in x, and the one after its last."""
         super().__init__(n_input, *args, likelihood=likelihood, **kwargs)
 
     # -------------------------------------------------------------------------- being made
@@ -207,11 +211,6 @@ class JointCGMVAE(CGMVAE):
         """Whether minibatches may hold x as a CSR tensor."""
         return True
 
-    def blocks(self) -> list[tuple[int, int]]:
-        """First and last but one column of each modality in x."""
-        ends = torch.tensor(self.sizes_of_modalities).cumsum(0).tolist()
-        return list(zip([0, *ends[:-1]], ends, strict=True))
-
     # ---------------------------------------------------------------- minibatch → arguments
 
     def _panels(self, tensors: dict[str, Tensor]) -> Panels | None:
@@ -236,8 +235,7 @@ class JointCGMVAE(CGMVAE):
         blocks = sparse.columns_split(x, self.sizes_of_modalities)
         is_there = None
         if observed is not None:
-            ranges = self.blocks()
-            has = [observed.table[:, first:end].any(1) for first, end in ranges]
+            has = [observed.table[:, first:end].any(1) for first, end in self.ranges]
             is_there = torch.stack(has, dim=1)[observed.code]
         inputs = [self._input_of(m, block, observed) for m, block in enumerate(blocks)]
         return Seen(inputs, is_there, self._weight(len(x), is_there, x.device))
@@ -269,7 +267,7 @@ class JointCGMVAE(CGMVAE):
 
     def _scaled_up(self, m: int, x: Tensor, observed: Panels | None) -> Tensor:
         """The measured features, scaled up as input dropout scales those that it leaves."""
-        first, end = self.blocks()[m]
+        first, end = self.ranges[m]
         if observed is None or not _is_partial(observed.table[:, first:end]):
             return x
         share = observed.table[:, first:end].float().mean(1)[observed.code]
@@ -277,7 +275,7 @@ class JointCGMVAE(CGMVAE):
 
     def _typical_depth(self, m: int, observed: Panels | None) -> Tensor:
         """Sum of the measured features of a modality in a typical cell, (n, 1) or ()."""
-        first, end = self.blocks()[m]
+        first, end = self.ranges[m]
         typical = self.typical_counts[first:end]
         if observed is None:
             return typical.sum()
@@ -303,7 +301,7 @@ class JointCGMVAE(CGMVAE):
             size, typical = sparse.row_sums(block), self._typical_depth(m, None).clamp(min=1)
             has = size > 0
             if observed is not None:
-                first, end = self.blocks()[m]
+                first, end = self.ranges[m]
                 has = has & observed.table[:, first:end].any(1)[observed.code].unsqueeze(1)
             log_size = torch.where(has, size, typical).clamp(min=1e-6).log()
             is_ratio = modality.likelihood == "bernoulli"
@@ -334,7 +332,7 @@ class JointCGMVAE(CGMVAE):
         raw_dispersion = self._dispersion_of(c, label)
         parts = []
         for m, (modality, decoder) in enumerate(zip(self.modalities, self.decoder, strict=True)):
-            first, end = self.blocks()[m]
+            first, end = self.ranges[m]
             dispersion, heads = raw_dispersion[..., first:end], decoder(z, c)
             is_given = library.shape[-1] == len(self.modalities)
             size = library[..., m : m + 1] if is_given else library
@@ -357,7 +355,7 @@ class JointCGMVAE(CGMVAE):
 
         Cells without the modality have none that were measured, and their depth is whole.
         """
-        first, end = self.blocks()[m]
+        first, end = self.ranges[m]
         if observed is None or not _is_partial(observed.table[:, first:end]):
             return 0.0
         mask = observed.mask(first, end)
@@ -370,7 +368,7 @@ class JointCGMVAE(CGMVAE):
         """Log p(x_m|z,c) of each modality, each ``(..., n)``, in nats, 0 where it is missing."""
         blocks = sparse.columns_split(tensors[REGISTRY_KEYS.X_KEY], self.sizes_of_modalities)
         panels, values = self._panels(tensors), []
-        for part, x, (first, end) in zip(p_x.parts, blocks, self.blocks(), strict=True):
+        for part, x, (first, end) in zip(p_x.parts, blocks, self.ranges, strict=True):
             if panels is None:
                 values.append(log_likelihood(part, x))
             elif _is_partial(panels.table[:, first:end]):

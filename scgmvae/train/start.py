@@ -86,7 +86,7 @@ def start_decoders(module: JointCGMVAE, mean: NDArray[np.floating], x: sparse.cs
     """
     means = torch.as_tensor(np.asarray(mean), dtype=torch.float32)
     biases = {}
-    for modality, (first, end) in zip(module.modalities, module.blocks(), strict=True):
+    for modality, (first, end) in zip(module.modalities, module.ranges, strict=True):
         if modality.likelihood == "protein":
             levels = _levels(x[:, first:end].toarray())
             biases[modality.name] = [torch.as_tensor(level).float() for level in levels]
