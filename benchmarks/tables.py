@@ -76,6 +76,8 @@ EMBEDDING = {
     "rare F1": ("rare F1", 2),
     "own ARI": ("ARI of own clusters", 3),
 }
+MODALITIES = {"method": "method", "K": "K", "clusters": "clusters by"}
+PARTITION = {"ARI": ("ARI", 3), "NMI": ("NMI", 3), "n_clusters": ("clusters", 1)}
 QUALITY = ("pbmc4k", "pbmc3k", "mouse_bladder", "sc_mixology", "pbmc68k_reduced", "blobs")
 
 TABLES = {
@@ -266,6 +268,44 @@ TABLES = {
             "silhouette_z": ("of z", 3),
         },
     ),
+    **{
+        f"multimodal-{task}": Table(
+            (f"multimodal-{task}",),
+            MODALITIES,
+            PARTITION | mixing | {"CPU seconds": ("CPU seconds", 0)},
+        )
+        for task, mixing in (
+            ("cite", {}),
+            ("simulated", {}),
+            (
+                "mosaic",
+                {
+                    "mixing": ("mixing", 2),
+                    "least mixing": ("least mixing of a type", 2),
+                },
+            ),
+        )
+    },
+    "multimodal-imputation": Table(
+        ("multimodal-imputation",),
+        {"method": "method"},
+        {
+            "Pearson": ("correlation, mean of proteins", 3),
+            "least Pearson": ("least of a protein", 3),
+            "RMSE": ("root mean squared error", 3),
+            "covered": ("share within bounds", 3),
+        },
+    ),
+    "multimodal-speed": Table(
+        ("multimodal-speed",),
+        {"model": "model"},
+        {
+            "seconds per epoch": ("seconds per epoch", 2),
+            "cells per second": ("cells per second", 0),
+            "to RNA alone": ("times RNA alone", 2),
+            "peak MB": ("peak MB", 0),
+        },
+    ),
     "merging": Table(
         tuple(f"merging-{name}" for name in (*SETS, "simulated")),
         {"data": "data", "resolution": "resolution", "criterion": "method", "stop": "stop"},
@@ -453,12 +493,14 @@ def peers(results: Path = RESULTS, told: str = "given") -> str:
 
 
 def filled(text: str, results: Path = RESULTS) -> str:
-    """A page with the figures in its tables renewed."""
+    """A page with the figures in its tables renewed; those never measured stay as they are."""
 
     def renewed(match: re.Match[str]) -> str:
         start, name, end = match.groups()
         if name.startswith("peers-"):
             return f"{start}{peers(results, name.removeprefix('peers-'))}{end}"
+        if not any((results / f"{file}.json").exists() for file in TABLES[name].files):
+            return match.group()  # what has not been measured yet has no figures to fill in
         return f"{start}{made_of(TABLES[name], results)}{end}"
 
     return MARKED.sub(renewed, text)

@@ -12,14 +12,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
+import pandas as pd
 import scvi
 from anndata import AnnData
+from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
-from scvi.model import SCANVI, SCVI
+from scipy import sparse
+from scvi.model import MULTIVI, SCANVI, SCVI, TOTALVI
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import KNeighborsClassifier
 
 from scgmvae.clustering.partition import log_normalized_pcs
+from scgmvae.datasets.local import mudata_contained
 
 LOGGERS = ("scvi", "lightning", "lightning.pytorch", "lightning.fabric")
 SCARCHES = {
@@ -53,7 +57,7 @@ def quiet() -> Iterator[None]:
                 logging.getLogger(name).setLevel(level)
 
 
-def _train(model: SCVI | SCANVI, max_epochs: int | None, **settings: object) -> None:
+def _train(model: SCVI | SCANVI | TOTALVI, max_epochs: int | None, **settings: object) -> None:
     model.train(max_epochs=max_epochs, enable_progress_bar=False, **settings)
 
 
@@ -147,6 +151,71 @@ def scanvi_query(
     settings = {"plan_kwargs": {"weight_decay": 0.0}, "check_val_every_n_epoch": 10}
     _train(mapped, max_epochs or 100, **settings)
     return mapped.predict(), mapped.get_latent_representation()
+
+
+def padded(mdata: MuData) -> MuData:
+    """All cells in every modality, with zeros where one was not measured, as scvi-tools asks."""
+    full = {}
+    for name, adata in mdata.mod.items():
+        rows = adata.obs_names.get_indexer(mdata.obs_names)
+        place = sparse.csr_matrix(
+            (np.ones(adata.n_obs, np.float32), (np.flatnonzero(rows >= 0), rows[rows >= 0])),
+            shape=(mdata.n_obs, adata.n_obs),
+        )
+        obs = pd.DataFrame(index=mdata.obs_names)
+        full[name] = AnnData(place @ sparse.csr_matrix(adata.X), obs=obs, var=adata.var[[]])
+    with mudata_contained():
+        new = MuData(full)
+    new.obs = mdata.obs.copy()
+    return new
+
+
+@quiet()
+def totalvi(
+    mdata: MuData,
+    seed: int,
+    batch_key: str | None = None,
+    max_epochs: int | None = None,
+    **training: object,
+) -> TOTALVI:
+    """TOTALVI with defaults; it makes log(1 + counts) of raw proteins itself.
+
+    It takes proteins for missing in a batch where all are 0, so cells without proteins need a
+    batch of their own.
+    """
+    scvi.settings.seed = seed
+    with mudata_contained():
+        mdata = padded(mdata)
+        TOTALVI.setup_mudata(
+            mdata,
+            batch_key=batch_key,
+            modalities={"rna_layer": "rna", "protein_layer": "protein"},
+        )
+        model = TOTALVI(mdata)
+        _train(model, max_epochs, **training)
+    return model
+
+
+@quiet()
+def multivi(
+    mdata: MuData,
+    seed: int,
+    batch_key: str | None = None,
+    max_epochs: int | None = None,
+    **training: object,
+) -> MULTIVI:
+    """MULTIVI with defaults; in its tutorial the batch is what was measured of a cell."""
+    scvi.settings.seed = seed
+    with mudata_contained():
+        mdata = padded(mdata)
+        MULTIVI.setup_mudata(
+            mdata, batch_key=batch_key, modalities={"rna_layer": "rna", "atac_layer": "atac"}
+        )
+        model = MULTIVI(mdata)
+        # it has a number of its own where others take None for theirs
+        training |= {} if max_epochs is None else {"max_epochs": max_epochs}
+        model.train(enable_progress_bar=False, **training)
+    return model
 
 
 def on_pcs(

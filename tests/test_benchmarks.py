@@ -80,6 +80,17 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             },
             id="integration",
         ),
+        pytest.param(
+            "multimodal.py",
+            {
+                "multimodal-cite": (None, "NMI"),
+                "multimodal-imputation": (None, None),
+                "multimodal-simulated": (None, "NMI"),
+                "multimodal-mosaic": (None, "NMI"),
+                "multimodal-speed": (None, None),
+            },
+            id="multimodal",
+        ),
         pytest.param("cost.py", {"cost": (3, None)}, id="cost"),
         pytest.param("linear.py", {"linear": (2, None)}, id="linear"),
         pytest.param(

@@ -2,9 +2,10 @@
 
 =========================  ===============================================================
 :func:`pbmc68k_reduced`    real UMI counts of 700 blood cells, without a download
-:func:`load`               an ``.h5ad`` file of a local collection, by its name
+:func:`load`               an ``.h5ad`` or ``.h5mu`` file of a local collection, by its name
 :func:`blobs`              Gaussian classes, the same in every condition up to a shift
 :func:`synthetic_counts`   negative-binomial counts with known components, batches, conditions
+:func:`synthetic_multiome` counts and open chromatin of the same cells, or of some of them
 :func:`two_photon`         images of sharp sectors over diffuse light, both known
 :func:`digits`             1,797 handwritten digits of 8 × 8 pixels, without a download
 :func:`mnist`              70,000 handwritten digits of 28 × 28 pixels
@@ -25,6 +26,7 @@ there are downloaded once and kept in the user's cache.
 from scgmvae.datasets.images import cifar10, digits, fashion_mnist, images_to_anndata, mnist
 from scgmvae.datasets.local import load, pbmc68k_reduced
 from scgmvae.datasets.microscopy import two_photon
+from scgmvae.datasets.multiome import synthetic_multiome
 from scgmvae.datasets.simulated import blobs, synthetic_counts
 
 __all__ = [
@@ -37,5 +39,6 @@ __all__ = [
     "mnist",
     "pbmc68k_reduced",
     "synthetic_counts",
+    "synthetic_multiome",
     "two_photon",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,9 @@ import scanpy as sc
 import scipy.sparse as sp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mudata import MuData
     from numpy.typing import NDArray
 
 __all__ = ["load", "pbmc68k_reduced"]
@@ -92,21 +97,22 @@ def _counts_from_log(log_values: sp.spmatrix, totals: NDArray) -> sp.csr_matrix:
     return counts
 
 
-def load(name: str) -> ad.AnnData:
+def load(name: str) -> ad.AnnData | MuData:
     """Read a dataset of the local collection by its name.
 
     Looks for ``<folder>/<name>.h5ad``, then for ``<folder>/counts/<name>.h5ad``, in the folder
-    that the environment variable ``SCGMVAE_DATA_DIR`` names.
+    that the environment variable ``SCGMVAE_DATA_DIR`` names, and at both places for a file of
+    several modalities, ``<name>.h5mu``.
 
     Parameters
     ----------
     name
-        File name without folder and without ``.h5ad``.
+        File name without folder and without ``.h5ad`` or ``.h5mu``.
 
     Returns
     -------
-    anndata.AnnData
-        The file as it is, in memory.
+    anndata.AnnData or mudata.MuData
+        The file as it is, in memory; a MuData of an ``.h5mu`` file.
 
     Raises
     ------
@@ -138,9 +144,36 @@ def load(name: str) -> ad.AnnData:
     for path in candidates:
         if path.is_file():
             return ad.read_h5ad(path)
-    available = sorted({path.stem for parent in folders for path in parent.glob("*.h5ad")})
+    for path in candidates:
+        if path.with_suffix(".h5mu").is_file():
+            import mudata
+
+            with mudata_contained():
+                return mudata.read_h5mu(path.with_suffix(".h5mu"))
+    available = sorted({path.stem for parent in folders for path in parent.glob("*.h5[am][du]")})
     raise FileNotFoundError(
-        f"No dataset {name!r}: neither {candidates[0]} nor {candidates[1]} exists. Available: "
-        f"{', '.join(available) or 'none'}. Pass one of these names, add the file, or set "
-        f"{DATA_DIR} to another folder."
+        f"No dataset {name!r}: neither {candidates[0]} nor {candidates[1]} exists, nor "
+        f"one of {name}.h5mu. Available: {', '.join(available) or 'none'}. Pass one of these "
+        f"names, add the file, or set {DATA_DIR} to another folder."
     )
+
+
+@contextmanager
+def mudata_contained() -> Iterator[None]:
+    """Keep mudata from what it does on the side when it makes a MuData.
+
+    It draws the names of columns for a moment from the global random state, and up to 0.3 it
+    copies columns of the modalities, with a warning. It is imported here, because that takes
+    longer than the rest of the data sets.
+    """
+    import mudata
+
+    state = random.getstate()
+    try:
+        if hasattr(mudata, "set_options"):
+            with mudata.set_options(pull_on_update=False):
+                yield
+        else:
+            yield
+    finally:
+        random.setstate(state)

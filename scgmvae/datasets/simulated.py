@@ -21,7 +21,7 @@ from scgmvae.checks import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -311,16 +311,27 @@ def _scaled_softmax(logits: NDArray, totals: NDArray) -> NDArray:
 
 def _draw_counts(rate: NDArray, theta: float, rng: np.random.Generator) -> sp.csr_matrix:
     """Negative-binomial counts with mean ``rate`` and no empty row, float32 CSR, same shape."""
-    counts = np.zeros(rate.shape, dtype=np.float32)
-    empty = np.arange(len(rate))
+    return _without_empty_rows(
+        lambda rows: _negative_binomial(rate[rows], theta, rng),
+        rate.shape,
+        "library_size or inverse_dispersion",
+    )
+
+
+def _without_empty_rows(
+    draw: Callable[[NDArray], NDArray], shape: tuple[int, int], raised_by: str
+) -> sp.csr_matrix:
+    """Counts of ``draw``, which takes indices of rows; rows without a count are drawn again."""
+    counts = np.zeros(shape, dtype=np.float32)
+    empty = np.arange(len(counts))
     for _ in range(_MAX_DRAWS):
-        counts[empty] = _negative_binomial(rate[empty], theta, rng)
+        counts[empty] = draw(empty)
         empty = empty[~counts[empty].any(axis=1)]
         if not empty.size:
             return sp.csr_matrix(counts)
     raise RuntimeError(
         f"Every cell must have a count, but {empty.size} had none in {_MAX_DRAWS} draws; "
-        "increase library_size or inverse_dispersion."
+        f"increase {raised_by}."
     )
 
 

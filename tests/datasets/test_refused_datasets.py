@@ -89,6 +89,42 @@ def test_counts_that_cannot_be_drawn_are_refused(name, bad):
 @pytest.mark.parametrize(
     ("name", "bad"),
     [
+        ("n_cells", 0),
+        ("n_genes", 1.5),
+        ("n_peaks", "3"),
+        ("n_batches", True),
+        ("n_types", 0),
+        ("n_types", 3),
+        ("n_told_by_one", -1),
+        ("n_told_by_one", 1),
+        ("n_told_by_one", 4),
+        ("program_fraction", 0),
+        ("program_fraction", 1.5),
+        ("type_scale", -1),
+        ("batch_scale", np.nan),
+        ("library_size", 0),
+        ("library_sigma", "a"),
+        ("inverse_dispersion", -1),
+        ("open_share", 0),
+        ("open_share", 1.5),
+        ("depth_sigma", np.inf),
+        ("share_unpaired", -0.1),
+        ("share_unpaired", 1.1),
+        ("share_unpaired", None),
+        ("seed", -1),
+    ],
+    ids=repr,
+)
+def test_multiomes_that_cannot_be_drawn_are_refused(name, bad):
+    with unchanged():
+        for _ in TWICE:
+            with pytest.raises(ValueError, match=rf"\b{name}\b"):
+                datasets.synthetic_multiome(**{name: bad})
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
         ("n", 0),
         ("n", 1.5),
         ("image_shape", (10, 10)),

@@ -189,6 +189,7 @@ def reads(name):
 
 PUBLIC = {
     "synthetic_counts": lambda get: datasets.synthetic_counts(20, 10, seed=1),
+    "synthetic_multiome": lambda get: datasets.synthetic_multiome(20, 10, 100, seed=1),
     "blobs": lambda get: datasets.blobs(5),
     "two_photon": lambda get: datasets.two_photon(3, image_shape=(12, 12)),
     "digits": lambda get: datasets.digits(),

@@ -186,6 +186,11 @@ def test_a_table_has_the_figures_of_its_file(tables, tmp_path):
     assert "2 processors, threads: 1, no GPU. Once.*" in filled
 
 
+def test_a_table_without_a_file_stays_as_it_is(tables, tmp_path):
+    text = "<!-- table: kang-supervised -->\nold\n<!-- end -->\n"
+    assert tables.filled(text, tmp_path) == text
+
+
 def test_importing_takes_little_more_than_scvi_tools_takes():
     rows = json.loads((ROOT / "benchmarks" / "results" / "imports.json").read_text())["rows"]
     ratio = {row["what"]: row["ratio"] for row in rows}
