@@ -522,6 +522,10 @@ class CGMVAE(ExtendableModule):
 
     # ------------------------------------------------------------------ minibatch → arguments
 
+    def in_training(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A minibatch as it is read in training."""
+        return tensors
+
     def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
         return {
             "x": tensors.get(SEEN_KEY, tensors[REGISTRY_KEYS.X_KEY]),

@@ -18,7 +18,7 @@ from scvi import REGISTRY_KEYS
 from torch import Tensor, nn
 
 from scgmvae.checks import check_positive, check_rate, listed
-from scgmvae.data.keys import PANEL_KEY, PANELS_KEY
+from scgmvae.data.keys import GUIDE_KEY, PANEL_KEY, PANELS_KEY
 from scgmvae.distributions.families import FAMILIES, JOINT
 from scgmvae.distributions.joint import Modality, SideBySide, make_protein_likelihood
 from scgmvae.distributions.likelihoods import (
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["JointCGMVAE", "Panels"]
 
 HIDDEN_SHARE = 0.3
-"""Share of the cells of which, in training, one modality alone is seen by the encoder, drawn anew
-in every step. Without it no modality would learn to stand for a cell by itself."""
+"""Share of the cells of which, in training, one modality alone is read, drawn anew in every step.
+Without it no modality would learn to stand for a cell by itself."""
 
 
 class Panels(NamedTuple):
@@ -75,7 +75,7 @@ class JointCGMVAE(CGMVAE):
     modality_weights
         Name of a modality → weight of its log likelihood; those that are left out have 1.
     hidden_share
-        Share of the cells of which, in training, the encoder sees one modality alone.
+        Share of the cells of which, in training, one modality alone is read.
 
     Raises
     ------
@@ -219,6 +219,42 @@ class JointCGMVAE(CGMVAE):
             return None
         return Panels(tensors[PANEL_KEY].reshape(-1).long(), tensors[PANELS_KEY])
 
+    def in_training(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A minibatch in which some cells have one of their modalities alone, drawn anew.
+
+        Such a cell counts as one that lacks the others: its encoder does not see them, and they
+        are not reconstructed either. If they were, the encoder of the one modality would learn
+        the others of the training cells by heart.
+        """
+        n, n_modalities = len(tensors[REGISTRY_KEYS.BATCH_KEY]), len(self.modalities)
+        if not self.hidden_share or n_modalities == 1:
+            return tensors
+        device = tensors[REGISTRY_KEYS.BATCH_KEY].device
+        panels = self._panels(tensors)
+        if panels is None:
+            code = torch.zeros(n, dtype=torch.int64, device=device)
+            panels = Panels(code, torch.ones(1, self.n_input, dtype=torch.bool, device=device))
+        table = panels.table
+        drawn = torch.rand(n, n_modalities, device=device).where(self._has(panels), -1.0)
+        is_hidden = torch.rand(n, device=device) < self.hidden_share
+        number = torch.where(is_hidden, 1 + drawn.argmax(1), 0)
+        of_modality = torch.arange(n_modalities, device=device).repeat_interleave(
+            torch.tensor(self.sizes_of_modalities, device=device), output_size=self.n_input
+        )
+        alone = [table & (of_modality == m) for m in range(n_modalities)]
+        tensors = tensors | {
+            PANEL_KEY: (panels.code + len(table) * number).unsqueeze(1),
+            PANELS_KEY: torch.cat([table, *alone]),
+        }
+        if GUIDE_KEY in tensors:  # nor is the cluster to be learned by heart
+            tensors[GUIDE_KEY] = tensors[GUIDE_KEY].masked_fill(is_hidden, -1)
+        return tensors
+
+    def _has(self, panels: Panels) -> Tensor:
+        """Whether each cell of a minibatch has each modality, (n, M)."""
+        has = [panels.table[:, first:end].any(1) for first, end in self.ranges]
+        return torch.stack(has, dim=1)[panels.code]
+
     def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
         return super()._get_inference_input(tensors) | {"observed": self._panels(tensors)}
 
@@ -231,26 +267,11 @@ class JointCGMVAE(CGMVAE):
     # ------------------------------------------------------------------------- x, c → q
 
     def _seen(self, x: Tensor, observed: Panels | None, *_: Tensor | None) -> Seen:
-        """Input of the encoders, and which of them count for each cell."""
+        """Input of the encoders, and which of them each cell has."""
         blocks = sparse.columns_split(x, self.sizes_of_modalities)
-        is_there = None
-        if observed is not None:
-            has = [observed.table[:, first:end].any(1) for first, end in self.ranges]
-            is_there = torch.stack(has, dim=1)[observed.code]
+        is_there = None if observed is None else self._has(observed)
         inputs = [self._input_of(m, block, observed) for m, block in enumerate(blocks)]
-        return Seen(inputs, is_there, self._weight(len(x), is_there, x.device))
-
-    def _weight(self, n: int, is_there: Tensor | None, device: torch.device) -> Tensor | None:
-        """Which modalities count for each cell, (n, M): in training at times one alone."""
-        if not (self.training and self.hidden_share and len(self.modalities) > 1):
-            return is_there
-        noise = torch.rand(n, len(self.modalities), device=device)
-        if is_there is not None:
-            noise = noise.where(is_there, -1.0)
-        alone = noise == noise.amax(1, keepdim=True)
-        is_hidden = torch.rand(n, 1, device=device) < self.hidden_share
-        there = torch.ones_like(alone) if is_there is None else is_there
-        return torch.where(is_hidden, alone, there)
+        return Seen(inputs, is_there)
 
     def _input_of(self, m: int, x: Tensor, observed: Panels | None) -> Tensor:
         """Input of the encoder of a modality, (n, G_m), for cells of typical depth."""

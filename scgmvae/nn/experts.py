@@ -28,8 +28,6 @@ class Seen(NamedTuple):
     """Input of the encoder of each modality, (n, G_m)."""
     is_there: Tensor | None
     """Whether each cell was measured in each modality, (n, M); ``None`` if all were in all."""
-    weight: Tensor | None
-    """Weight, 0 or 1, of each modality in the posterior of each cell, (n, M); ``None`` for 1."""
 
 
 class Experts(nn.Module):
@@ -89,7 +87,7 @@ class Experts(nn.Module):
             of_rows = _conditions_of(c, rows)
             middle = center[rows] if isinstance(center, Tensor) else center
             with _normalised_alone(encoder, is_few=len(rows) < 2):
-                hidden = encoder(sparse.dense(x)[rows], of_rows)
+                hidden = encoder(sparse.rows_of(x, rows), of_rows)
             found.append(head(hidden, of_rows, middle))
         return found
 
@@ -102,9 +100,8 @@ class Experts(nn.Module):
                 [_scattered(q, some, n) for q in part]
                 for part, some in zip(parts, rows, strict=True)
             ]
-        weight = seen.is_there if seen.weight is None else seen.weight
         is_point = self.encoders[0].z_scale is None
-        return [product_of_normals(qs, weight, is_point) for qs in zip(*parts, strict=True)]
+        return [product_of_normals(qs, seen.is_there, is_point) for qs in zip(*parts, strict=True)]
 
 
 def product_of_normals(

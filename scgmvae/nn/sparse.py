@@ -30,6 +30,7 @@ __all__ = [
     "map_values",
     "pinned",
     "row_sums",
+    "rows_of",
     "scale_rows",
     "sums_by_row",
 ]
@@ -108,6 +109,27 @@ def columns_split(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         blocks.append(csr_tensor(*inside, size))
         first += size
     return blocks
+
+
+def rows_of(x: Tensor, rows: Tensor) -> Tensor:
+    """Some rows of the matrix x, (n, G), by their numbers, (m,).
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 3.0], [2.0, 4.0]]).to_sparse_csr()
+    >>> rows_of(x, torch.tensor([2, 0])).to_dense().tolist()
+    [[2.0, 4.0], [1.0, 0.0]]
+    """
+    if not is_sparse(x):
+        return x[rows]
+    offsets = x.crow_indices().long()
+    lengths = offsets.diff()[rows]
+    ends = lengths.cumsum(0)
+    # the place of a value is the beginning of its row in x, and how far it is into the row
+    shift = (offsets[rows] - ends + lengths).repeat_interleave(lengths)
+    place = shift + torch.arange(len(shift), device=shift.device)
+    new_offsets = torch.cat([ends.new_zeros(1), ends]).to(x.crow_indices().dtype)
+    return csr_tensor(new_offsets, x.col_indices()[place], x.values()[place], x.shape[1])
 
 
 def pinned(x: Tensor) -> Tensor:

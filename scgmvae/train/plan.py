@@ -257,6 +257,7 @@ class StagedTrainingPlan(CheckedPlan):
         if self.distortion:
             x, shape = batch[REGISTRY_KEYS.X_KEY], self.module.image_shape
             batch[SEEN_KEY] = distorted(x, shape, self.distortion)
+        batch = self.module.in_training(batch)
         return self._step(batch, self.kl_weight, self.current_guide_weight).loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from scvi import REGISTRY_KEYS as KEYS
 
-from scgmvae.data.keys import PANEL_KEY, PANELS_KEY
+from scgmvae.data.keys import GUIDE_KEY, PANEL_KEY, PANELS_KEY
 from scgmvae.module.cgmvae import CGMVAE
 from scgmvae.module.joint import JointCGMVAE
 
@@ -143,22 +143,37 @@ def test_q_is_the_product_of_what_each_modality_says():
     torch.testing.assert_close(q_z.loc, weighted / precision)
 
 
-def test_in_training_some_cells_show_one_modality_alone():
+@pytest.mark.parametrize("panels", [None, PANELS], ids=["whole", "lacking"])
+def test_in_training_some_cells_count_as_such_of_one_modality(panels):
     module = make_module(hidden_share=0.4)
-    module.train()
+    many = {key: values.repeat(2500, 1) for key, values in make_minibatch(panels).items()}
+    if panels is not None:
+        many[PANELS_KEY] = torch.tensor(panels, dtype=torch.bool)
+    many[GUIDE_KEY] = torch.arange(len(many[KEYS.X_KEY])).remainder(4)
     torch.manual_seed(0)
-    weight = module._weight(20_000, None, torch.device("cpu"))
-    n_shown = weight.sum(1)
-    assert set(n_shown.tolist()) == {1, 3}
-    assert (n_shown == 1).float().mean().item() == pytest.approx(0.4, abs=0.02)
-    of_alone = weight[n_shown == 1].float().mean(0)
-    np.testing.assert_allclose(of_alone, 1 / 3, atol=0.03)
-    is_there = torch.tensor([[True, False, False], [False, True, True]]).repeat(500, 1)
-    weight = module._weight(1000, is_there, torch.device("cpu"))
-    assert not (weight & ~is_there).any()
-    assert weight.any(1).all()
-    module.eval()
-    assert module._weight(5, None, torch.device("cpu")) is None
+    made = module.in_training(many)
+    has = torch.ones(20_000, 3) if panels is None else module._has(module._panels(many))
+    still = module._has(module._panels(made))
+    assert not (still & ~has.bool()).any()
+    is_changed = made[GUIDE_KEY] == -1
+    assert is_changed.float().mean().item() == pytest.approx(0.4, abs=0.02)
+    assert (still[is_changed].sum(1) == 1).all()
+    assert (still[~is_changed] == has[~is_changed].bool()).all()
+    if panels is None:
+        np.testing.assert_allclose(still[is_changed].float().mean(0), 1 / 3, atol=0.03)
+    assert (many[GUIDE_KEY] >= 0).all()
+    # what is hidden has no part in the loss either
+    torch.testing.assert_close(made[KEYS.X_KEY], many[KEYS.X_KEY])
+    lacks = ~made[PANELS_KEY][made[PANEL_KEY][:, 0]]
+    _, p, loss = forward(module, made)
+    changed = made | {KEYS.X_KEY: made[KEYS.X_KEY].masked_fill(lacks, 50.0)}
+    torch.testing.assert_close(forward(module, changed)[2].loss, loss.loss)
+
+
+def test_nothing_is_hidden_where_there_is_one_modality_or_none_is_asked_to():
+    tensors = make_minibatch()
+    assert make_module(hidden_share=0.0).in_training(tensors) is tensors
+    assert make_module([("rna", "nb", G)]).in_training(tensors) is tensors
 
 
 @pytest.mark.parametrize("settings", [{}, {"n_batch": 2, "dispersion": "gene-batch"}])
