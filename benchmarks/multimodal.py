@@ -413,7 +413,7 @@ def epochs_of_model(name: str, seed: int, short: bool, n_threads: int) -> Row:
 def of_many_features(names: tuple[str, ...], seed: int, short: bool) -> MuData:
     """2,000 genes, 100 proteins or 50,000 peaks, of which 2 % are open, without any structure."""
     n_cells, n_genes, n_proteins, n_peaks = (
-        (256, 100, 10, 500) if short else (20 * 128, 2000, 100, 50_000)
+        (256, 100, 11, 500) if short else (20 * 128, 2000, 100, 50_000)
     )
     rng = np.random.default_rng(seed)
     made: dict[str, Callable[[], AnnData]] = {
