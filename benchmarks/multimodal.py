@@ -46,6 +46,8 @@ from scgmvae.metrics import clustering_scores, mixing_by_group
 Row = dict[str, object]
 LIKELIHOODS = {"rna": "nb", "protein": "protein", "atac": "bernoulli"}
 SHORT = {"max_epochs": 2, "pretrain_epochs": 4}
+N_SHORT = 150
+"""Cells of the short form."""
 
 # ------------------------------------------------------------------------------------ models
 
@@ -191,7 +193,7 @@ def blood(short: bool) -> MuData:
     """RNA and proteins of the same cells, with ``cell_type`` in obs."""
     if not short:
         return scgmvae.datasets.load("cite_small")
-    rna, _ = load_counts("simulated")
+    rna = load_counts("simulated")[0][:N_SHORT].copy()
     rng = np.random.default_rng(0)
     mean = rng.lognormal(4, 1, (3, 10))[rna.obs["cell_type"].cat.codes]
     protein = AnnData(
@@ -212,7 +214,7 @@ def together(modalities: dict[str, AnnData], obs: pd.DataFrame) -> MuData:
 
 def multiome(seed: int, short: bool, **settings: float) -> MuData:
     """Simulated RNA and open chromatin: RNA tells types almost without errors, chromatin less."""
-    size = (300, 60, 200) if short else (3000, 500, 5000)
+    size = (N_SHORT, 60, 200) if short else (3000, 500, 5000)
     return scgmvae.datasets.synthetic_multiome(*size, seed=seed, **settings)
 
 
@@ -411,7 +413,7 @@ def epochs_of_model(name: str, seed: int, short: bool, n_threads: int) -> Row:
 def of_many_features(names: tuple[str, ...], seed: int, short: bool) -> MuData:
     """2,000 genes, 100 proteins or 50,000 peaks, of which 2 % are open, without any structure."""
     n_cells, n_genes, n_proteins, n_peaks = (
-        (256, 100, 10, 500) if short else (20 * 128, 2000, 100, 50_000)
+        (256, 100, 11, 500) if short else (20 * 128, 2000, 100, 50_000)
     )
     rng = np.random.default_rng(seed)
     made: dict[str, Callable[[], AnnData]] = {

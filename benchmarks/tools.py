@@ -186,6 +186,8 @@ def totalvi(
     scvi.settings.seed = seed
     with mudata_contained():
         mdata = padded(mdata)
+        # of more than ten proteins it fits a prior of the background, and only to dense ones
+        mdata["protein"].X = mdata["protein"].X.toarray()
         TOTALVI.setup_mudata(
             mdata,
             batch_key=batch_key,
