@@ -15,7 +15,6 @@ the clusters of scgmvae itself or by Leiden on an embedding, or given, to scgmva
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -40,7 +39,7 @@ from tested import leiden_of
 
 import scgmvae
 from scgmvae.clustering.partition import log_normalized_pcs
-from scgmvae.datasets.local import mudata_contained
+from scgmvae.compat import mudata_contained
 from scgmvae.metrics import clustering_scores, mixing_by_group
 
 Row = dict[str, object]
@@ -63,11 +62,6 @@ class Fit(NamedTuple):
 
 Fits = dict[str, Callable[[int | None], Fit]]
 """Name of a method → what fits it, given K or ``None``; peers take no notice of K."""
-
-
-def is_joint() -> bool:
-    """Whether this scgmvae fits several modalities together; if not, these rows are left out."""
-    return "modalities" in inspect.signature(scgmvae.SCGMVAE.setup_mudata).parameters
 
 
 def model_of(
@@ -238,10 +232,8 @@ def cite(seed: int, short: bool) -> list[Row]:
         "CLR of protein": by_embedding(lambda: clr(protein)),
         "both side by side": by_embedding(lambda: side_by_side(pcs(), clr(protein))),
     }
-    if is_joint():
-        joint = by_scgmvae(mdata, ("rna", "protein"), seed, short)
-        fits = {"scgmvae, RNA + protein": joint} | fits
-    return all_rows(fits, mdata, seed)
+    joint = by_scgmvae(mdata, ("rna", "protein"), seed, short)
+    return all_rows({"scgmvae, RNA + protein": joint} | fits, mdata, seed)
 
 
 def all_rows(fits: Fits, mdata: MuData, seed: int, measured: NDArray | None = None) -> list[Row]:
@@ -259,13 +251,11 @@ def imputation(seed: int, short: bool) -> list[Row]:
     obs = mdata.obs.assign(has=np.where(mdata.obs_names.isin(held), "rna", "both"))
     known = together({"rna": mdata["rna"], "protein": mdata["protein"][rest].copy()}, obs)
 
-    found = of_ridge(known, held, seed) | of_totalvi(known, held, seed, short)
-    bounds = {}
-    if is_joint():
-        data, model = trained(known, ("rna", "protein"), seed, short)
-        made = model.impute("protein", data, given="rna")[held]
-        found = {"scgmvae": np.log1p(np.asarray(made.X))} | found
-        bounds["scgmvae"] = [np.log1p(made.layers[key]) for key in ("lower", "upper")]
+    data, model = trained(known, ("rna", "protein"), seed, short)
+    made = model.impute("protein", data, given="rna")[held]
+    bounds = {"scgmvae": [np.log1p(made.layers[key]) for key in ("lower", "upper")]}
+    found = {"scgmvae": np.log1p(np.asarray(made.X))}
+    found |= of_ridge(known, held, seed) | of_totalvi(known, held, seed, short)
     truth = np.log1p(mdata["protein"][held].X.toarray())
     return [
         {"method": method, "seed": seed, **agreement(truth, values, bounds.get(method))}
@@ -318,10 +308,8 @@ def chromatin_fits(mdata: MuData, seed: int, short: bool, batch_key: str | None 
             mdata, seed, batch_key, max_epochs=2 if short else None
         ).get_latent_representation()
     )
-    fits: Fits = {"MultiVI": peer}
-    if is_joint():
-        fits = {"scgmvae, RNA + ATAC": by_scgmvae(mdata, ("rna", "atac"), seed, short)} | fits
-    return fits
+    joint = by_scgmvae(mdata, ("rna", "atac"), seed, short)
+    return {"scgmvae, RNA + ATAC": joint, "MultiVI": peer}
 
 
 def simulated(seed: int, short: bool) -> list[Row]:
@@ -360,11 +348,8 @@ WHOLE = {"train_size": 1.0, "early_stopping": False, "batch_size": 128}
 
 def speed(seed: int, short: bool) -> list[Row]:
     """An epoch of each model, in a process of its own, which has held nothing else in memory."""
-    names = [
-        name for name, of in MODELS.items() if is_joint() or len(of) == 1 or "scgmvae" not in name
-    ]
     rows = []
-    for name in names:
+    for name in MODELS:
         if short:
             rows.append(epochs_of_model(name, seed, short, torch.get_num_threads()))
         else:

@@ -23,7 +23,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import KNeighborsClassifier
 
 from scgmvae.clustering.partition import log_normalized_pcs
-from scgmvae.datasets.local import mudata_contained
+from scgmvae.compat import mudata_contained
 
 LOGGERS = ("scvi", "lightning", "lightning.pytorch", "lightning.fabric")
 SCARCHES = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import random
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-__all__ = ["named_layers", "neighbors_package", "torch_threads_kept"]
+__all__ = ["mudata_contained", "named_layers", "neighbors_package", "torch_threads_kept"]
 
 
 def named_layers(adata: AnnData) -> dict[str, Any]:
@@ -57,3 +58,24 @@ def torch_threads_kept() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(n_threads)
+
+
+@contextmanager
+def mudata_contained() -> Iterator[None]:
+    """Keep mudata from what it does on the side when it makes a MuData.
+
+    It draws the names of columns for a moment from the global random state, and up to 0.3 it
+    copies columns of the modalities, with a warning. It is imported here, because that takes
+    longer than the data sets that do not need it.
+    """
+    import mudata
+
+    state = random.getstate()
+    try:
+        if hasattr(mudata, "set_options"):
+            with mudata.set_options(pull_on_update=False):
+                yield
+        else:
+            yield
+    finally:
+        random.setstate(state)

@@ -18,7 +18,7 @@ from mudata import MuData
 from scipy import sparse
 
 from scgmvae.checks import listed
-from scgmvae.compat import named_layers
+from scgmvae.compat import mudata_contained, named_layers
 from scgmvae.data import matrix_checks, validation
 from scgmvae.data.genes import SMALLEST_SHARE
 from scgmvae.data.keys import FEATURE_MODALITY_KEY, MODALITIES_KEY, PANEL_KEY, PANELS_KEY
@@ -306,7 +306,8 @@ def parted(adata: AnnData) -> MuData:
             var=part.var.drop(columns=FEATURE_MODALITY_KEY),
             layers=named_layers(part),
         )
-    mdata = MuData(parts)
+    with mudata_contained():
+        mdata = MuData(parts)
     mdata.obs = obs.drop(columns=PANEL_KEY, errors="ignore")
     return mdata
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +12,9 @@ import pandas as pd
 import scanpy as sc
 import scipy.sparse as sp
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from scgmvae.compat import mudata_contained
 
+if TYPE_CHECKING:
     from mudata import MuData
     from numpy.typing import NDArray
 
@@ -156,24 +154,3 @@ def load(name: str) -> ad.AnnData | MuData:
         f"one of {name}.h5mu. Available: {', '.join(available) or 'none'}. Pass one of these "
         f"names, add the file, or set {DATA_DIR} to another folder."
     )
-
-
-@contextmanager
-def mudata_contained() -> Iterator[None]:
-    """Keep mudata from what it does on the side when it makes a MuData.
-
-    It draws the names of columns for a moment from the global random state, and up to 0.3 it
-    copies columns of the modalities, with a warning. It is imported here, because that takes
-    longer than the rest of the data sets.
-    """
-    import mudata
-
-    state = random.getstate()
-    try:
-        if hasattr(mudata, "set_options"):
-            with mudata.set_options(pull_on_update=False):
-                yield
-        else:
-            yield
-    finally:
-        random.setstate(state)

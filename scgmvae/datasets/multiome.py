@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scgmvae.checks import check_at_least, check_positive, check_seed, check_share, check_whole
-from scgmvae.datasets.local import mudata_contained
+from scgmvae.compat import mudata_contained
 from scgmvae.datasets.simulated import (
     _BASELINE_SIGMA,
     _annotated,
