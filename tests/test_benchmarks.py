@@ -51,6 +51,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             id="differential",
         ),
         pytest.param("studies/default_cut.py", {"default_cut": (8, None)}, id="default_cut"),
+        pytest.param("studies/hidden_share.py", {"hidden_share": (4, "ARI")}, id="hidden_share"),
         pytest.param("studies/start.py", {"start": (12, "ACC")}, id="start"),
         pytest.param("studies/small_data.py", {"small_data": (25, "ARI")}, id="small_data"),
         pytest.param(

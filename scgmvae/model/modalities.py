@@ -30,7 +30,7 @@ __all__ = ["ModalitiesMixin"]
 VALUES_AT_A_TIME = 1 << 24
 """Largest number of values that are drawn at once."""
 INTERVAL = (0.05, 0.95)
-"""Quantiles of the draws between which a value is expected."""
+"""Quantiles of the draws that are given."""
 
 
 class ModalitiesMixin(DecodingMixin):
@@ -69,8 +69,9 @@ class ModalitiesMixin(DecodingMixin):
         -------
         AnnData of cells × features of the modality. ``X``: expected values, counts at the depth
         of the cell, or at a typical one where the cell was not measured or ``given`` leaves the
-        modality out. ``layers["lower"]`` and ``["upper"]``: between these, the 5 and 95 %
-        quantiles of the draws, nine values of ten are expected. Of proteins also
+        modality out. ``layers["lower"]`` and ``["upper"]``: the 5 and 95 % quantiles of the
+        draws. Of cells that the model was not trained on fewer than nine values of ten lie
+        between them (``docs/benchmarks.md``). Of proteins also
         ``layers["foreground"]``, the expected counts without the background, and
         ``layers["foreground_probability"]``.
 
