@@ -172,9 +172,8 @@ def main() -> None:
         start = time.perf_counter()
         n_cells = 600 if args.short else args.cells
         rows = pd.DataFrame(TASKS[task](n_cells, args.short))
-        print(
-            f"\n{task}, {time.perf_counter() - start:.0f} s\n{rows.round(3).to_string(index=False)}"
-        )
+        print(f"\n{task}, {time.perf_counter() - start:.0f} s")
+        print(rows.round(3).to_string(index=False))
         write(args.out / f"gpu-{task}.json", rows, script="gpu.py", short=args.short)
 
 

@@ -115,6 +115,17 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
         pytest.param("peers.py", {"peers-simulated": (12, "ACC")}, id="peers"),
         pytest.param("soak.py", {"soak": (9, None)}, id="soak"),
         pytest.param("imports.py", {"imports": (3, None)}, id="imports"),
+        pytest.param(
+            "gpu.py",
+            {
+                "gpu-million": (1, "ARI"),
+                "gpu-steps": (6, None),
+                "gpu-parts": (8, None),
+                "gpu-predict": (1, None),
+            },
+            id="gpu",
+        ),
+        pytest.param("studies/batch_size.py", {"batch_size": (5, "ARI")}, id="batch_size"),
     ],
 )
 def test_a_benchmark_writes_its_rows_with_machine_and_versions(script, results, check_benchmark):
