@@ -69,7 +69,9 @@ def main() -> None:
     for seed in args.seeds:
         for batch_size, lr in SETTINGS:
             row = run(n_cells, batch_size, lr, seed, args.short)
-            table = merge(args.out / "batch_size.json", [row], keys, script="batch_size.py")
+            table = merge(
+                args.out / "batch_size.json", [row], keys, script="batch_size.py", short=args.short
+            )
             print(pd.DataFrame([row]).round(4).to_string(index=False), flush=True)
     print(table.round(4).to_string(index=False))
 
