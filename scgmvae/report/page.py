@@ -18,6 +18,7 @@ from scvi import REGISTRY_KEYS
 from scgmvae import plotting
 from scgmvae.data import validation
 from scgmvae.data.matrices import read_rows
+from scgmvae.data.modalities import panels_of
 from scgmvae.io.whole_files import check_target, whole_file
 from scgmvae.metrics import clustering_scores
 from scgmvae.plotting._latent import in_two_dimensions
@@ -203,7 +204,9 @@ def _mixture_content(
         mixing = model._integration_of(clusters, are_clusters=True)
         content |= _conditions(mixing, cells)
         found += diagnosis.mixing_findings(mixing)
-    if model.module.is_count:
+    counts = counts[:, model._is_gene]
+    # a cell that lacks RNA has no quality that could be told
+    if model.module.is_count and (counts.sum(axis=1) > 0).all():
         clusters = drawn.plane.obs[KEY].to_numpy().astype(str)
         found += diagnosis.quality_findings(clusters, _quality(model, counts))
     if labels_key is not None:
@@ -273,7 +276,9 @@ def _data_rows(model: SCGMVAE, counts: NDArray, labels_key: str | None) -> dict[
         "values of each" if is_images else "genes": f"{model.adata.n_vars:,}",
         "values": "X" if setup.layer is None else f"layer {setup.layer}",
     }
-    if model.module.is_count:
+    if model.modalities_ is not None:
+        rows = {"cells": rows["cells"]} | _modality_rows(model)
+    elif model.module.is_count:
         sizes = np.asarray(counts.sum(axis=1)).ravel()
         low, middle, high = np.quantile(sizes, (0.05, 0.5, 0.95))
         rows["counts per cell"] = f"median {middle:,.0f} (5 to 95 %: {low:,.0f} to {high:,.0f})"
@@ -287,6 +292,25 @@ def _data_rows(model: SCGMVAE, counts: NDArray, labels_key: str | None) -> dict[
         labels = model._known_labels(model.adata, labels_key)
         n_known = int(labels.notna().sum())
         rows[f"labels: {labels_key}"] = f"{labels.nunique()} labels of {n_known:,} cells"
+    return rows
+
+
+def _modality_rows(model: SCGMVAE) -> dict[str, str]:
+    panels, first = panels_of(model.adata), 0
+    rows = {}
+    for name, modality in model.modalities_.items():
+        n = modality["n_features"]
+        n_cells = model.adata.n_obs
+        if panels is not None:
+            code, table = panels
+            has = np.asarray(table[:, first : first + n].any(axis=1))
+            n_cells = int(has[code].sum())
+        first += n
+        values = "X" if modality["layer"] is None else f"layer {modality['layer']}"
+        rows[f"modality: {name}"] = (
+            f"{n:,} features of {values}, likelihood {modality['likelihood']}, "
+            f"in {n_cells:,} cells"
+        )
     return rows
 
 
@@ -369,7 +393,7 @@ def _quality(model: SCGMVAE, counts: NDArray) -> dict[str, NDArray]:
         "counts": sizes,
         "genes with counts": np.asarray((counts > 0).sum(axis=1)).ravel(),
     }
-    names = model.adata.var_names.astype(str).str.upper()
+    names = model.adata.var_names[model._is_gene].astype(str).str.upper()
     is_mitochondrial = names.str.startswith("MT-")
     if is_mitochondrial.any():
         share = np.asarray(counts[:, is_mitochondrial].sum(axis=1)).ravel() / sizes

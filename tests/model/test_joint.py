@@ -1,6 +1,7 @@
 """Models of several modalities of a MuData: set up, trained, read, imputed, saved, mapped."""
 
 import logging
+import re
 
 import mudata
 import numpy as np
@@ -189,6 +190,12 @@ def test_a_report_and_an_overview_can_be_made(unpaired, tmp_path):
     text = (tmp_path / "report.html").read_text()
     assert "modalities" in text
     assert "protein_" in text
+    rows = re.findall(r"modality: (\w+)</th><td>(.*?)</td>", text)
+    assert rows == [
+        ("rna", "60 features of X, likelihood nb, in 240 cells"),
+        ("protein", "6 features of X, likelihood protein, in 180 cells"),
+        ("atac", "80 features of X, likelihood bernoulli, in 180 cells"),
+    ]
 
 
 def test_labels_and_conditions_are_columns_of_the_mudata_or_of_a_modality():
