@@ -1,4 +1,4 @@
-"""Scores of cells that were predicted under a condition, beside cells that were measured under it."""
+"""Scores of cells that were predicted under a condition, by cells that were measured under it."""
 
 from __future__ import annotations
 

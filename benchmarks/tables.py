@@ -76,6 +76,21 @@ EMBEDDING = {
     "rare F1": ("rare F1", 2),
     "own ARI": ("ARI of own clusters", 3),
 }
+CHANGE = {
+    "MMD": ("MMD", 3),
+    "energy": ("energy", 3),
+    "r": ("r, all genes", 3),
+    "r top": ("r, top 100", 3),
+    "direction": ("direction", 3),
+    "overlap": ("overlap", 3),
+}
+CELLS = {
+    "error": ("error of the means", 3),
+    "R2 mean": ("R², means", 3),
+    "R2 variance": ("R², variances", 3),
+    "told apart": ("told apart", 2),
+}
+IN_EACH_TYPE = ("scgmvae via x", "linear model", "half of the real cells")
 QUALITY = ("pbmc4k", "pbmc3k", "mouse_bladder", "sc_mixology", "pbmc68k_reduced", "blobs")
 
 TABLES = {
@@ -236,10 +251,23 @@ TABLES = {
             "ACC": ("accuracy", 3),
         },
     ),
-    "kang-counterfactual": Table(
-        ("kang-counterfactual",),
-        {"method": "method"},
-        {"R2": ("R², all genes", 3), "R2_top100": ("R², top 100", 3), "markers": ("markers", 1)},
+    "counterfactual-kang": Table(("counterfactual-kang",), {"method": "method"}, CHANGE | CELLS),
+    "counterfactual-types": Table(
+        ("counterfactual-kang",),
+        {"held_out": "type", "n": "stimulated cells", "method": "method"},
+        CHANGE,
+        lambda rows: rows[rows["method"].isin(IN_EACH_TYPE)],
+        names_source=False,
+    ),
+    "counterfactual-simulated": Table(
+        ("counterfactual-simulated",),
+        {"response": "response", "method": "method"},
+        {"error": CELLS["error"]} | CHANGE,
+    ),
+    "counterfactual-settings": Table(
+        ("counterfactual-settings",),
+        {"data": "data", "setting": "setting"},
+        {"error": CELLS["error"]} | CHANGE,
     ),
     "kang-supervised": Table(("kang-supervised",), {"method": "method"}, {"ACC": ("accuracy", 3)}),
     "kang-generation": Table(

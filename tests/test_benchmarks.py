@@ -65,11 +65,19 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
         pytest.param(
             "kang.py",
             {
-                "kang-counterfactual": (16, "R2"),
                 "kang-supervised": (4, "ACC"),
                 "kang-generation": (3, "ACC_condition"),
             },
             id="kang",
+        ),
+        pytest.param(
+            "counterfactual.py",
+            {
+                "counterfactual-kang": (8, "direction"),
+                "counterfactual-simulated": (8, "overlap"),
+                "counterfactual-settings": (6, "direction"),
+            },
+            id="counterfactual",
         ),
         pytest.param(
             "integration.py",

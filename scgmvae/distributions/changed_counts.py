@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+
+if TYPE_CHECKING:
+    from torch.distributions import Distribution
 
 __all__ = ["ChangedCounts", "carried_over"]
 
