@@ -252,6 +252,14 @@ TABLES = {
         },
     ),
     "counterfactual-kang": Table(("counterfactual-kang",), {"method": "method"}, CHANGE | CELLS),
+    "counterfactual-short": Table(
+        ("counterfactual-kang",),
+        {"method": "method"},
+        {
+            name: (CHANGE | CELLS)[name]
+            for name in ("MMD", "r", "direction", "overlap", "R2 variance")
+        },
+    ),
     "counterfactual-types": Table(
         ("counterfactual-kang",),
         {"held_out": "type", "n": "stimulated cells", "method": "method"},
