@@ -109,8 +109,8 @@ class GenerationMixin(DecodingMixin):
         Returns
         -------
         AnnData of the same cells and genes. ``X``: counts drawn from the predictive distribution
-        at the cell's own library size (CSR; dense for likelihoods that are not of counts).
-        ``layers["rate"]``: their expectation. ``layers["rate_sd"]``, with two draws or more: its
+        at the cell's own library size, or via x near to it (CSR; dense for likelihoods that are
+        not of counts). ``layers["rate"]``: their expectation. ``layers["rate_sd"]``, with two draws or more: its
         standard deviation over the draws, which is how far the model's knowledge of the cell
         leaves it open. ``obs``: as before, with the new conditions in their columns and the former
         values in ``"<column>_from"``.
@@ -161,7 +161,6 @@ class GenerationMixin(DecodingMixin):
         adata = self._validate_anndata(adata)
         rows = validation.rows_of(adata, indices)
         loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)
-
         measured = self._measured_under(new_conditions, seed) if via == "x" else None
 
         def predict(tensors: dict[str, Tensor], new: dict[str, Tensor]) -> Predictive:
@@ -336,7 +335,7 @@ class GenerationMixin(DecodingMixin):
     # --------------------------------------------------------------- counts of cells, changed
 
     def _check_way(self, via: str) -> None:
-        """Raise an error if the model has not what a counterfactual needs."""
+        """Raise an error if the model lacks what this kind of counterfactual needs."""
         if via == "w":
             self._check_mixture()
         if via == "x" and not self.module.is_count:
