@@ -110,10 +110,10 @@ class GenerationMixin(DecodingMixin):
         -------
         AnnData of the same cells and genes. ``X``: counts drawn from the predictive distribution
         at the cell's own library size, or via x near to it (CSR; dense for likelihoods that are
-        not of counts). ``layers["rate"]``: their expectation. ``layers["rate_sd"]``, with two draws or more: its
-        standard deviation over the draws, which is how far the model's knowledge of the cell
-        leaves it open. ``obs``: as before, with the new conditions in their columns and the former
-        values in ``"<column>_from"``.
+        not of counts). ``layers["rate"]``: their expectation. ``layers["rate_sd"]``, with two
+        draws or more: its standard deviation over the draws, which is how far the model's
+        knowledge of the cell leaves it open. ``obs``: as before, with the new conditions in their
+        columns and the former values in ``"<column>_from"``.
 
         Raises
         ------
