@@ -1,13 +1,7 @@
-"""Control and stimulated cells: counterfactuals, labels of new cells, generated cells.
+"""Control and stimulated cells: labels of new cells, generated cells.
 
-    SCGMVAE_DATA_DIR=... python benchmarks/kang.py [--tasks counterfactual] [--seeds 0 1 2]
+    SCGMVAE_DATA_DIR=... python benchmarks/kang.py [--tasks supervised] [--seeds 0 1 2]
 
-*counterfactual*: the stimulated cells of one type are left out of training, and its control cells
-are predicted as stimulated. R² is the squared correlation over genes of the mean log-normalised
-expression of predicted and real stimulated cells, over all genes and over the 100 that differ most
-between the two real groups. Predicted are counts drawn at each cell's own library size, which are
-log-normalised as the real ones are. For B cells also: of the ten genes that mark the real
-stimulated cells best, how many are among the ten of the predicted ones.
 *supervised*: a half of the labelled cells trains, the other is predicted; beside it classifiers on
 principal components and on all genes.
 *generation*: a random forest that learned from real cells names label and condition of generated
@@ -20,7 +14,6 @@ data.
 from __future__ import annotations
 
 import numpy as np
-import scanpy as sc
 import tools
 from anndata import AnnData, concat
 from common import run_tasks
@@ -32,7 +25,6 @@ from sklearn.model_selection import train_test_split
 
 import scgmvae
 from scgmvae.data import normalization
-from scgmvae.data.normalization import r_squared
 
 TYPES = ("CD4T", "B", "CD14+Mono", "NK")
 TYPE, CONDITION, UNKNOWN = "cell_type", "condition", "unknown"
@@ -68,73 +60,6 @@ def log_normalized(adata: AnnData) -> AnnData:
     logs = normalization.log_normalized(sparse.csr_matrix(adata.X))
     logs.obs, logs.var = adata.obs.copy(), adata.var[[]].copy()
     return logs
-
-
-def mean_of_genes(adata: AnnData) -> np.ndarray:
-    return normalization.mean_expression(adata).to_numpy()
-
-
-# ------------------------------------------------------------------------- counterfactuals
-
-
-def mean_shift(adata: AnnData, held_out: str) -> np.ndarray:
-    """Control cells of a type plus the mean change of the other types, in log space, cut at 0."""
-    logs = log_normalized(adata)
-    of = {
-        (name, condition): logs[(logs.obs[TYPE] == name) & (logs.obs[CONDITION] == condition)].X
-        for name in logs.obs[TYPE].unique()
-        for condition in (CONTROL, STIMULATED)
-    }
-    shifts = [
-        of[name, STIMULATED].mean(axis=0) - of[name, CONTROL].mean(axis=0)
-        for name in logs.obs[TYPE].unique()
-        if name not in (held_out, UNKNOWN)
-    ]
-    shifted = of[held_out, CONTROL].toarray() + np.asarray(np.mean(shifts, axis=0))
-    return shifted.clip(min=0).mean(axis=0)
-
-
-def markers(control: AnnData, stimulated: AnnData, n: int = 10) -> set[str]:
-    """Genes that are highest in stimulated against control cells, by t-test."""
-    both = log_normalized(concat({CONTROL: control, STIMULATED: stimulated}, label="group"))
-    both.obs["group"] = both.obs["group"].astype("category")
-    sc.tl.rank_genes_groups(both, "group", groups=[STIMULATED], reference=CONTROL)
-    return set(both.uns["rank_genes_groups"]["names"][STIMULATED][:n])
-
-
-def counterfactual(seed: int, short: bool) -> list[dict[str, object]]:
-    adata = load(short)
-    rows = []
-    for name in TYPES:
-        is_type = adata.obs[TYPE] == name
-        is_stimulated = adata.obs[CONDITION] == STIMULATED
-        control = adata[is_type & ~is_stimulated].copy()
-        real = adata[is_type & is_stimulated].copy()
-        kept = adata[~(is_type & is_stimulated)].copy()
-        model = fit(kept, seed, short)
-        target = {CONDITION: STIMULATED}
-        predicted = {
-            f"scgmvae via {via}": model.predict_counterfactual(control, target, via=via, seed=seed)
-            for via in ("z", "w")
-        }
-        means = {method: mean_of_genes(cells) for method, cells in predicted.items()}
-        means |= {"no change": mean_of_genes(control), "mean shift": mean_shift(kept, name)}
-        truth = mean_of_genes(real)
-        top = np.argsort(-np.abs(truth - means["no change"]))[:100]
-        for method, mean in means.items():
-            row = {
-                "method": method,
-                "held_out": name,
-                "seed": seed,
-                "R2": r_squared(mean, truth),
-                "R2_top100": r_squared(mean[top], truth[top]),
-                "markers": np.nan,
-            }
-            if name == "B" and method in predicted:
-                found = markers(control, real) & markers(control, predicted[method])
-                row["markers"] = float(len(found))
-            rows.append(row)
-    return rows
 
 
 # ------------------------------------------------------------------------------ supervised
@@ -217,7 +142,6 @@ def generation(seed: int, short: bool) -> list[dict[str, object]]:
 
 
 TASKS = {
-    "counterfactual": (counterfactual, ["method", "held_out"]),
     "supervised": (supervised, ["method"]),
     "generation": (generation, ["method"]),
 }

@@ -151,7 +151,7 @@ def with_conditions() -> SCGMVAE:
         "continuous_covariate_keys": ["age"],
     }
     model = trained(counts(), setup, {"balance_key": "label"})
-    for via in ("z", "w"):
+    for via in ("x", "z", "w"):
         other = model.predict_counterfactual(conditions={"batch": "batch_1"}, via=via)
         model.adata.obsm[f"rate via {via}"] = other.layers["rate"]
     return model

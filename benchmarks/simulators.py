@@ -41,6 +41,7 @@ def drawn(
     n_cells: NDArray,
     effects: NDArray,
     median_depth: NDArray,
+    of_type_sd: float = OF_TYPE_SD,
 ) -> AnnData:
     """Cells of every type and batch, with depths about the median of their batch.
 
@@ -53,15 +54,19 @@ def drawn(
     n_cells
         Number of cells, ``(batches, types)``.
     effects
-        Log factors of each batch, ``(batches, G)``.
+        Log factors of each batch, ``(batches, G)``, or of each of its types,
+        ``(batches, types, G)``.
     median_depth
         Median of the total counts of each batch, ``(batches,)``.
+    of_type_sd
+        Standard deviation of further log factors of each type in each batch.
     """
     batch, kind = (
         np.repeat(index.ravel(), n_cells.ravel()) for index in np.indices(n_cells.shape)
     )
-    of_type = rng.normal(0, OF_TYPE_SD, (*n_cells.shape, N_GENES))
-    share = np.exp(profiles[kind] + effects[batch] + of_type[batch, kind])
+    of_type = rng.normal(0, of_type_sd, (*n_cells.shape, N_GENES))
+    of_type += effects if effects.ndim == 3 else effects[:, None]
+    share = np.exp(profiles[kind] + of_type[batch, kind])
     depth = median_depth[batch] * np.exp(rng.normal(0, 0.35, len(batch)))
     mean = share / share.sum(1, keepdims=True) * depth[:, None]
     dispersion = rng.gamma(4, 1, N_GENES)
@@ -110,6 +115,27 @@ def nested(rng: np.random.Generator) -> AnnData:
     technology = rng.normal(0, 2 * BATCH_SD, (2, N_GENES))
     effects = np.repeat(technology, 3, axis=0) + rng.normal(0, BATCH_SD, (6, N_GENES))
     return drawn(rng, profiles, n_cells, effects, np.repeat([1500, 5000], 3))
+
+
+def stimulated_types(rng: np.random.Generator, fewest: int, most: int) -> AnnData:
+    """Eight types, control and stimulated: a lineage responds in full, one in part, one not.
+
+    A tenth of the genes respond. Of the second lineage half of these do, and as many of its own.
+    A type responds by a factor between 0.7 and 1.3 of what its lineage does.
+    """
+    profiles = log_profiles(rng, (3, 3, 2))
+    full = rng.normal(0, 1, N_GENES) * (np.arange(N_GENES) < 100)
+    own = rng.normal(0, 1, N_GENES) * ((np.arange(N_GENES) >= 100) & (np.arange(N_GENES) < 150))
+    partial = np.where(np.arange(N_GENES) < 50, full, own)
+    gain = rng.uniform(0.7, 1.3, (8, 1))
+    responses = gain * np.repeat([full, partial, np.zeros(N_GENES)], (3, 3, 2), axis=0)
+    effects = np.stack([np.zeros_like(responses), responses])
+    n_cells = rng.integers(fewest, most, (2, 8))
+    adata = drawn(rng, profiles, n_cells, effects, np.array([2500, 2500]), of_type_sd=0)
+    names = {"batch 0": "control", "batch 1": "stimulated"}
+    adata.obs["condition"] = adata.obs.pop("batch").cat.rename_categories(names)
+    order = rng.permutation(N_GENES)  # genes that respond stand anywhere
+    return adata[:, order].copy()
 
 
 SIMULATORS: dict[str, Callable[[np.random.Generator], AnnData]] = {

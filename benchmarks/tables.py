@@ -78,6 +78,21 @@ EMBEDDING = {
 }
 MODALITIES = {"method": "method", "K": "K", "clusters": "clusters by"}
 PARTITION = {"ARI": ("ARI", 3), "NMI": ("NMI", 3), "n_clusters": ("clusters", 1)}
+CHANGE = {
+    "MMD": ("MMD", 3),
+    "energy": ("energy", 3),
+    "r": ("r, all genes", 3),
+    "r top": ("r, top 100", 3),
+    "direction": ("direction", 3),
+    "overlap": ("overlap", 3),
+}
+CELLS = {
+    "error": ("error of the means", 3),
+    "R2 mean": ("R², means", 3),
+    "R2 variance": ("R², variances", 3),
+    "told apart": ("told apart", 2),
+}
+IN_EACH_TYPE = ("scgmvae via x", "linear model", "half of the real cells")
 QUALITY = ("pbmc4k", "pbmc3k", "mouse_bladder", "sc_mixology", "pbmc68k_reduced", "blobs")
 
 TABLES = {
@@ -238,10 +253,31 @@ TABLES = {
             "ACC": ("accuracy", 3),
         },
     ),
-    "kang-counterfactual": Table(
-        ("kang-counterfactual",),
+    "counterfactual-kang": Table(("counterfactual-kang",), {"method": "method"}, CHANGE | CELLS),
+    "counterfactual-short": Table(
+        ("counterfactual-kang",),
         {"method": "method"},
-        {"R2": ("R², all genes", 3), "R2_top100": ("R², top 100", 3), "markers": ("markers", 1)},
+        {
+            name: (CHANGE | CELLS)[name]
+            for name in ("MMD", "r", "direction", "overlap", "R2 variance")
+        },
+    ),
+    "counterfactual-types": Table(
+        ("counterfactual-kang",),
+        {"held_out": "type", "n": "stimulated cells", "method": "method"},
+        CHANGE,
+        lambda rows: rows[rows["method"].isin(IN_EACH_TYPE)],
+        names_source=False,
+    ),
+    "counterfactual-simulated": Table(
+        ("counterfactual-simulated",),
+        {"response": "response", "method": "method"},
+        {"error": CELLS["error"]} | CHANGE,
+    ),
+    "counterfactual-settings": Table(
+        ("counterfactual-settings",),
+        {"data": "data", "setting": "setting"},
+        {"error": CELLS["error"]} | CHANGE,
     ),
     "kang-supervised": Table(("kang-supervised",), {"method": "method"}, {"ACC": ("accuracy", 3)}),
     "kang-generation": Table(

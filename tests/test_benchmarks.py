@@ -66,11 +66,19 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
         pytest.param(
             "kang.py",
             {
-                "kang-counterfactual": (16, "R2"),
                 "kang-supervised": (4, "ACC"),
                 "kang-generation": (3, "ACC_condition"),
             },
             id="kang",
+        ),
+        pytest.param(
+            "counterfactual.py",
+            {
+                "counterfactual-kang": (8, "direction"),
+                "counterfactual-simulated": (8, "overlap"),
+                "counterfactual-settings": (6, "direction"),
+            },
+            id="counterfactual",
         ),
         pytest.param(
             "integration.py",
@@ -277,6 +285,64 @@ def test_simulated_cells_have_the_types_and_batches_of_their_design(monkeypatch)
     assert held["nested"].shape == (6, 6)
     again = SIMULATORS["nested"](np.random.default_rng(0))
     assert (again.X != made["nested"].X).nnz == 0
+
+
+def test_types_respond_as_their_lineage_does(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from simulators import stimulated_types
+
+    adata = stimulated_types(np.random.default_rng(0), 60, 180)
+    n_cells = pd.crosstab(adata.obs["cell_type"], adata.obs["condition"])
+    assert n_cells.shape == (8, 2)
+    assert n_cells.to_numpy().min() >= 60 and n_cells.to_numpy().max() < 180
+    shares = adata.X.toarray() / adata.X.sum(1)
+    of_group = adata.obs["cell_type"].astype(str) + " " + adata.obs["condition"].astype(str)
+    means = pd.DataFrame(1e4 * shares).groupby(of_group.to_numpy()).mean()
+    changes = {
+        k: np.log((means.loc[f"type {k} stimulated"] + 1) / (means.loc[f"type {k} control"] + 1))
+        for k in range(8)
+    }
+    n_changed = {k: int((change.abs() > 0.7).sum()) for k, change in changes.items()}
+    assert min(n_changed[k] for k in range(6)) > 15 > max(n_changed[6], n_changed[7])
+    assert np.corrcoef(changes[0], changes[1])[0, 1] > np.corrcoef(changes[0], changes[3])[0, 1]
+
+
+def test_distances_of_samples_have_the_values_of_their_definitions(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from counterfactual_scores import squared_distances
+
+    a, b = np.zeros((2, 1)), np.full((2, 1), 3.0)
+    mmd, energy = squared_distances(a, b, scale=1.0)
+    assert mmd == pytest.approx(2 - 2 * np.exp(-4.5)) and energy == pytest.approx(6)
+    rng = np.random.default_rng(0)
+    of_same = [squared_distances(*rng.normal(size=(2, 20, 3)), scale=2.0) for _ in range(300)]
+    errors = np.std(of_same, axis=0) / np.sqrt(300)
+    assert (np.abs(np.mean(of_same, axis=0)) < 5 * errors).all()  # without bias, 0 in the mean
+
+
+def test_predicted_cells_are_judged_by_the_cells_that_were_left_out(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from counterfactual_scores import Judge
+    from sklearn.decomposition import PCA
+
+    rng = np.random.default_rng(0)
+    n_genes = 300
+    shift = np.where(np.arange(n_genes) < 100, rng.choice([-1.0, 1.0], n_genes), 0.0)
+    control, truth, right = (rng.normal(size=(120, n_genes)) + s for s in (0, shift, shift))
+    others = np.stack([2 * shift, np.zeros(n_genes)])
+    judge = Judge(control, truth, others, PCA(10).fit(np.concatenate([control, truth])))
+    of_right, of_none = judge.scores(right), judge.scores(control)
+    of_wrong = judge.scores(control - shift)
+    assert abs(of_right["MMD"]) < 0.1 and abs(of_right["energy"]) < 0.1
+    assert of_none["MMD"] == pytest.approx(1, abs=0.1) and of_wrong["MMD"] > 1.2
+    assert of_right["direction"] > 0.99 and of_none["direction"] == 0
+    assert of_wrong["direction"] < 0.01 and of_wrong["r"] < -0.8 < 0.8 < of_right["r"]
+    assert np.isnan(of_none["r"]) and of_right["overlap"] > 0.95
+    assert of_right["told apart"] == 1 and of_none["told apart"] == 0
+    ceiling = judge.ceiling()
+    assert abs(ceiling["MMD"]) < 0.1 and ceiling["overlap"] > 0.95
+    silent = Judge(control, truth, others, judge.pca, responds=False).scores(right)
+    assert np.isnan(silent["MMD"]) and silent["error"] == of_right["error"]
 
 
 def test_a_set_is_added_to_the_benchmark_of_the_embedding(tmp_path):

@@ -377,12 +377,22 @@ def test_annotation_of_data_without_some_genes(trained, counts):
     agreement = marked.obs["mapped"].astype(str) == trained.predict()
     assert agreement.mean() > 0.95
     # every library size is made up for: expected counts of all genes exceed the observed ones
-    rate = trained.predict_counterfactual(marked, {"batch": "batch_0"}).layers["rate"]
+    target = {"batch": "batch_0"}
+    rate = trained.predict_counterfactual(marked, target, via="z").layers["rate"]
     observed = marked.var[OBSERVED_KEY].to_numpy()
     np.testing.assert_allclose(
         rate[:, observed].sum(1), np.asarray(marked.X.sum(1)).ravel(), rtol=1e-4
     )
     assert (rate[:, ~observed].sum(1) > 0).all()
+    # via x the observed genes keep their counts, and the others have what the model expects
+    own = (marked.obs["batch"] == "batch_0").to_numpy()
+    found = trained.predict_counterfactual(marked, target, via="x")
+    np.testing.assert_array_equal(
+        found.X[own].toarray()[:, observed], marked.X[own].toarray()[:, observed]
+    )
+    np.testing.assert_allclose(
+        found.layers["rate"][own][:, ~observed], rate[own][:, ~observed], rtol=1e-3
+    )
 
 
 def test_training_on_data_with_unobserved_genes(counts, make_model, train):

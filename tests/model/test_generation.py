@@ -9,6 +9,8 @@ from small import QUICK
 
 from scgmvae import SCGMVAE
 from scgmvae.datasets import blobs, synthetic_counts
+from scgmvae.distributions.likelihoods import LOG_DISPERSION_BOUND
+from scgmvae.nn.bounds import bounded_exp
 from scgmvae.nn.layers import Conditions
 
 # A Monte Carlo mean lies within this many standard errors of what it estimates.
@@ -118,7 +120,7 @@ ROWS = np.array([5, 2, 300, 41, 77])
 def test_via_z_decodes_the_cells_own_z_under_the_new_conditions(model, changes, n_samples):
     adata = model.adata
     found = model.predict_counterfactual(
-        conditions=changes, indices=ROWS, n_samples=n_samples, seed=3
+        conditions=changes, indices=ROWS, via="z", n_samples=n_samples, seed=3
     )
     z = posterior_draws(model, adata, ROWS, seed=3, n_samples=n_samples)["z"]
     c = conditions_of(adata.obs.iloc[ROWS].assign(**changes))
@@ -190,7 +192,7 @@ def test_under_its_own_condition_a_cell_keeps_its_expected_counts(model):
     adata = model.adata
     own = np.flatnonzero(adata.obs["condition"] == "condition_1")[:40]
     found = model.predict_counterfactual(
-        conditions={"condition": "condition_1"}, indices=own, seed=11
+        conditions={"condition": "condition_1"}, indices=own, via="z", seed=11
     )
     tensors = minibatch(model, adata, own)
     outputs = posterior_draws(model, adata, own, seed=11)
@@ -202,7 +204,7 @@ def test_under_its_own_condition_a_cell_keeps_its_expected_counts(model):
 
 def test_another_condition_changes_what_is_expected_of_every_cell(model):
     rates = [
-        model.predict_counterfactual(conditions={"condition": name}).layers["rate"]
+        model.predict_counterfactual(conditions={"condition": name}, via="z").layers["rate"]
         for name in CATEGORICAL["condition"]
     ]
     change = np.abs(np.log(rates[1] / rates[0])).max(axis=1)
@@ -210,7 +212,7 @@ def test_another_condition_changes_what_is_expected_of_every_cell(model):
 
 
 def test_counts_are_drawn_at_the_cells_own_library_sizes(model):
-    found = model.predict_counterfactual(conditions={"batch": "batch_1"}, batch_size=100)
+    found = model.predict_counterfactual(conditions={"batch": "batch_1"}, via="z", batch_size=100)
     assert sparse.issparse(found.X) and found.X.format == "csr"
     x = found.X.toarray()
     np.testing.assert_array_equal(x, np.round(x))
@@ -286,7 +288,7 @@ def test_via_w_takes_a_known_label_and_predicts_the_others(model):
         assert np.abs(np.log(rates["wrong"][i] / rates["unknown"][i])).max() > 1
 
 
-@pytest.mark.parametrize("via", ["z", "w"])
+@pytest.mark.parametrize("via", ["x", "z", "w"])
 def test_a_type_never_seen_under_a_condition_shifts_as_the_others_do(
     model, simulated, is_unseen, via
 ):
@@ -298,7 +300,8 @@ def test_a_type_never_seen_under_a_condition_shifts_as_the_others_do(
     truth = log_normalised(simulated[is_unseen].X).mean(0)
     no_change = log_normalised(model.adata[of_type].X).mean(0)
     predicted = log_normalised(found.X).mean(0)
-    # squared distance as a share of what no change leaves; measured: 0.30 via z, 0.35 via w
+    # squared distance as a share of what no change leaves; measured: MEASURED via x, 0.30 via z,
+    # 0.35 via w
     left = ((predicted - truth) ** 2).sum() / ((no_change - truth) ** 2).sum()
     assert left < 0.6
     assert np.corrcoef(predicted - no_change, truth - no_change)[0, 1] > 0.7
@@ -307,6 +310,12 @@ def test_a_type_never_seen_under_a_condition_shifts_as_the_others_do(
 @pytest.mark.parametrize(
     "ask",
     [
+        pytest.param(
+            lambda model, seed: model.predict_counterfactual(
+                conditions={"condition": "condition_1"}, via="x", seed=seed
+            ),
+            id="via_x",
+        ),
         pytest.param(
             lambda model, seed: model.predict_counterfactual(
                 conditions={"condition": "condition_1"}, via="z", seed=seed
@@ -349,6 +358,156 @@ def test_values_that_are_no_counts_come_dense(make_model, train):
         # the noise of the likelihood around its mean
         assert (one.X - one.layers["rate"]).std() == pytest.approx(0.5, rel=0.05)
     assert generated.shape == (600, 16)
+
+
+# ------------------------------------------------------------------- counts of cells, changed
+
+
+def expected_via_x(model, rows, changes, z, z_nearest):
+    """Expected counts of cells, from their draw of z and the place where the effect is read."""
+    adata = model.adata
+    x, obs = adata.X[rows].toarray(), adata.obs.iloc[rows]
+    own, new = conditions_of(obs), conditions_of(obs.assign(**changes))
+    before = decoded(model, z, own, totals_of(adata[rows]))
+    here, there = (decoded(model, z_nearest, c, totals_of(adata[rows])) for c in (own, new))
+    added = totals_of(adata[rows]) / 1e4
+    after = ((before + added) * (there + added) / (here + added) - added).clip(min=0)
+    after *= totals_of(adata[rows]) / after.sum(1, keepdims=True)
+    raw_dispersion = model.module._dispersion_of(own, None).detach()
+    theta = bounded_exp(raw_dispersion, LOG_DISPERSION_BOUND).numpy()
+    rises = np.maximum(after - before, 0)
+    return x * np.minimum(after / before, 1) + rises * (theta + x) / (theta + before)
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+def test_via_x_changes_counts_by_the_effect_at_the_nearest_measured_cells(model, changes):
+    found = model.predict_counterfactual(conditions=changes, indices=ROWS, via="x", seed=3)
+    means = model.get_latent_representation()
+    names = {name: value for name, value in changes.items() if name != "age"}
+    measured = means[(model.adata.obs[list(names)] == list(names.values())).all(axis=1)]
+    nearest = np.linalg.norm(means[ROWS][:, None] - measured, axis=2).argsort(1)[:, :15]
+    moved = torch.as_tensor(measured[nearest].mean(1) - means[ROWS])
+    z = posterior_draws(model, model.adata, ROWS, seed=3)["z"]
+    expected = expected_via_x(model, ROWS, changes, z, z + moved)
+    np.testing.assert_allclose(found.layers["rate"], expected, rtol=2e-3, atol=1e-3)
+
+
+def test_where_no_cell_was_measured_via_x_reads_the_effect_at_the_cells_own_z(
+    simulated, make_model, train
+):
+    obs = simulated.obs
+    never = (obs["batch"] == "batch_1") & (obs["condition"] == "condition_1")
+    model = train(make_model(simulated[~never].copy(), SETUP, n_components=6), **QUICK)
+    changes = {"batch": "batch_1", "condition": "condition_1"}
+    found = model.predict_counterfactual(conditions=changes, indices=ROWS, seed=3)
+    z = posterior_draws(model, model.adata, ROWS, seed=3)["z"]
+    expected = expected_via_x(model, ROWS, changes, z, z)
+    np.testing.assert_allclose(found.layers["rate"], expected, rtol=2e-3, atol=1e-3)
+
+
+def test_under_its_own_condition_a_cell_keeps_its_counts(model):
+    own = np.flatnonzero(model.adata.obs["condition"] == "condition_1")
+    found = model.predict_counterfactual(
+        conditions={"condition": "condition_1"}, indices=own, n_samples=3
+    )
+    counts = model.adata.X[own].toarray()
+    np.testing.assert_array_equal(found.X.toarray(), counts)
+    np.testing.assert_array_equal(found.layers["rate"], counts)
+    assert not found.layers["rate_sd"].any()
+
+
+def test_via_x_counts_have_the_mean_that_the_rates_say(model):
+    found = model.predict_counterfactual(conditions={"condition": "condition_1"})
+    x = found.X.toarray()
+    assert found.X.format == "csr" and x.min() == 0
+    np.testing.assert_array_equal(x, np.round(x))
+    difference = x - found.layers["rate"]
+    error = difference.std(0) / np.sqrt(len(x))
+    assert (np.abs(difference.mean(0)) < N_ERRORS * error + 1e-6).all()
+
+
+def test_via_x_a_type_that_was_never_seen_is_nearer_to_the_truth(model, simulated, is_unseen):
+    of_type = np.flatnonzero(model.adata.obs["component"] == "component_4")
+    truth = log_normalised(simulated[is_unseen].X).mean(0)
+    errors = {}
+    for via in ("x", "z"):
+        found = model.predict_counterfactual(
+            conditions={"condition": "condition_1"}, indices=of_type, via=via
+        )
+        errors[via] = ((log_normalised(found.X).mean(0) - truth) ** 2).sum()
+    assert errors["x"] < 0.9 * errors["z"]
+
+
+def test_via_x_is_what_counts_get_by_default_and_other_values_via_z(model, make_model, train):
+    question = {"conditions": {"condition": "condition_1"}, "indices": ROWS[:2]}
+    by_default = model.predict_counterfactual(**question)
+    via_x = model.predict_counterfactual(**question, via="x")
+    np.testing.assert_array_equal(by_default.layers["rate"], via_x.layers["rate"])
+    adata = blobs(40, n_classes=3, n_conditions=2)
+    setup = {"categorical_covariate_keys": ["condition"]}
+    of_blobs = train(make_model(adata, setup, likelihood="gaussian"), **QUICK)
+    by_default, via_z = (
+        of_blobs.predict_counterfactual(**question, **via) for via in ({}, {"via": "z"})
+    )
+    np.testing.assert_array_equal(by_default.layers["rate"], via_z.layers["rate"])
+    with pytest.raises(ValueError, match="via='x' changes the counts.*'gaussian'.*via='z'"):
+        of_blobs.predict_counterfactual(**question, via="x")
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "zinb"])
+def test_via_x_changes_counts_of_every_likelihood_of_counts(
+    simulated, make_model, train, likelihood
+):
+    model = make_model(simulated.copy(), SETUP, likelihood=likelihood, n_components=6)
+    train(model, **QUICK)
+    own = (simulated.obs["condition"] == "condition_1").to_numpy()
+    found = model.predict_counterfactual(conditions={"condition": "condition_1"})
+    counts = simulated.X.toarray()
+    np.testing.assert_array_equal(found.X.toarray()[own], counts[own])
+    assert (found.X.toarray()[~own] != counts[~own]).any(axis=1).all()
+    assert np.isfinite(found.layers["rate"]).all() and found.layers["rate"].min() >= 0
+
+
+# --------------------------------------------------------------------------- uncertainty
+
+
+def test_the_standard_deviation_is_that_over_the_draws(model):
+    changes = {"condition": "condition_1"}
+    found = model.predict_counterfactual(
+        conditions=changes, indices=ROWS, via="z", n_samples=4, seed=3
+    )
+    z = posterior_draws(model, model.adata, ROWS, seed=3, n_samples=4)["z"]
+    c = conditions_of(model.adata.obs.iloc[ROWS].assign(**changes))
+    draws = decoded(model, z, c, totals_of(model.adata[ROWS]))
+    np.testing.assert_allclose(found.layers["rate_sd"], draws.std(0, ddof=1), rtol=1e-2, atol=1e-5)
+    one = model.predict_counterfactual(conditions=changes, indices=ROWS)
+    assert list(one.layers) == ["rate"]
+
+
+def test_cells_with_few_counts_are_less_certain(make_model, train):
+    adata = synthetic_counts(600, 100, n_components=3, n_conditions=2, component_scale=1.0, seed=1)
+    is_shallow = np.arange(600) < 300
+    x = adata.X.toarray().astype(int)
+    x[is_shallow] = np.random.default_rng(0).binomial(x[is_shallow], 0.1)
+    adata.X = sparse.csr_matrix(x.astype(np.float32))
+    model = make_model(adata, {"categorical_covariate_keys": ["condition"]})
+    train(model, max_epochs=20, pretrain_epochs=10)
+    for via in ("x", "z"):
+        found = model.predict_counterfactual(
+            conditions={"condition": "condition_1"}, via=via, n_samples=20
+        )
+        share = (found.layers["rate_sd"] / x.sum(1, keepdims=True)).sum(1)
+        share = share[adata.obs["condition"] == "condition_0"]
+        few = is_shallow[adata.obs["condition"] == "condition_0"]
+        assert share[few].mean() > 1.2 * share[~few].mean()  # measured: 1.4 and 1.5
+
+
+@pytest.mark.parametrize("via", ["x", "z"])
+def test_a_point_posterior_leaves_no_uncertainty(counts, make_model, train, via):
+    model = train(make_model(counts.copy(), {"batch_key": "batch"}, prior="none"), **QUICK)
+    found = model.predict_counterfactual(conditions={"batch": "batch_1"}, via=via, n_samples=3)
+    assert found.layers["rate"].min() >= 0
+    assert not found.layers["rate_sd"].any()
 
 
 # --------------------------------------------------------------------------------- samples
@@ -553,7 +712,9 @@ def test_conditions_that_the_model_does_not_know_are_refused(model, ask, conditi
         pytest.param({}, "must name a registered condition.*'age'", id="no_conditions"),
         pytest.param({"conditions": {}}, "must name a registered", id="empty_conditions"),
         pytest.param(
-            {"conditions": {"age": 1}, "via": "y"}, "via must be one of.*'z', 'w'.*'y'", id="via"
+            {"conditions": {"age": 1}, "via": "y"},
+            "via must be one of.*'x', 'z', 'w'.*'y'",
+            id="via",
         ),
         pytest.param(
             {"conditions": {"age": 1}, "n_samples": 0},
@@ -631,7 +792,7 @@ def test_size_factors_of_any_unit_give_counts_of_the_cells_own_size(counts, make
     adata.obs["factor"] = totals / totals.mean()
     model = make_model(adata, {"size_factor_key": "factor", "batch_key": "batch"})
     train(model, max_epochs=5, pretrain_epochs=5)
-    found = model.predict_counterfactual(conditions={"batch": "batch_1"})
+    found = model.predict_counterfactual(conditions={"batch": "batch_1"}, via="z")
     np.testing.assert_allclose(found.layers["rate"].sum(1), totals, rtol=1e-3)
     generated = model.sample(200)
     assert abs(np.asarray(generated.X.sum(1)).mean() / totals.mean() - 1) < 0.1
@@ -666,6 +827,11 @@ def test_a_model_without_data_asks_for_it(model, tmp_path):
         loaded.sample(3)
     with pytest.raises(RuntimeError, match="loaded without data"):
         loaded.predict()
+    new = model.adata[:5].copy()
+    with pytest.raises(RuntimeError, match="has no data. Load it with some, or use via='z'"):
+        loaded.predict_counterfactual(new, {"age": 1})
+    found = loaded.predict_counterfactual(new, {"age": 1}, via="z")
+    assert found.shape == new.shape
 
 
 @pytest.mark.parametrize(
