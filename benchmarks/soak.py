@@ -5,7 +5,8 @@
 *Trainings*: settings drawn at random, from one gene to sixty, one cell in a minibatch, genes
 without a count, sums of a cell from 1 to 10^7, learning rates up to 1e-2. One is intact if it ends
 with finite parameters and results, or is refused beforehand with a ValueError; a training that
-stops with a FloatingPointError is counted as stopped.
+stops with a FloatingPointError is counted as stopped. Half as many trainings are of two or three
+modalities, whose cells may lack all but the first.
 
 *Faults*: processes killed in training and while saving, files cut off and with a bit flipped,
 disks that are full, gradients that are not finite. Each is detected if an error comes (or, after a
@@ -34,9 +35,11 @@ import torch
 from anndata import AnnData
 from common import set_threads, write
 from lightning.pytorch.callbacks import Callback
+from mudata import MuData
 from scipy import sparse
 
 import scgmvae
+from scgmvae.compat import mudata_contained
 
 COUNTS = {"nb", "zinb", "poisson"}
 STARTS = ("leiden", "kmeans", "gmm")
@@ -50,9 +53,9 @@ Row = dict[str, object]
 # --------------------------------------------------------------------------------- trainings
 
 
-def random_data(rng: np.random.Generator, likelihood: str) -> AnnData:
+def random_data(rng: np.random.Generator, likelihood: str, n_cells: int | None = None) -> AnnData:
     """Cells of a few groups at a random scale, some genes and cells of which have nothing."""
-    n_cells = int(rng.choice([12, 40, 120]))
+    n_cells = n_cells or int(rng.choice([12, 40, 120]))
     n_genes = int(rng.choice([1, 2, 10, 60]))
     group = rng.integers(3, size=n_cells)
     profile = rng.gamma(0.3, size=(3, n_genes)) + 1e-3
@@ -110,10 +113,61 @@ def random_training(seed: int) -> Row:
         "plan_kwargs": {"lr": learning_rate},
         "start": "leiden" if settings["n_components"] is None else str(rng.choice(STARTS)),
     }
+
+    def make() -> scgmvae.SCGMVAE:
+        scgmvae.SCGMVAE.setup_anndata(adata, **setup)
+        return scgmvae.SCGMVAE(adata, likelihood=likelihood, prior=prior, **settings)
+
+    return trained(seed, make, training)
+
+
+def random_joint_training(seed: int) -> Row:
+    """A training of several modalities, whose cells may lack some."""
+    rng = np.random.default_rng(seed)
+    kinds = ("nb", "protein", "bernoulli", "gaussian", "poisson")
+    likelihoods = rng.choice(kinds, size=int(rng.integers(2, 4)), replace=False).tolist()
+    n_cells = int(rng.choice([12, 40, 120]))
+    parts, modalities = {}, {}
+    for i, likelihood in enumerate(likelihoods):
+        as_counts = "nb" if likelihood == "protein" else likelihood
+        part = random_data(rng, as_counts, n_cells)
+        part.var_names = [f"{likelihood}_{j}" for j in range(part.n_vars)]
+        keeps = rng.random(n_cells) < rng.choice([1, 0.7])
+        keeps[:] |= i == 0  # every cell is in one
+        parts[f"m{i}"], modalities[f"m{i}"] = part[keeps].copy(), likelihood
+    with mudata_contained():
+        mdata = MuData(parts)
+    first = parts["m0"].obs.loc[mdata.obs_names]
+    mdata.obs["batch"], mdata.obs["type"] = first["batch"], first["type"]
+    setup = {"batch_key": rng.choice(["batch", None]), "labels_key": rng.choice(["type", None])}
+    settings = {
+        "n_latent": int(rng.integers(1, 21)),
+        "n_hidden": int(rng.choice([4, 32])),
+        "n_layers": int(rng.integers(0, 3)),
+        "n_components": None if rng.random() < 0.2 else int(rng.integers(3, 9)),
+        "hidden_share": float(rng.choice([0, 0.03, 0.9])),
+        "dispersion": str(rng.choice(["gene", "gene-batch"])),
+        "prior": str(rng.choice(["dirichlet", "dirichlet", "mixture"])),
+    }
+    training = {
+        "max_epochs": int(rng.integers(1, 8)),
+        "pretrain_epochs": int(rng.integers(0, 8)),
+        "batch_size": int(rng.choice([1, 16, 128])),
+        "plan_kwargs": {"lr": float(10 ** rng.uniform(-4, -2))},
+    }
+
+    def make() -> scgmvae.SCGMVAE:
+        scgmvae.SCGMVAE.setup_mudata(mdata, modalities=modalities, **setup)
+        return scgmvae.SCGMVAE(mdata, **settings)
+
+    return trained(seed, make, training)
+
+
+def trained(seed: int, make: Callable[[], scgmvae.SCGMVAE], training: dict[str, object]) -> Row:
+    """How making and training a model ended, and whether all that is left is finite."""
     outcome, error = "finished", ""
     try:
-        scgmvae.SCGMVAE.setup_anndata(adata, **setup)
-        model = scgmvae.SCGMVAE(adata, likelihood=likelihood, prior=prior, **settings)
+        model = make()
     except ValueError as refusal:
         return {"seed": seed, "outcome": "refused", "error": str(refusal), "intact": True}
     try:
@@ -126,8 +180,10 @@ def random_training(seed: int) -> Row:
         outcome, error = "failed", f"{type(failure).__name__}: {failure}"
     intact = outcome != "failed" and is_finite(model)
     if outcome == "finished":
-        intact &= all(np.isfinite(np.asarray(adata.obsm[key])).all() for key in adata.obsm)
-        intact &= prior == "none" or bool(np.isfinite(float(model.get_elbo())))
+        obsm = model.adata.obsm
+        intact &= all(np.isfinite(np.asarray(obsm[key])).all() for key in obsm)
+        has_bound = model.module.prior != "none"
+        intact &= not has_bound or bool(np.isfinite(float(model.get_elbo())))
     return {"seed": seed, "outcome": outcome, "error": error, "intact": bool(intact)}
 
 
@@ -347,18 +403,22 @@ def main() -> None:
     start = time.perf_counter()
     injected = pd.DataFrame(faults(args.seed, args.short))
     n_trainings = 6 if args.short else args.trainings
-    trainings = pd.DataFrame(random_training(args.seed * 10_000 + i) for i in range(n_trainings))
+    first = args.seed * 10_000
+    rows = [random_training(first + i) | {"of": ""} for i in range(n_trainings)]
+    several = {"of": " of several modalities"}
+    rows += [random_joint_training(first + i) | several for i in range(n_trainings // 2)]
+    trainings = pd.DataFrame(rows)
     for row in trainings[trainings.outcome != "finished"].itertuples():
-        print(f"training {row.seed} {row.outcome}: {row.error}")
+        print(f"training {row.seed}{row.of} {row.outcome}: {row.error}")
     table = injected.groupby("fault", sort=False).agg(
         tried=("intact", "size"),
         detected=("detected", "sum"),
         clear=("clear", "sum"),
         intact=("intact", "sum"),
     )
-    for name, rows in trainings.groupby("outcome"):
+    for (of, name), rows in trainings.groupby(["of", "outcome"]):
         n = len(rows)
-        table.loc[f"random training {name}"] = [
+        table.loc[f"random training{of} {name}"] = [
             n,
             n,
             n - (name == "failed") * n,
