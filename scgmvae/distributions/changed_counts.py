@@ -36,7 +36,7 @@ def carried_over(mean: Tensor, here: Tensor, there: Tensor) -> Tensor:
     Examples
     --------
     >>> mean, here, there = torch.tensor([[1.0, 9.0], [3.0, 4.0], [6.0, 8.0]])[:, None]
-    >>> carried_over(mean, here, there)  # both genes of the others are doubled
+    >>> carried_over(mean, here, there).round(decimals=2)  # in the others both are doubled
     tensor([[1., 9.]])
     """
     added = ADDED * mean.sum(-1, keepdim=True)
