@@ -300,8 +300,8 @@ def test_a_type_never_seen_under_a_condition_shifts_as_the_others_do(
     truth = log_normalised(simulated[is_unseen].X).mean(0)
     no_change = log_normalised(model.adata[of_type].X).mean(0)
     predicted = log_normalised(found.X).mean(0)
-    # squared distance as a share of what no change leaves; measured: MEASURED via x, 0.30 via z,
-    # 0.35 via w
+    # squared distance as a share of what no change leaves; measured: 0.06 via x, 0.25 via z,
+    # 0.28 via w
     left = ((predicted - truth) ** 2).sum() / ((no_change - truth) ** 2).sum()
     assert left < 0.6
     assert np.corrcoef(predicted - no_change, truth - no_change)[0, 1] > 0.7
@@ -435,7 +435,7 @@ def test_via_x_a_type_that_was_never_seen_is_nearer_to_the_truth(model, simulate
             conditions={"condition": "condition_1"}, indices=of_type, via=via
         )
         errors[via] = ((log_normalised(found.X).mean(0) - truth) ** 2).sum()
-    assert errors["x"] < 0.9 * errors["z"]
+    assert errors["x"] < 0.5 * errors["z"]  # measured: a quarter
 
 
 def test_via_x_is_what_counts_get_by_default_and_other_values_via_z(model, make_model, train):
