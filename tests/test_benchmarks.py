@@ -51,7 +51,9 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             id="differential",
         ),
         pytest.param("studies/default_cut.py", {"default_cut": (8, None)}, id="default_cut"),
-        pytest.param("studies/hidden_share.py", {"hidden_share": (4, "ARI")}, id="hidden_share"),
+        pytest.param(
+            "studies/joint_encoders.py", {"joint_encoders": (5, "ARI")}, id="joint_encoders"
+        ),
         pytest.param("studies/start.py", {"start": (12, "ACC")}, id="start"),
         pytest.param("studies/small_data.py", {"small_data": (25, "ARI")}, id="small_data"),
         pytest.param(
@@ -133,7 +135,6 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             },
             id="gpu",
         ),
-        pytest.param("studies/batch_size.py", {"batch_size": (5, "ARI")}, id="batch_size"),
     ],
 )
 def test_a_benchmark_writes_its_rows_with_machine_and_versions(script, results, check_benchmark):

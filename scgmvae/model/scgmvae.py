@@ -81,7 +81,7 @@ class SCGMVAE(
         Width (default 128) and number of the hidden layers of the encoder, mirrored in the
         decoder; or in ``n_hidden`` the width of each, (512, 256, 128) for images.
     dropout_rate
-        Dropout in the encoder; ``None`` is 0.1, and 0 for images.
+        Dropout in the encoder; ``None`` is 0.1, 0.3 for several modalities, and 0 for images.
     likelihood
         p(x|z,c): ``"nb"``, ``"zinb"`` or ``"poisson"`` for counts, ``"bernoulli"`` for values in
         [0, 1], ``"gaussian"`` for any. ``None`` is ``"nb"``, and ``"bernoulli"`` for images.
@@ -98,8 +98,9 @@ class SCGMVAE(
         ``"shared"`` and ``"network"`` learn one per gene, one in all, and one per value),
         ``component_weights``, ``concentration``, ``batch_representation``,
         ``batch_embedding_kwargs``, ``use_observed_lib_size``, ``dirichlet_posterior``,
-        ``classifier_input``, ``condition_prior``, ``input_dropout_rate``. SCVI's
-        ``gene_likelihood`` is taken for ``likelihood``.
+        ``classifier_input``, ``condition_prior``, ``input_dropout_rate``; of several modalities
+        ``modality_weights`` and ``hidden_share`` (:class:`~scgmvae.module.joint.JointCGMVAE`).
+        SCVI's ``gene_likelihood`` is taken for ``likelihood``.
 
     Raises
     ------
@@ -157,7 +158,7 @@ class SCGMVAE(
             likelihood, module_kwargs = self._of_modalities(adata, likelihood, module_kwargs)
         if image_shape is not None:
             image_shape = shape_of(image_shape)
-        recipe = recipe_for(image_shape)
+        recipe = recipe_for(image_shape, len(module_kwargs.get("modalities", [1])))
         likelihood = recipe.likelihood if likelihood is None else likelihood
         dropout_rate = recipe.dropout_rate if dropout_rate is None else dropout_rate
         if n_hidden is None:

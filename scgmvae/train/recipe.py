@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from scgmvae.clustering.partition import Start
     from scgmvae.distributions.families import Likelihood
 
-__all__ = ["COUNTS", "IMAGES", "Length", "Recipe", "recipe_for"]
+__all__ = ["COUNTS", "IMAGES", "SEVERAL", "Length", "Recipe", "recipe_for"]
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,20 @@ the weights for counts would be negligible beside the reconstruction of hundreds
 borders of the classes jump from epoch to epoch unless the steps get shorter."""
 
 
-def recipe_for(image_shape: tuple[int, ...] | None) -> Recipe:
-    """The recipe for images of a shape, or for anything else.
+SEVERAL = replace(COUNTS, dropout_rate=0.3)
+"""Recipe for several modalities, whose encoders learn the cells by heart more readily."""
+
+
+def recipe_for(image_shape: tuple[int, ...] | None, n_modalities: int = 1) -> Recipe:
+    """The recipe for images of a shape, for several modalities, or for anything else.
 
     Parameters
     ----------
     image_shape
         Height, width and, if any, channels; ``None`` where x are no images.
+    n_modalities
+        Number of modalities that are modelled together.
     """
-    return COUNTS if image_shape is None else IMAGES
+    if image_shape is not None:
+        return IMAGES
+    return COUNTS if n_modalities == 1 else SEVERAL
