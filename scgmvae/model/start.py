@@ -18,6 +18,7 @@ from scgmvae.clustering.split_tree import STRENGTH
 from scgmvae.data.images import pixel_scale
 from scgmvae.data.matrices import column_means, is_on_disk, read_rows
 from scgmvae.data.minibatches import CELLS_IN_MEMORY
+from scgmvae.data.modalities import panels_of
 from scgmvae.data.registry import label_codes
 from scgmvae.model.splits import SplitsMixin
 from scgmvae.train.cells import cells_to_start_from
@@ -32,6 +33,8 @@ from scgmvae.train.start import (
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from scgmvae.data.matrices import Matrix
 
 __all__ = ["StartMixin"]
 
@@ -57,14 +60,26 @@ class StartMixin(SplitsMixin):
         if self.modalities_ is None:
             start_decoder(self.module, mean)
         else:
-            some = np.sort(np.random.default_rng(0).permutation(rows)[:N_FOR_LEVELS])
-            start_decoders(self.module, mean, sparse.csr_matrix(read_rows(x, some)))
+            mean = self._start_decoders(x, mean, rows)
         if self.module.is_count:
             self.module.typical_counts.copy_(torch.as_tensor(mean))
         if self.module.use_size_factor:
             factors = self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)
             mean_factor = factors[rows].astype(float).mean()
             self.module.size_scale.fill_(mean.sum() / mean_factor)
+
+    def _start_decoders(
+        self, x: Matrix, mean: NDArray[np.float64], rows: NDArray[np.integer]
+    ) -> NDArray[np.float64]:
+        """Set the decoders of several modalities; means over the cells that have each, (G,)."""
+        panels = panels_of(self.adata)
+        code, table = panels or (np.zeros(self.adata.n_obs, int), np.ones((1, len(mean)), bool))
+        share = np.bincount(code[rows], minlength=len(table)) @ table / len(rows)
+        mean = mean / np.maximum(share, 1 / len(rows))
+        some = np.sort(np.random.default_rng(0).permutation(rows)[:N_FOR_LEVELS])
+        values = sparse.csr_matrix(read_rows(x, some))
+        start_decoders(self.module, mean, values, table[code[some]])
+        return mean
 
     def _start_mixture(
         self, rows: NDArray[np.integer], start: Start, guide_key: str | None, seed: int

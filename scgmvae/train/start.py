@@ -71,7 +71,12 @@ def start_decoder(module: CGMVAE, mean: NDArray[np.floating]) -> None:
     module.decoder.start_at(_start_bias(module.gene_likelihood, means))
 
 
-def start_decoders(module: JointCGMVAE, mean: NDArray[np.floating], x: sparse.csr_matrix) -> None:
+def start_decoders(
+    module: JointCGMVAE,
+    mean: NDArray[np.floating],
+    x: sparse.csr_matrix,
+    measured: NDArray[np.bool_],
+) -> None:
     """Set the bias of the decoder of each modality, as :func:`start_decoder` does.
 
     Parameters
@@ -83,12 +88,14 @@ def start_decoders(module: JointCGMVAE, mean: NDArray[np.floating], x: sparse.cs
     x
         Some of the training cells, ``(n, G)``, by which background and foreground of proteins are
         told apart.
+    measured
+        Whether each of these values was measured, ``(n, G)``.
     """
     means = torch.as_tensor(np.asarray(mean), dtype=torch.float32)
     biases = {}
     for modality, (first, end) in zip(module.modalities, module.ranges, strict=True):
         if modality.likelihood == "protein":
-            levels = _levels(x[:, first:end].toarray())
+            levels = _levels(x[:, first:end].toarray(), measured[:, first:end])
             biases[modality.name] = [torch.as_tensor(level).float() for level in levels]
         else:
             biases[modality.name] = [_start_bias(modality.likelihood, means[first:end])]
@@ -108,21 +115,24 @@ def _start_bias(likelihood: str, means: Tensor) -> Tensor:
     return means
 
 
-def _levels(counts: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+def _levels(
+    counts: NDArray[np.floating], measured: NDArray[np.bool_]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Mean counts of each protein below and above a threshold, each (P,).
 
     The threshold of a protein is between the means of log(1 + counts) of the two groups that it
     makes (k-means with two centres).
     """
     logs = np.log1p(counts)
-    threshold = logs.mean(0)
+    threshold = _mean_where(logs, measured, np.zeros(logs.shape[1]))
     for _ in range(20):
-        is_high = logs > threshold
-        low = _mean_where(logs, ~is_high, threshold)
+        is_high = (logs > threshold) & measured
+        low = _mean_where(logs, measured & ~is_high, threshold)
         threshold = (low + _mean_where(logs, is_high, threshold)) / 2
-    is_high = logs > threshold
-    low = _mean_where(counts, ~is_high, counts.mean(0)).clip(min=0.05)
-    return low, np.maximum(_mean_where(counts, is_high, counts.mean(0)), 1.5 * low)
+    is_high = (logs > threshold) & measured
+    mean = _mean_where(counts, measured, np.zeros(counts.shape[1]))
+    low = _mean_where(counts, measured & ~is_high, mean).clip(min=0.05)
+    return low, np.maximum(_mean_where(counts, is_high, mean), 1.5 * low)
 
 
 def _mean_where(
