@@ -140,8 +140,11 @@ def _new_folder(ctx: click.Context, param: click.Parameter, path: Path | None) -
 def _modalities(
     ctx: click.Context, param: click.Parameter, pairs: Sequence[str]
 ) -> dict[str, str]:
-    for pair in pairs:
-        if pair.partition("=")[2] not in OF_MODALITIES:
+    names = [pair.partition("=")[0] for pair in pairs]
+    if len(set(names)) < len(names):
+        raise click.BadParameter("A modality has one likelihood, but one is named twice.")
+    for name, pair in zip(names, pairs, strict=True):
+        if not name or pair.partition("=")[2] not in OF_MODALITIES:
             raise click.BadParameter(
                 f"A modality is NAME=LIKELIHOOD, as rna=nb is, with one of "
                 f"{', '.join(OF_MODALITIES)}, but it is {pair!r}."

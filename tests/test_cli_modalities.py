@@ -73,6 +73,8 @@ def test_wrong_usage_is_said_before_training(folder, tmp_path):
     cells = folder / "cells.h5mu"
     fails(2, "It has rna, protein, atac", "fit", cells, "--model", tmp_path / "m")
     fails(2, "one of nb, zinb", "fit", cells, "--modality", "rna=x", "--model", tmp_path / "m")
+    twice = ["--modality", "rna=nb", "--modality", "rna=poisson"]
+    fails(2, "named twice", "fit", cells, *twice, "--model", tmp_path / "m")
     out = ["--out", tmp_path / "out.h5ad"]
     fails(2, "of the kind .h5mu", "fit", cells, *MODALITIES, *out)
     fails(1, "names 'adt'", "fit", cells, "--modality", "adt=nb", "--model", tmp_path / "m")

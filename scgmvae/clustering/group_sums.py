@@ -26,6 +26,33 @@ class GroupSums(NamedTuple):
     n_cells: NDArray[np.int64]
     """Number of cells, (K,)."""
 
+    def of_measured(self, share: NDArray[np.float64]) -> GroupSums:
+        """Sums that have the means of the cells in which each feature was measured.
+
+        A group in which no cell was has the mean of all others.
+
+        Parameters
+        ----------
+        share
+            Share of the cells of each group in which each feature was measured, ``(K, G)``.
+
+        Examples
+        --------
+        >>> sums = GroupSums(np.array([[6.0], [0.0]]), np.array([[18.0], [0.0]]), np.array([4, 5]))
+        >>> sums.of_measured(np.array([[0.5], [0.0]])).x.ravel().tolist()
+        [12.0, 15.0]
+        """
+        n_measured = np.maximum((share * self.n_cells[:, None]).sum(0), 1)
+        x, squares = (
+            np.where(
+                share > 0,
+                values / np.where(share > 0, share, 1),
+                self.n_cells[:, None] * values.sum(0) / n_measured,
+            )
+            for values in (self.x, self.squares)
+        )
+        return GroupSums(x, squares, self.n_cells)
+
 
 def sums_by_group(
     blocks: Iterable[tuple[NDArray[np.integer], sparse.csr_matrix]],

@@ -20,6 +20,7 @@ from scipy import sparse
 from scgmvae.checks import listed
 from scgmvae.compat import mudata_contained, named_layers
 from scgmvae.data import matrix_checks, validation
+from scgmvae.data.categories import names_of
 from scgmvae.data.genes import SMALLEST_SHARE
 from scgmvae.data.keys import FEATURE_MODALITY_KEY, MODALITIES_KEY, PANEL_KEY, PANELS_KEY
 from scgmvae.distributions.families import FAMILIES, OF_MODALITIES
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["check_modalities", "joined", "modalities_of", "panels_of", "parted"]
+__all__ = ["check_modalities", "joined", "modalities_of", "panels_of", "parted", "shown_proteins"]
 
 
 def check_modalities(mdata: MuData, modalities: object) -> dict[str, str]:
@@ -55,6 +56,11 @@ def check_modalities(mdata: MuData, modalities: object) -> dict[str, str]:
             raise KeyError(
                 f"modalities names {name!r}, which the MuData does not have. Its modalities are: "
                 f"{listed(list(mdata.mod))}."
+            )
+        if not isinstance(mdata[name], AnnData):
+            raise ValueError(
+                f"Each modality must be an AnnData, but {name!r} is a "
+                f"{type(mdata[name]).__name__}."
             )
         if likelihood not in OF_MODALITIES:
             raise ValueError(
@@ -79,6 +85,7 @@ def joined(
     columns: Iterable[str] = (),
     batch_key: str | None = None,
     features: Mapping[str, Sequence[str]] | None = None,
+    panels: Mapping[str, Mapping[str, Sequence[bool]]] | None = None,
 ) -> AnnData:
     """The modalities side by side, in an AnnData of all cells.
 
@@ -97,6 +104,9 @@ def joined(
     features
         Names of the features of each modality of a model, in its order, for new data; features
         that they lack were not measured. ``None`` takes those of the data.
+    panels
+        For new data of a model: name of a modality of proteins → name of a batch → which of its
+        proteins were measured there. Batches that are not among them tell it by themselves.
 
     Raises
     ------
@@ -119,9 +129,10 @@ def joined(
             f"{listed(obs_names[~is_read])}. Drop them first: mdata = mdata[cells].copy()."
         )
     obs = _obs_of(mdata, obs_names, columns)
-    batch = np.zeros(len(obs), dtype=int)
+    batch = pd.Series(WITHOUT_BATCHES, index=obs_names)
     if batch_key in obs:
-        batch = pd.factorize(obs[batch_key])[0]
+        validation.check_columns(AnnData(obs=obs), batch_key=batch_key)
+        batch = pd.Series(names_of(obs[batch_key]), index=obs_names)
     blocks = [
         _block(
             mdata,
@@ -131,6 +142,7 @@ def joined(
             obs_names=obs_names,
             batch=batch,
             wanted=None if features is None else features[name],
+            known=(panels or {}).get(name, {}),
         )
         for name, likelihood in modalities.items()
     ]
@@ -138,10 +150,7 @@ def joined(
     adata = AnnData(
         sparse.hstack([block.x for block in blocks], format="csr", dtype=np.float32),
         obs=obs,
-        var=pd.DataFrame(
-            {FEATURE_MODALITY_KEY: pd.Categorical(np.repeat(list(modalities), sizes))},
-            index=np.concatenate([block.names for block in blocks]),
-        ),
+        var=_var_of(mdata, list(modalities), blocks),
     )
     _keep_panels(adata, blocks)
     adata.uns[MODALITIES_KEY] = {
@@ -151,6 +160,10 @@ def joined(
         "layer": np.array([layers.get(name) or "" for name in modalities], dtype=object),
     }
     return adata
+
+
+WITHOUT_BATCHES = ""
+"""Name of the batch of all cells, where there are none."""
 
 
 class Block(NamedTuple):
@@ -173,8 +186,9 @@ def _block(
     *,
     layer: str | None,
     obs_names: pd.Index,
-    batch: NDArray[np.integer],
+    batch: pd.Series,
     wanted: Sequence[str] | None,
+    known: Mapping[str, Sequence[bool]],
 ) -> Block:
     """One modality of all cells, with the wanted features."""
     if name not in mdata.mod or not mdata[name].n_obs:
@@ -198,14 +212,16 @@ def _block(
     if wanted is not None and not np.array_equal(own, wanted):
         x, observed = _with_columns(x, own, name, wanted)
         own = pd.Index(wanted)
-    batches = np.ones((1, len(own)), dtype=bool)
+    codes, batches = np.zeros(len(obs_names), dtype=int), np.ones((1, len(own)), dtype=bool)
     if likelihood == "protein":
-        batches = _shown_in_batch(x, batch)
-    else:
-        batch = np.zeros_like(batch)
+        codes, names = pd.factorize(batch)
+        batches = _shown_in_batch(x, codes)
+        for number, batch_name in enumerate(names):
+            if batch_name in known:
+                batches[number] = known[batch_name]
     # the last panel is that of cells without the modality
     panels = np.vstack([batches & observed, np.zeros((1, len(own)), dtype=bool)])
-    return Block(x, own.to_numpy(dtype=str), np.where(has, batch, len(batches)), panels)
+    return Block(x, own.to_numpy(dtype=str), np.where(has, codes, len(batches)), panels)
 
 
 def _with_columns(
@@ -256,6 +272,56 @@ def _values(adata: AnnData, name: str, likelihood: str, layer: str | None) -> sp
     return x
 
 
+def shown_proteins(adata: AnnData, batch_key: str | None) -> dict[str, dict[str, list[bool]]]:
+    """Name of each modality of proteins → name of a batch → which proteins were measured there.
+
+    Parameters
+    ----------
+    adata
+        Modalities side by side.
+    batch_key
+        Column of the batches.
+    """
+    code, table = panels_of(adata) or (
+        np.zeros(adata.n_obs, dtype=np.int64),
+        np.ones((1, adata.n_vars), dtype=bool),
+    )
+    batch = np.full(adata.n_obs, WITHOUT_BATCHES, dtype=object)
+    if batch_key is not None:
+        batch = names_of(adata.obs[batch_key])
+    first, found = 0, {}
+    for modality in modalities_of(adata) or ():
+        end = first + modality.n_features
+        if modality.likelihood == "protein":
+            of_batches = {
+                str(name): np.asarray(table[np.unique(code[batch == name]), first:end]).any(axis=0)
+                for name in np.unique(batch.astype(str))
+            }
+            # a batch without the modality does not tell its panel
+            found[modality.name] = {
+                name: np.asarray(shown).tolist()
+                for name, shown in of_batches.items()
+                if shown.any()
+            }
+        first = end
+    return found
+
+
+def _var_of(mdata: MuData, names: Sequence[str], blocks: Sequence[Block]) -> pd.DataFrame:
+    """Columns of var of the modalities, and the modality of each feature."""
+    parts = []
+    for name, block in zip(names, blocks, strict=True):
+        var = pd.DataFrame(index=block.names)
+        if name in mdata.mod:
+            own = mdata[name].var
+            var = own.set_axis(own.index.astype(str)).reindex(block.names)
+        parts.append(var.drop(columns=FEATURE_MODALITY_KEY, errors="ignore"))
+    var = pd.concat(parts)
+    sizes = [len(block.names) for block in blocks]
+    var[FEATURE_MODALITY_KEY] = pd.Categorical(np.repeat(names, sizes), list(names))
+    return var
+
+
 def _shown_in_batch(x: sparse.csr_matrix, batch: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Whether any cell of each batch shows each protein, (B, P)."""
     of_batches = sparse.csr_matrix((np.ones(len(batch)), (batch, np.arange(len(batch)))))
@@ -267,6 +333,13 @@ def _keep_panels(adata: AnnData, blocks: Sequence[Block]) -> None:
     codes = np.column_stack([block.panel for block in blocks])
     of_panels, code = np.unique(codes, axis=0, return_inverse=True)
     table = np.hstack([b.panels[own] for b, own in zip(blocks, of_panels.T, strict=True)])
+    is_empty = ~table.any(1)[code.reshape(-1)]
+    if is_empty.any():
+        raise ValueError(
+            "Every cell must have a feature that was measured, but "
+            f"{listed(adata.obs_names[is_empty])} have none: they are in modalities of proteins "
+            "alone, of which no cell of their batch shows any. Drop them first."
+        )
     if not table.all():
         adata.obs[PANEL_KEY] = code.reshape(-1)
         adata.uns[PANELS_KEY] = table

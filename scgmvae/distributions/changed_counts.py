@@ -74,7 +74,8 @@ class ChangedCounts:
     ):
         self.x, self.before, self.after, self.observed = x, before, after, observed
         self.theta: Tensor | None = getattr(before, "theta", None)  # a Poisson has none
-        self.kept = (after / before.mean).clamp_max(1)
+        ratio = after / before.mean
+        self.kept = ratio.where(before.mean > 0, 1.0).clamp_max(1)
         self.added = (after - before.mean).clamp_min(0)
 
     @property

@@ -95,6 +95,7 @@ class ZeroInflatedNegativeBinomial(scvi_distributions.ZeroInflatedNegativeBinomi
 
     def __init__(self, mu: Tensor, theta: Tensor, zi_logits: Tensor, scale: Tensor):
         super().__init__(mu=mu, theta=theta, zi_logits=zi_logits, scale=scale, validate_args=False)
+        Distribution.__init__(self, batch_shape=self.mu.shape, validate_args=False)
         self.dispersion = theta
 
 

@@ -179,6 +179,9 @@ class EffectsMixin(GenerationMixin):
             cells = rows[is_side[rows]]
             if len(cells) < FEWEST_MEASURED:
                 return np.full(adata.n_vars, np.nan)
-            total = np.asarray(read_rows(x, cells).sum(0), dtype=float).ravel()
-            means.append(per_ten_thousand(total[None] / len(cells), self._kinds)[0])
+            total = np.asarray(read_rows(x, cells).sum(0), dtype=float)
+            share = self._measured_share(cells, np.zeros(len(cells), dtype=int), 1)
+            n = len(cells) * (np.ones((1, 1)) if share is None else share)
+            scaled = per_ten_thousand(total / np.maximum(n, 1), self._kinds)
+            means.append(np.where(n < FEWEST_MEASURED, np.nan, scaled)[0])
         return self._on_scale(means[0]) - self._on_scale(means[1])

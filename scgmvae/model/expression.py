@@ -11,7 +11,8 @@ from scvi.model.base import RNASeqMixin
 
 from scgmvae.data import validation
 from scgmvae.data.groups import groups_to_compare
-from scgmvae.distributions.families import FAMILIES
+from scgmvae.data.modalities import panels_of
+from scgmvae.distributions.families import FAMILIES, JOINT
 from scgmvae.model.base import Model
 from scgmvae.model.seeded import seeded
 
@@ -62,7 +63,8 @@ class ExpressionMixin(Model, RNASeqMixin):
         DataFrame, one row per gene and comparison. Of counts it has ``is_supported`` as well,
         unless ``all_stats`` is off: whether any of the cells has a count of the gene, and the mean
         counts per cell, normalised, differ in the direction that the model says. A gene that is
-        not supported is not called (``is_de_fdr_...``).
+        not supported is not called (``is_de_fdr_...``). Where some cells lack a modality there are
+        no columns of raw counts.
 
         Raises
         ------
@@ -82,6 +84,10 @@ class ExpressionMixin(Model, RNASeqMixin):
         table = super().differential_expression(
             adata, groupby, group1, group2, idx1, idx2, **kwargs
         )
+        if panels_of(adata) is not None:
+            # scvi-tools takes what was not measured for zeros
+            is_raw = table.columns.str.startswith(("raw_", "non_zeros_"))
+            return table.loc[:, ~is_raw]
         if self.module.is_count and "raw_normalized_mean1" in table:
             _mark_supported(table)
         return table
@@ -120,6 +126,12 @@ class ExpressionMixin(Model, RNASeqMixin):
             If cells, genes or batches are chosen together with ``dataloader``.
         """
         self._check_choice(dataloader, indices, transform_batch, gene_list)
+        if library_size != 1 and self._module_kwargs["likelihood"] == JOINT:
+            raise ValueError(
+                "library_size is one of counts, and a model of several modalities has features of "
+                f"other kinds as well, but it is {library_size!r}. Leave it out, or use "
+                "impute(modality), which gives counts."
+            )
         if n_samples_overall is not None:
             kwargs["return_numpy"] = True
         if dataloader is None:
@@ -252,7 +264,7 @@ class ExpressionMixin(Model, RNASeqMixin):
     def _check_weighted(self, dataloader: object) -> None:
         """Raise unless samples can have importance weights."""
         likelihood, prior = self._module_kwargs["likelihood"], self._module_kwargs["prior"]
-        if likelihood == "bernoulli" or prior == "none":
+        if likelihood in ("bernoulli", JOINT) or prior == "none":
             raise NotImplementedError(
                 "weights='importance' needs densities of z and of x that scvi-tools can join, "
                 f"which likelihood={likelihood!r} with prior={prior!r} does not have. Use "
@@ -266,8 +278,8 @@ class ExpressionMixin(Model, RNASeqMixin):
 
     def _check_dispersion(self) -> None:
         likelihood = self._module_kwargs["likelihood"]
-        family = FAMILIES[likelihood]
-        if not family.is_count or family.start_dispersion is None:
+        family = FAMILIES.get(likelihood)  # a joint model has one for each modality
+        if family is None or not family.is_count or family.start_dispersion is None:
             raise NotImplementedError(
                 "This method reads the inverse dispersion of the likelihoods 'nb' and 'zinb', "
                 f"which {likelihood!r} does not have."

@@ -136,7 +136,8 @@ class MarkersMixin(SplitsMixin, ExpressionMixin):
         is_own = np.arange(len(sums.n_cells)) == cluster
 
         def means(values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-            return [values[side].sum(0) / sums.n_cells[side].sum() for side in (is_own, ~is_own)]
+            sides = (is_own, ~is_own)
+            return [np.nansum(values[side], 0) / sums.n_cells[side].sum() for side in sides]
 
         own, rest = means(sums.x[:, genes])
         if self.module.is_count:
@@ -187,4 +188,8 @@ class MarkersMixin(SplitsMixin, ExpressionMixin):
             member = (np.ones(len(some)), (group[some], np.arange(len(some))))
             of_groups = sparse.csr_matrix(member, shape=(n_groups, len(some)))
             n_positive += (of_groups @ is_positive).toarray()
-        return n_positive
+        share = self._measured_share(rows, group, n_groups)
+        if share is None:
+            return n_positive
+        # of the cells in which the feature was measured
+        return n_positive / np.where(share[:, genes] > 0, share[:, genes], np.nan)

@@ -18,7 +18,12 @@ from scvi.data._utils import _check_if_view
 
 from scgmvae import checks
 from scgmvae.data import validation
-from scgmvae.data.keys import COPIED_KEY, MODALITIES_KEY, MODALITY_KEY
+from scgmvae.data.keys import (
+    COPIED_KEY,
+    FEATURE_MODALITY_KEY,
+    MODALITIES_KEY,
+    MODALITY_KEY,
+)
 from scgmvae.data.modalities import check_modalities, joined
 from scgmvae.data.registry import Setup
 from scgmvae.model.setup import SetupMixin
@@ -40,6 +45,8 @@ class MuDataMixin(SetupMixin):
     """Name of the modality that is read, where the model was made of one of a MuData."""
     modalities_: dict[str, dict[str, Any]] | None = None
     """Likelihood, layer and number of features of each modality of a joint model."""
+    shown_proteins_: dict[str, dict[str, list[bool]]] | None = None
+    """Which proteins were measured in which batch, of a joint model."""
 
     @classmethod
     def setup_mudata(
@@ -136,14 +143,18 @@ class MuDataMixin(SetupMixin):
         }
         if modalities is not None:
             setup["unlabeled_category"] = unlabeled_category
-            cls._set_up_joint(mdata, dict(modalities), layer, setup)
+            if modality != "rna":
+                raise ValueError(
+                    "Give modality, for a model of one, or modalities, for one of several, but "
+                    f"not both; received modality={modality!r} and modalities={modalities!r}."
+                )
+            cls._set_up_joint(mdata, modalities, layer, setup)
             return
         if not (layer is None or isinstance(layer, str)):
             raise ValueError(
                 f"layer must be the name of one layer of {modality!r}, but it is {layer!r}. "
                 "Layers of several modalities go with modalities=..."
             )
-        mdata.uns.pop(MODALITIES_KEY, None)
         modality = cls._modality_of(mdata, modality)
         adata = mdata[modality]
         validation.check_not_view(adata)
@@ -158,6 +169,7 @@ class MuDataMixin(SetupMixin):
                 unlabeled_category=unlabeled_category,
                 **{name: _without(prefix, value) for name, value in setup.items()},
             )
+        mdata.uns.pop(MODALITIES_KEY, None)
         mdata.uns[MODALITY_KEY] = modality
 
     # -------------------------------------------------------------------- several modalities
@@ -166,7 +178,7 @@ class MuDataMixin(SetupMixin):
     def _set_up_joint(
         cls,
         mdata: MuData,
-        modalities: dict[str, str],
+        modalities: Mapping[str, str],
         layer: str | Mapping[str, str | None] | None,
         setup: dict[str, Any],
     ) -> None:
@@ -184,6 +196,7 @@ class MuDataMixin(SetupMixin):
             )
         layers = _layers_of(mdata, modalities, layer)
         wanted = {"modalities": modalities, "layers": layers, "setup": setup}
+        _JOINED.pop(mdata, None)
         cls._joint_of(mdata, wanted)
         mdata.uns.pop(MODALITY_KEY, None)
         mdata.uns[MODALITIES_KEY] = json.dumps(wanted)
@@ -197,6 +210,7 @@ class MuDataMixin(SetupMixin):
         columns = named_columns(wanted["setup"])
         made = _JOINED.get(mdata)
         if made is not None and made.is_of(mdata, wanted, columns):
+            made.take_columns(mdata, columns)
             return made.adata
         adata = joined(
             mdata,
@@ -205,6 +219,7 @@ class MuDataMixin(SetupMixin):
             columns=columns,
             batch_key=wanted["setup"].get("batch_key"),
             features=wanted.get("features"),
+            panels=wanted.get("panels"),
         )
         if "features" not in wanted:
             arguments = {k: v for k, v in wanted["setup"].items() if v is not None}
@@ -227,8 +242,9 @@ class MuDataMixin(SetupMixin):
         return {
             "modalities": {name: m["likelihood"] for name, m in modalities.items()},
             "layers": {name: m["layer"] for name, m in modalities.items()},
-            "setup": {k: v for k, v in setup.arguments.items() if k.endswith(("_key", "_keys"))},
+            "setup": {k: v for k, v in setup.arguments.items() if k != "layer"},
             "features": dict(zip(modalities, (names.tolist() for names in features), strict=True)),
+            "panels": attributes.get("shown_proteins_"),
         }
 
     @property
@@ -251,6 +267,8 @@ class MuDataMixin(SetupMixin):
         if given is None:
             return None
         names = [given] if isinstance(given, str) else list(given)
+        if not names:
+            raise ValueError("Name one modality or more, or None for all; the list is empty.")
         numbers = [self._modality_number(name) for name in names]
         sizes = [size for _, size in self._kinds]
         return np.repeat(np.isin(np.arange(len(sizes)), numbers), sizes)
@@ -268,6 +286,21 @@ class MuDataMixin(SetupMixin):
                 f"{name!r} is none of them."
             )
         return list(self.modalities_).index(name)
+
+    def _take_new_columns(self, given: AnnData) -> None:
+        if not isinstance(given, MuData):
+            super()._take_new_columns(given)
+            return
+        made = _JOINED.get(given)
+        if made is not None and made.adata is self.adata:
+            made.take_columns(given, named_columns(self._setup.arguments))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a MuData cannot be copied in this way, and the model has its values
+        state = dict(vars(self))
+        if isinstance(state.get("_given"), MuData):
+            state["_given"] = None
+        return state
 
     def _written_beside(self, passed: object, given: AnnData, read: AnnData) -> Any:
         if isinstance(passed, MuData) and self.modalities_ is not None:
@@ -355,7 +388,8 @@ class Joined(NamedTuple):
 
     adata: AnnData
     wanted: Mapping[str, Any]
-    matrices: list[Any]
+    state: list[Any]
+    """The matrices, with what tells that they were changed in place, and names of features."""
     obs: pd.DataFrame
 
     @classmethod
@@ -363,27 +397,36 @@ class Joined(NamedTuple):
         cls, adata: AnnData, mdata: MuData, wanted: Mapping[str, Any], columns: list[str]
     ) -> Joined:
         """What was made of a MuData just now."""
-        return cls(adata, wanted, _matrices(mdata, wanted), _columns_now(mdata, columns))
+        return cls(adata, wanted, _state_of(mdata, wanted), _columns_now(mdata, columns))
 
     def is_of(self, mdata: MuData, wanted: Mapping[str, Any], columns: list[str]) -> bool:
         """Whether the MuData still has what this was made of, and the same is wanted of it.
 
         A model wants the features of its own data, which were wanted without their names.
         """
-        own = {"features": self.features} | dict(self.wanted)
-        matrices = _matrices(mdata, wanted)
+        own, others = (
+            {"features": self.features, "panels": None} | dict(one)
+            for one in (self.wanted, wanted)
+        )
+        others["panels"] = own["panels"]  # of its own data a model has the panels that they show
         return (
-            own == {"features": self.features} | dict(wanted)
-            and len(matrices) == len(self.matrices)
-            and all(a is b for a, b in zip(matrices, self.matrices, strict=True))
+            own == others
+            and _state_of(mdata, wanted) == self.state
             and mdata.obs_names.equals(self.adata.obs_names)
             and _columns_now(mdata, columns).equals(self.obs)
         )
 
+    def take_columns(self, mdata: MuData, columns: list[str]) -> None:
+        """Copy columns of obs that are new or were changed, and were not registered."""
+        own = self.adata.obs
+        for name in mdata.obs.columns.difference(columns, sort=False):
+            if name not in own or not own[name].equals(mdata.obs[name]):
+                own[name] = mdata.obs[name]
+
     @property
     def features(self) -> dict[str, list[str]]:
         """Names of the features of each modality."""
-        modality = self.adata.var["modality"]
+        modality = self.adata.var[FEATURE_MODALITY_KEY]
         return {
             name: self.adata.var_names[(modality == name).to_numpy()].tolist()
             for name in self.wanted["modalities"]
@@ -394,14 +437,16 @@ _JOINED: WeakKeyDictionary[MuData, Joined] = WeakKeyDictionary()
 """What was made of each MuData last."""
 
 
-def _matrices(mdata: MuData, wanted: Mapping[str, Any]) -> list[Any]:
-    """The matrices of the modalities that are read."""
-    read = [
-        (mdata[name], wanted["layers"].get(name))
-        for name in wanted["modalities"]
-        if name in mdata.mod
-    ]
-    return [adata.X if layer is None else adata.layers[layer] for adata, layer in read]
+def _state_of(mdata: MuData, wanted: Mapping[str, Any]) -> list[Any]:
+    """What tells that a matrix of a modality, or a name of a feature, was changed."""
+    state: list[Any] = []
+    for name in wanted["modalities"]:
+        if name in mdata.mod:
+            adata, layer = mdata[name], wanted["layers"].get(name)
+            x = adata.X if layer is None else adata.layers.get(layer)
+            total = None if x is None else float(x[:].sum())
+            state.append((id(x), total, adata.n_obs, tuple(adata.var_names)))
+    return state
 
 
 def _columns_now(mdata: MuData, columns: Iterable[str]) -> pd.DataFrame:

@@ -146,6 +146,10 @@ class QueryMixin(MergingMixin):
         n_categories = self.module.n_categories
         Fitted.of(reference).give_to(self)
         self.modality_ = reference.modality_
+        self.shown_proteins_ = reference.shown_proteins_ and {
+            name: self.shown_proteins_[name] | known
+            for name, known in reference.shown_proteins_.items()
+        }
         self.seed_ = reference.seed_
         self.reference_categories_ = reference.module.n_categories
         self.reference_has_condition_prior_ = reference.module.condition_prior is not None

@@ -16,7 +16,7 @@ from scgmvae.data.datamodules import n_obs_of, registry_of, registry_of_sizes
 from scgmvae.data.images import image_shape_of, shape_of
 from scgmvae.data.keys import MODALITIES_KEY
 from scgmvae.data.matrices import row_sums
-from scgmvae.data.modalities import modalities_of
+from scgmvae.data.modalities import modalities_of, shown_proteins
 from scgmvae.distributions.families import COUNT_LIKELIHOODS, JOINT
 from scgmvae.model.condition_tests import ConditionTestsMixin
 from scgmvae.model.effects import EffectsMixin
@@ -189,6 +189,8 @@ class SCGMVAE(
             if adata is not None:
                 self._check_data(self.adata_manager, likelihood, image_shape)
                 self._given = self._written_beside(passed, adata, adata)
+            if adata is not None and self.modalities_ is not None:
+                self.shown_proteins_ = shown_proteins(adata, self._setup.arguments["batch_key"])
         self._model_summary_string = self._summary()
         self.init_params_ = self._get_init_params(locals())
 
@@ -198,6 +200,11 @@ class SCGMVAE(
         """Likelihood and settings of the module; those of several modalities are in the data."""
         modalities = modalities_of(adata)
         if modalities is None:
+            for name in module_kwargs.keys() & {"hidden_share", "modality_weights"}:
+                raise ValueError(
+                    f"{name} is for several modalities, but the data are of one. Leave it out, or "
+                    "set a MuData up with setup_mudata(mdata, modalities=...)."
+                )
             return likelihood, module_kwargs
         if likelihood not in (None, JOINT):
             raise ValueError(

@@ -15,6 +15,7 @@ from scgmvae.clustering.split_tree import STRENGTH, SplitTree, grow
 from scgmvae.data import validation
 from scgmvae.data.categories import names_of
 from scgmvae.data.matrices import read_rows
+from scgmvae.data.modalities import panels_of
 from scgmvae.data.normalization import on_log_scale
 from scgmvae.model.populations import PopulationsMixin
 
@@ -199,7 +200,25 @@ class SplitsMixin(PopulationsMixin):
     ) -> GroupSums:
         """Sums of x over the groups of some cells, (n,). Counts are log-normalised."""
         n_groups = n_groups or int(group.max()) + 1
-        return sums_by_group(self._expression_blocks(rows), group, n_groups, self.module.n_input)
+        blocks = self._expression_blocks(rows)
+        sums = sums_by_group(blocks, group, n_groups, self.module.n_input)
+        share = self._measured_share(rows, group, n_groups)
+        return sums if share is None else sums.of_measured(share)
+
+    def _measured_share(
+        self, rows: NDArray[np.integer], group: NDArray[np.integer], n_groups: int
+    ) -> NDArray[np.float64] | None:
+        """Share of the cells of each group in which each feature was measured, (K, G).
+
+        ``None`` where all were measured in all cells.
+        """
+        panels = panels_of(self.adata)
+        if panels is None:
+            return None
+        code, table = panels
+        n = np.zeros((n_groups, len(table)))
+        np.add.at(n, (group, code[rows]), 1)
+        return n @ table / np.maximum(n.sum(1, keepdims=True), 1)
 
     def _expression_blocks(
         self, rows: NDArray[np.integer]

@@ -1,6 +1,8 @@
 """Models of several modalities of a MuData: set up, trained, read, imputed, saved, mapped."""
 
+import copy
 import logging
+import pickle
 import re
 
 import mudata
@@ -316,6 +318,89 @@ def test_without_batches_a_protein_that_no_cell_shows_was_not_measured():
     assert np.isfinite(model.get_latent_representation()).all()
 
 
+def test_the_panel_of_a_known_batch_is_that_of_training(unpaired):
+    model, mdata = unpaired
+    z = model.get_latent_representation()
+    for i in (5, 100, 200):  # a cell that shows few proteins was measured in all
+        alone = model.get_latent_representation(mdata[[i]].copy())
+        np.testing.assert_allclose(alone[0], z[i], rtol=1e-4, atol=1e-5)
+
+
+def half_measured():
+    """Proteins of 150 of 240 cells, whose column ``has`` says of which."""
+    mdata = make_mdata()
+    has = np.random.default_rng(5).permutation(240) < 150
+    mdata = mudata.MuData({"rna": mdata["rna"], "protein": mdata["protein"][has].copy()})
+    mdata.obs["has"] = np.where(mdata.obs_names.isin(mdata["protein"].obs_names), "yes", "no")
+    mdata.obs["batch"] = mdata.obs["has"]
+    return mdata
+
+
+def test_what_was_not_measured_is_no_zero_in_tables_of_genes():
+    mdata = half_measured()
+    model = trained(mdata, FEW, {"batch_key": "batch"})
+    table = model.markers(5, "has").set_index("gene")
+    assert (table.filter(like="protein", axis=0)["lfc"].abs() < 1).all()
+    effects = model.effect_table("batch", "yes", "no", groupby="has").set_index("gene")
+    assert effects.filter(like="protein", axis=0)["measured"].isna().all()
+    called = model.differential_expression(groupby="has", group1="yes", group2="no")
+    assert not called.columns.str.startswith("raw_").any()
+    x, cells = mdata["protein"].X.toarray(), mdata["protein"].obs_names
+    groups = model.adata.obs["scgmvae"].loc[cells].astype(str).to_numpy()
+    shares = model.markers(6)
+    for row in shares[shares["modality"] == "protein"].itertuples():
+        gene = mdata["protein"].var_names.get_loc(row.gene)
+        own = groups == row.cluster
+        assert row.fraction == pytest.approx((x[own, gene] > 0).mean())
+        assert row.fraction_rest == pytest.approx((x[~own, gene] > 0).mean())
+
+
+# ------------------------------------------------------------------- changed and copied data
+
+
+def test_setting_up_again_reads_what_was_changed_in_place():
+    mdata = make_mdata()
+    SCGMVAE.setup_mudata(mdata, modalities={"rna": "nb", "protein": "gaussian"})
+    mdata["protein"].X.data = np.log1p(mdata["protein"].X.data)
+    mdata["rna"].var_names = [f"new_{i}" for i in range(60)]
+    mdata.update()
+    SCGMVAE.setup_mudata(mdata, modalities={"rna": "nb", "protein": "gaussian"})
+    adata = SCGMVAE(mdata, **NETWORK).adata
+    np.testing.assert_allclose(adata.X[:, 60:].toarray(), mdata["protein"].X.toarray())
+    assert adata.var_names[0] == "new_0"
+
+
+def test_the_model_knows_its_own_mudata_and_its_new_columns():
+    mdata = make_mdata()
+    model = trained(mdata)
+    assert model._anndata_of(mdata, vars(model)) is model.adata
+    mdata.obs["group"] = np.where(np.arange(240) < 100, "p", "q")
+    assert set(model.differential_expression(mdata, groupby="group")["group1"]) == {"p", "q"}
+    mdata.obs["group"] = np.array(["u", "v", "w"])[np.arange(240) % 3]
+    assert model.test_partition("group").index.tolist() == ["u", "v", "w"]
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+def test_a_model_can_be_copied(unpaired, way):
+    model, _ = unpaired
+    copied = copy.deepcopy(model) if way == "deepcopy" else pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(copied.predict(), model.predict())
+
+
+def test_columns_of_features_are_kept():
+    mdata = make_mdata()
+    mdata["rna"].var["symbol"] = [f"S{i}" for i in range(60)]
+    model = trained(mdata)
+    assert model.impute("rna").var["symbol"].tolist() == mdata["rna"].var["symbol"].tolist()
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "gaussian"])
+def test_every_likelihood_trains_beside_another(likelihood):
+    mdata = make_mdata(n=90)
+    trained(mdata, {"rna": likelihood, "atac": "bernoulli"})
+    assert np.isfinite(mdata.obsm["X_scgmvae"]).all()
+
+
 # ------------------------------------------------------------------------------ bad input
 
 
@@ -341,6 +426,10 @@ def lost(mdata):
     del mdata.mod["rna"]
 
 
+def unlabelled(mdata):
+    mdata.obs["batch"] = mdata.obs["batch"].cat.remove_categories("x")
+
+
 def empty(mdata):
     mdata.mod["atac"] = mdata["atac"][:0].copy()
 
@@ -354,6 +443,9 @@ def empty(mdata):
         (None, {"modalities": {"adt": "nb"}}, KeyError, r"names 'adt'.*modalities are: 'rna'"),
         (None, {"modalities": {"rna": "nbx"}}, ValueError, r"that of 'rna' is 'nbx'"),
         (None, {"modalities": {}}, ValueError, "must be a dictionary of the likelihood"),
+        (None, {"modalities": ["rna"]}, ValueError, "must be a dictionary of the likelihood"),
+        (None, {"modality": "atac"}, ValueError, "but not both"),
+        (unlabelled, {"batch_key": "batch"}, ValueError, "Every cell needs a value in the obs"),
         (None, {"batch_key": "no"}, KeyError, "obs column 'no'"),
         (None, {"size_factor_key": "batch"}, ValueError, "size_factor_key is for one modality"),
         (None, {"layer": {"rn": "x"}}, ValueError, "it names one of 'rn'"),
@@ -382,6 +474,45 @@ def test_cells_without_any_of_the_modalities_are_refused():
     )
     with pytest.raises(ValueError, match="40 of 240 are in none"):
         SCGMVAE.setup_mudata(mdata, modalities={"rna": "nb"})
+
+
+def test_cells_of_which_nothing_was_measured_are_named():
+    mdata = make_mdata()
+    x = mdata["protein"].X.tolil()
+    x[:2] = 0
+    mdata["protein"].X = x.tocsr()
+    parts = {"rna": mdata["rna"][2:].copy(), "protein": mdata["protein"].copy()}
+    mdata = mudata.MuData(parts)
+    mdata.obs["batch"] = np.where(mdata.obs_names.isin(parts["rna"].obs_names), "p", "q")
+    with pytest.raises(ValueError, match="must have a feature that was measured, but 'cell_0'"):
+        SCGMVAE.setup_mudata(mdata, modalities=FEW, batch_key="batch")
+
+
+def test_a_failed_set_up_of_one_modality_leaves_that_of_several():
+    mdata = make_mdata()
+    SCGMVAE.setup_mudata(mdata, modalities=KINDS)
+    with pytest.raises(KeyError):
+        SCGMVAE.setup_mudata(mdata, modality="nope")
+    assert list(SCGMVAE(mdata, **NETWORK).modalities_) == ["rna", "protein", "atac"]
+
+
+def test_settings_of_several_modalities_are_refused_for_one(counts):
+    with pytest.raises(ValueError, match="hidden_share is for several modalities"):
+        SCGMVAE(counts.copy(), hidden_share=0.1)
+
+
+def test_what_a_joint_model_does_not_have_is_said(unpaired):
+    model, _ = unpaired
+    with pytest.raises(NotImplementedError, match="'joint'"):
+        model.get_feature_correlation_matrix()
+    with pytest.raises(NotImplementedError, match="'joint'"):
+        model.differential_expression(groupby="batch", weights="importance")
+    with pytest.raises(ValueError, match="library_size is one of counts"):
+        model.get_normalized_expression(library_size=1e4)
+    with pytest.raises(ValueError, match="the list is empty"):
+        model.impute("rna", given=[])
+    with pytest.raises(ValueError, match="via='x' changes the counts of one modality"):
+        model.predict_counterfactual(conditions={"batch": "x"}, via="x")
 
 
 def test_columns_of_two_modalities_that_differ_are_refused():
