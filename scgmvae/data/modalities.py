@@ -333,7 +333,7 @@ def _keep_panels(adata: AnnData, blocks: Sequence[Block]) -> None:
     codes = np.column_stack([block.panel for block in blocks])
     of_panels, code = np.unique(codes, axis=0, return_inverse=True)
     table = np.hstack([b.panels[own] for b, own in zip(blocks, of_panels.T, strict=True)])
-    is_empty = ~table.any(1)[code.reshape(-1)]
+    is_empty = (table.sum(axis=1) == 0)[code.reshape(-1)]
     if is_empty.any():
         raise ValueError(
             "Every cell must have a feature that was measured, but "

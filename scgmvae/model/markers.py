@@ -112,8 +112,20 @@ class MarkersMixin(SplitsMixin, ExpressionMixin):
         shown, place = np.unique(np.concatenate(genes), return_inverse=True)
         places = np.split(place, np.cumsum([len(own) for own in genes])[:-1])
         positive = self._positive_by_group(rows, codes[rows], shown, len(names))
+        share = self._measured_share(rows, codes[rows], len(names))
+        measured = np.repeat(sums.n_cells[:, None].astype(float), len(shown), axis=1)
+        if share is not None:
+            measured = measured * share[:, shown]
         parts = [
-            self._rows_of(cluster, names[cluster], own, sums, codes, positive[:, columns])
+            self._rows_of(
+                cluster,
+                names[cluster],
+                own,
+                sums,
+                codes,
+                positive[:, columns],
+                measured[:, columns],
+            )
             for cluster, own, columns in zip(clusters, genes, places, strict=True)
         ]
         return pd.concat(parts, ignore_index=True)
@@ -131,18 +143,24 @@ class MarkersMixin(SplitsMixin, ExpressionMixin):
         sums: GroupSums,
         codes: NDArray[np.integer],
         positive: NDArray[np.float64],
+        measured: NDArray[np.float64],
     ) -> pd.DataFrame:
-        """The rows of one cluster, given the cells with any count of its genes, (K, genes)."""
+        """The rows of one cluster, given the cells with any count of its genes, (K, genes).
+
+        ``measured`` is the number of cells of each cluster in which these were measured.
+        """
         is_own = np.arange(len(sums.n_cells)) == cluster
 
         def means(values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-            sides = (is_own, ~is_own)
-            return [np.nansum(values[side], 0) / sums.n_cells[side].sum() for side in sides]
+            return [values[side].sum(0) / sums.n_cells[side].sum() for side in (is_own, ~is_own)]
 
         own, rest = means(sums.x[:, genes])
         if self.module.is_count:
             own, rest = (log2_means(mean) for mean in (own, rest))
-        fraction, fraction_rest = means(positive)
+        fraction, fraction_rest = (
+            positive[side].sum(0) / np.maximum(measured[side].sum(0), 1)
+            for side in (is_own, ~is_own)
+        )
         is_other = (codes != cluster) & (codes >= 0)
         modality = {}
         if self.modalities_ is not None:
@@ -188,8 +206,4 @@ class MarkersMixin(SplitsMixin, ExpressionMixin):
             member = (np.ones(len(some)), (group[some], np.arange(len(some))))
             of_groups = sparse.csr_matrix(member, shape=(n_groups, len(some)))
             n_positive += (of_groups @ is_positive).toarray()
-        share = self._measured_share(rows, group, n_groups)
-        if share is None:
-            return n_positive
-        # of the cells in which the feature was measured
-        return n_positive / np.where(share[:, genes] > 0, share[:, genes], np.nan)
+        return n_positive
