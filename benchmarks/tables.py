@@ -58,7 +58,7 @@ def own_and_leiden(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["method"].isin(["SCGMVAE", "PCA + Leiden 0.3"])]
 
 
-CLUSTERING = {"ARI": ("ARI", 3), "ACC": ("ACC", 3), "n_clusters": ("clusters", 1)}
+CLUSTERING = {"ARI": ("ARI", 3), "ACC": ("ACC", 3), "n_clusters": ("number", 1)}
 KMEANS = {"kmeans_ARI": ("k-means ARI", 3), "kmeans_ACC": ("k-means ACC", 3)}
 LABELS = {"ACC": ("accuracy", 3), "macro_F1": ("macro F1", 3), "ECE": ("calibration error", 3)}
 SOURCES = {"fg": ("foreground", 3), "bg": ("background", 3), "sectors": ("sectors", 3)}
@@ -77,7 +77,7 @@ EMBEDDING = {
     "own ARI": ("ARI of own clusters", 3),
 }
 MODALITIES = {"method": "method", "K": "K", "clusters": "clusters by"}
-PARTITION = {"ARI": ("ARI", 3), "NMI": ("NMI", 3), "n_clusters": ("clusters", 1)}
+PARTITION = {"ARI": ("ARI", 3), "NMI": ("NMI", 3), "n_clusters": ("number", 1)}
 CHANGE = {
     "MMD": ("MMD", 3),
     "energy": ("energy", 3),
@@ -109,7 +109,7 @@ TABLES = {
     "tested-one": Table(
         ("tested-one",),
         {"cells": "one population", "method": "method"},
-        {"is_split": ("share of sets with several clusters", 2), "n_clusters": ("clusters", 1)},
+        {"is_split": ("share of sets with several clusters", 2), "n_clusters": ("number", 1)},
     ),
     "tested-power": Table(
         ("tested-power",),
