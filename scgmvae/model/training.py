@@ -490,7 +490,8 @@ class TrainingMixin(StartMixin):
             return f"Embedding of {cells}, in adata.obsm['X_scgmvae']"
         n_clusters = len(self.cluster_names)
         clusters = "1 cluster" if n_clusters == 1 else f"{n_clusters:,} clusters"
-        return f"{clusters} in {cells}, in adata.obs['scgmvae']"
+        data = "adata" if self.modalities_ is None else "mdata"
+        return f"{clusters} in {cells}, in {data}.obs['scgmvae']"
 
     def _finish(self, training: Training, rows: NDArray[np.integer]) -> None:
         """Merge components, keep the distances of the training cells, and write the results."""
