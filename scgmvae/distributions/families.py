@@ -48,4 +48,4 @@ FAMILIES: dict[str, Family] = {
     "gaussian": Family(is_count=False, n_heads=1, start_dispersion=1.0),
     "protein": Family(is_count=True, n_heads=3, start_dispersion=10.0),
 }
-COUNT_LIKELIHOODS = tuple(name for name, family in FAMILIES.items() if family.is_count)
+COUNT_LIKELIHOODS = tuple(name for name in LIKELIHOODS if FAMILIES[name].is_count)
