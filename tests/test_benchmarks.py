@@ -123,7 +123,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             "likelihood.py --tasks pbmc3k", {"likelihood-pbmc3k": (1, None)}, id="likelihood"
         ),
         pytest.param("peers.py", {"peers-simulated": (12, "ACC")}, id="peers"),
-        pytest.param("soak.py", {"soak": (9, None)}, id="soak"),
+        pytest.param("soak.py", {"soak": (10, None)}, id="soak"),
         pytest.param("imports.py", {"imports": (3, None)}, id="imports"),
         pytest.param(
             "gpu.py",
