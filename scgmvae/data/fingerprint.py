@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from scgmvae.data.matrices import Matrix
 
-__all__ = ["Change", "change_of", "remember"]
+__all__ = ["Change", "change_of", "remember", "sums_of_some_rows"]
 
 N_ROWS, N_ROWS_ON_DISK = 64, 4
 """Number of rows of the matrix that are compared."""
@@ -79,10 +79,7 @@ class Fingerprint(NamedTuple):
         """Fingerprint of the data of a manager."""
         adata, setup = manager.adata, Setup(manager.registry)
         x = _matrix_in(adata, setup.layer)
-        rng = np.random.default_rng(0)
-        n_rows = min(adata.n_obs, N_ROWS_ON_DISK if is_on_disk(x) else N_ROWS)
-        rows = np.sort(rng.choice(adata.n_obs, n_rows, replace=False))
-        weights = rng.uniform(1, 2, adata.n_vars)
+        rows, weights = _drawn(x, adata.shape)
         columns = {n: _values(adata.obs[n]).copy() for n in setup.columns if n in adata.obs}
         made = cls(
             layer=setup.layer,
@@ -103,6 +100,19 @@ class Fingerprint(NamedTuple):
         if not _is_readable(x):
             return np.zeros(len(self.rows))
         return np.asarray(read_rows(x, self.rows) @ self.weights).ravel()
+
+
+def sums_of_some_rows(x: Matrix) -> NDArray[np.float64]:
+    """Weighted sums of a few rows of a matrix, which tell whether it was changed in place."""
+    rows, weights = _drawn(x, x.shape)
+    return np.asarray(read_rows(x, rows) @ weights).ravel()
+
+
+def _drawn(x: Matrix, shape: tuple[int, int]) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
+    """Rows of a matrix that are compared, ascending, and the weight of each gene, (G,)."""
+    rng, (n_obs, n_vars) = np.random.default_rng(0), shape
+    n_rows = min(n_obs, N_ROWS_ON_DISK if is_on_disk(x) else N_ROWS)
+    return np.sort(rng.choice(n_obs, n_rows, replace=False)), rng.uniform(1, 2, n_vars)
 
 
 def _is_readable(x: Matrix) -> bool:

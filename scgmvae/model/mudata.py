@@ -18,6 +18,7 @@ from scvi.data._utils import _check_if_view
 
 from scgmvae import checks
 from scgmvae.data import validation
+from scgmvae.data.fingerprint import sums_of_some_rows
 from scgmvae.data.keys import (
     COPIED_KEY,
     FEATURE_MODALITY_KEY,
@@ -389,7 +390,7 @@ class Joined(NamedTuple):
     adata: AnnData
     wanted: Mapping[str, Any]
     state: list[Any]
-    """The matrices, with what tells that they were changed in place, and names of features."""
+    """What each modality was like, see :func:`_state_of`."""
     obs: pd.DataFrame
 
     @classmethod
@@ -438,14 +439,14 @@ _JOINED: WeakKeyDictionary[MuData, Joined] = WeakKeyDictionary()
 
 
 def _state_of(mdata: MuData, wanted: Mapping[str, Any]) -> list[Any]:
-    """What tells that a matrix of a modality, or a name of a feature, was changed."""
+    """What tells that values, cells or features of a modality were changed."""
     state: list[Any] = []
     for name in wanted["modalities"]:
         if name in mdata.mod:
             adata, layer = mdata[name], wanted["layers"].get(name)
             x = adata.X if layer is None else adata.layers.get(layer)
-            total = None if x is None else float(x[:].sum())
-            state.append((id(x), total, adata.n_obs, tuple(adata.var_names)))
+            sums = () if x is None or not adata.n_obs else tuple(sums_of_some_rows(x))
+            state.append((sums, tuple(adata.obs_names), tuple(adata.var_names)))
     return state
 
 
