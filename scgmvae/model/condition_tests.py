@@ -113,10 +113,10 @@ class ConditionTestsMixin(SplitsMixin):
         """
         adata = self._validate_anndata()
         checks.check_whole(1, min_cells=min_cells)
-        if not self.module.is_count:
+        if not self.module.is_count or self.modalities_ is not None:
             raise ValueError(
-                "Sums over samples are tested as counts, but the likelihood of this model is "
-                f"{self._module_kwargs['likelihood']!r}."
+                "Sums over samples are tested as counts of one modality, but the likelihood of "
+                f"this model is {self._module_kwargs['likelihood']!r}."
             )
         if groupby == "scgmvae":
             self._check_mixture()

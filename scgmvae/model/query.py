@@ -47,7 +47,7 @@ class QueryMixin(MergingMixin):
             New data with the obs columns that the reference was set up with. Cells without a
             label, or with one that the reference does not know, count as unlabelled; so do
             all cells if the column of labels is missing. Genes are put into the reference's order,
-            in a copy; up to 20 % can be missing and are then treated as unobserved, with a
+            in a copy; up to half can be missing and are then treated as unobserved, with a
             warning. Results are written into ``adata`` and into the copy.
         reference_model
             The trained reference, or the folder that it was saved in.

@@ -19,14 +19,7 @@ from scgmvae import SCGMVAE
 FEW = {"rna": "nb", "protein": "protein"}
 
 
-@pytest.fixture(autouse=True)
-def no_columns_are_pulled():
-    """The way of mudata 0.4, which is an option of 0.3."""
-    if not hasattr(mudata, "set_options"):
-        yield
-        return
-    with mudata.set_options(pull_on_update=False):
-        yield
+pytestmark = pytest.mark.usefixtures("no_columns_are_pulled")
 
 
 def trained(mdata, modalities=KINDS, setup=None, training=TRAINING, **settings):
@@ -504,6 +497,10 @@ def test_settings_of_several_modalities_are_refused_for_one(counts):
 
 def test_what_a_joint_model_does_not_have_is_said(unpaired):
     model, _ = unpaired
+    with pytest.raises(NotImplementedError, match="'joint'"):
+        model.test_markers()
+    with pytest.raises(ValueError, match="counts of one modality.*'joint'"):
+        model.test_condition("batch", "x", sample_key="cell_type")
     with pytest.raises(NotImplementedError, match="'joint'"):
         model.get_feature_correlation_matrix()
     with pytest.raises(NotImplementedError, match="'joint'"):
