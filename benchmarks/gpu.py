@@ -3,8 +3,8 @@
     python benchmarks/gpu.py [--tasks million steps parts predict] [--cells 1000000]
 
 Needs torch, what scgmvae itself needs, and no data: the cells are simulated on the GPU, and kept
-in the memory of the host as those of a user are. On a card of 40 GB or more it takes less than
-eight minutes; without a GPU it runs on the CPU, where ``--short`` shows that it works.
+in the memory of the host as those of a user are. It has not been run on a GPU yet; without one it
+runs on the CPU, where ``--short`` shows that it works. ``--cells 100000`` makes it shorter.
 
 million  simulated cells of 20 types in 5 batches, 2,000 genes of which 8 % have a count: seconds
          from the AnnData to clusters whose number is found, peak memory, agreement with the types
