@@ -189,9 +189,13 @@ def _read(path: Path, backed: Literal["r"] | None = None) -> AnnData | MuData:
     return read_cells(path, backed)
 
 
+def _is_mudata(cells: AnnData | MuData) -> bool:
+    return hasattr(cells, "mod")  # without importing mudata
+
+
 def _check_kind(cells: AnnData | MuData, path: Path | None) -> None:
     """Raise ``UsageError`` if the name of an output does not say what will be in it."""
-    kind = ".h5mu" if hasattr(cells, "mod") else ".h5ad"
+    kind = ".h5mu" if _is_mudata(cells) else ".h5ad"
     if path is not None and path.suffix.lower() != kind:
         raise click.UsageError(
             f"Of these cells the output is of the kind {kind}, but --out is {path.name!r}."
@@ -201,7 +205,7 @@ def _check_kind(cells: AnnData | MuData, path: Path | None) -> None:
 def _write(cells: AnnData | MuData, path: Path) -> None:
     _check_kind(cells, path)
     with whole_file(path) as made:
-        cells.write_h5mu(made) if hasattr(cells, "mod") else cells.write_h5ad(made)
+        cells.write_h5mu(made) if _is_mudata(cells) else cells.write_h5ad(made)
     _say(f"Wrote {path}.")
 
 
@@ -395,7 +399,7 @@ def _set_up(
     """Set the cells up, and say what the values are of."""
     from scgmvae.data.validation import default_layer
 
-    is_mudata = hasattr(cells, "mod")
+    is_mudata = _is_mudata(cells)
     if is_mudata != bool(modalities):
         there = f" It has {', '.join(cells.mod)}." if is_mudata else ""
         raise click.UsageError(
@@ -530,7 +534,7 @@ def _model_info(folder: Path) -> dict[str, Any]:
 
 def _data_info(path: Path) -> dict[str, Any]:
     cells = _read(path, backed="r")
-    if not hasattr(cells, "mod"):
+    if not _is_mudata(cells):
         return {"kind": "data"} | _cells_info(cells)
     return {
         "kind": "data",

@@ -51,6 +51,18 @@ def no_window_and_no_new_settings(monkeypatch):
     assert dict(mpl.rcParams) == before
 
 
+@pytest.fixture
+def no_columns_are_pulled():
+    """The way of mudata 0.4, which is an option of 0.3."""
+    import mudata
+
+    if not hasattr(mudata, "set_options"):
+        yield
+        return
+    with mudata.set_options(pull_on_update=False):
+        yield
+
+
 @pytest.fixture(scope="session")
 def make_model():
     """Function that makes a small model of an AnnData, set up as the keywords ``setup`` say."""

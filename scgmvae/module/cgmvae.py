@@ -362,16 +362,12 @@ class CGMVAE(ExtendableModule):
     ) -> None:
         """Make encoder and decoder, whose shapes do not depend on K."""
         sizes = self.sizes if encode_covariates else ConditionSizes()
-        self.encoder = Encoder(
+        trunk: nn.Module = (
             Trunk(self.n_input, sizes, widths, dropout_rate)
             if encoder == "mlp"
-            else ConvolutionalTrunk(self.image_shape),
-            sizes,
-            self.n_latent,
-            self.n_latent_w if self.has_mixture else 0,
-            input_dropout_rate,
-            noise=self.prior != "none",
+            else ConvolutionalTrunk(self.image_shape)
         )
+        self.encoder = self._encoder_on(trunk, sizes, input_dropout_rate)
         n_heads = self._family.n_heads + self._disperses_by_cell
         if encoder == "mlp":
             self.decoder = Decoder(self.n_latent, self.sizes, self.n_input, n_heads, widths[::-1])
@@ -379,6 +375,19 @@ class CGMVAE(ExtendableModule):
             self.decoder = ConvolutionalDecoder(
                 self.n_latent, self.sizes, self.image_shape, n_heads
             )
+
+    def _encoder_on(
+        self, trunk: nn.Module, sizes: ConditionSizes, input_dropout_rate: float
+    ) -> Encoder:
+        """Encoder of the latents on given hidden layers."""
+        return Encoder(
+            trunk,
+            sizes,
+            self.n_latent,
+            self.n_latent_w if self.has_mixture else 0,
+            input_dropout_rate,
+            noise=self.prior != "none",
+        )
 
     def _make_library(
         self,
@@ -409,20 +418,25 @@ class CGMVAE(ExtendableModule):
         start = self._family.start_dispersion
         if start is None:
             return None
-        n_rows = {
-            "gene-batch": (self.n_categories[0],),
-            "gene-label": (max(self.n_labels, 1),),
-        }.get(self.dispersion, ())
         fixed = self.gene_likelihood == "gaussian" and self.gaussian_scale not in get_args(
             GaussianScale
         )
         start = float(self.gaussian_scale) if fixed else start
-        shape = (1,) if self.gaussian_scale == "shared" else (*n_rows, self.n_input)
+        shape = (1,) if self.gaussian_scale == "shared" else (*self._dispersion_rows, self.n_input)
         raw = inverse_bounded_exp(torch.full(shape, start), self._log_dispersion_bound)
         if self._disperses_by_cell:
             self.decoder.start_at(raw, head=-1)
             return None
         return nn.Parameter(raw, requires_grad=not fixed)
+
+    @property
+    def _dispersion_rows(self) -> tuple[int, ...]:
+        """Number of rows of the dispersions, by batch or label; none for one in all cells."""
+        rows = {
+            "gene-batch": (self.n_categories[0],),
+            "gene-label": (max(self.n_labels, 1),),
+        }
+        return rows.get(self.dispersion, ())
 
     def _make_condition_prior(self, condition_prior: str) -> ConditionPrior | None:
         """Network of p(w|c), or of p(z|c) of a VAE; ``None`` where the prior is fixed."""

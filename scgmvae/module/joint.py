@@ -32,7 +32,7 @@ from scgmvae.nn import sparse
 from scgmvae.nn.bounds import inverse_bounded_exp
 from scgmvae.nn.experts import Experts, Seen
 from scgmvae.nn.layers import Conditions, ConditionSizes, Trunk
-from scgmvae.nn.networks import Decoder, Encoder, ProteinDecoder
+from scgmvae.nn.networks import Decoder, ProteinDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -160,15 +160,10 @@ class JointCGMVAE(CGMVAE):
         sizes = self.sizes if encode_covariates else ConditionSizes()
         self.encoder = Experts(
             [
-                Encoder(
-                    Trunk(modality.n_features, sizes, widths, dropout_rate),
-                    sizes,
-                    self.n_latent,
-                    self.n_latent_w if self.has_mixture else 0,
-                    input_dropout_rate,
-                    noise=self.prior != "none",
+                self._encoder_on(
+                    Trunk(size, sizes, widths, dropout_rate), sizes, input_dropout_rate
                 )
-                for modality in self.modalities
+                for size in self.sizes_of_modalities
             ]
         )
         decoders: list[Decoder] = []
@@ -186,17 +181,13 @@ class JointCGMVAE(CGMVAE):
 
         Likelihoods without any leave theirs as they are.
         """
-        n_rows = {
-            "gene-batch": (self.n_categories[0],),
-            "gene-label": (max(self.n_labels, 1),),
-        }.get(self.dispersion, ())
         starts = [FAMILIES[modality.likelihood].start_dispersion for modality in self.modalities]
         values = [
             torch.full((size,), 1.0 if start is None else start)
             for size, start in zip(self.sizes_of_modalities, starts, strict=True)
         ]
         raw = inverse_bounded_exp(torch.cat(values), LOG_DISPERSION_BOUND)
-        return nn.Parameter(raw.expand(*n_rows, -1).clone())
+        return nn.Parameter(raw.expand(*self._dispersion_rows, -1).clone())
 
     @property
     def is_count(self) -> bool:

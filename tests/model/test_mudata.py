@@ -13,14 +13,7 @@ from scgmvae import SCGMVAE, DualVAE
 ROWS = np.arange(40)
 
 
-@pytest.fixture(autouse=True)
-def no_columns_are_pulled():
-    """The way of mudata 0.4, which is an option of 0.3."""
-    if not hasattr(mudata, "set_options"):
-        yield
-        return
-    with mudata.set_options(pull_on_update=False):
-        yield
+pytestmark = pytest.mark.usefixtures("no_columns_are_pulled")
 
 
 @pytest.fixture
