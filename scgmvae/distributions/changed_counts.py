@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch.distributions import Distribution
 
 __all__ = ["ChangedCounts", "carried_over"]
@@ -81,7 +83,7 @@ class ChangedCounts:
     @property
     def mean(self) -> Tensor:
         """Expected counts, ``(n, G)``."""
-        x = self._counts(self.before.mean)
+        x = self._counts(lambda: self.before.mean)
         factor: Tensor | float = 1.0
         if self.theta is not None:
             factor = (self.theta + x) / (self.theta + self.before.mean)
@@ -89,7 +91,7 @@ class ChangedCounts:
 
     def sample(self) -> Tensor:
         """Drawn counts, ``(n, G)``."""
-        x = self._counts(self.before.sample())
+        x = self._counts(self.before.sample)
         factor: Tensor | float = 1.0
         if self.theta is not None:
             factor = torch._standard_gamma(self.theta + x) / (self.theta + self.before.mean)
@@ -97,6 +99,8 @@ class ChangedCounts:
         kept[is_counted] = torch.binomial(x[is_counted], self.kept[is_counted])
         return kept + torch.poisson(self.added * factor)
 
-    def _counts(self, unobserved: Tensor) -> Tensor:
+    def _counts(self, unobserved: Callable[[], Tensor]) -> Tensor:
         """Counts, with values for the genes that were not measured."""
-        return self.x if self.observed is None else torch.where(self.observed, self.x, unobserved)
+        if self.observed is None:
+            return self.x
+        return torch.where(self.observed, self.x, unobserved())

@@ -188,12 +188,14 @@ class _NegativeBinomialLogProb(torch.autograd.Function):
             else:
                 grad_theta.view(-1).index_add_(0, flat, by_column)
         if wants_means:
-            grad_means = torch.div(theta, total, out=total)  # θ/(θ+μ)
-            nz_grad = _at(grad_means, flat).mul_(terms.x).mul_(grad_nz).div_(mu_nz)
-            grad_means.mul_(-grad.unsqueeze(-1))
-            grad_means.view(-1).index_add_(0, flat, nz_grad)
-            if size is not None:  # through the softmax
-                grad_means.mul_(scale).mul_(size)
+            grad_means = torch.div(theta, total, out=total)  # θ/(θ+μ), that of 0 but for its sign
+            nz_grad = _at(grad_means, flat).mul_(terms.x).div_(mu_nz)
+            grad_means.view(-1).index_add_(0, flat, nz_grad, alpha=-1)
+            factor = -grad.unsqueeze(-1)
+            if size is None:
+                grad_means.mul_(factor)
+            else:  # through the softmax
+                grad_means.mul_(scale).mul_(factor * size)
                 grad_means.addcmul_(scale, grad_means.sum(-1, keepdim=True), value=-1)
         return None, None, None, None, None, grad_means, grad_theta, None
 

@@ -7,6 +7,7 @@ the classes here add what the ones of :mod:`scvi.distributions` lack.
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from scvi import distributions as scvi_distributions
@@ -22,9 +23,13 @@ from scgmvae.distributions.counts import (
     softmax_nb_log_prob,
     zinb_log_prob,
 )
+from scgmvae.distributions.draws import draw_negative_binomial
 from scgmvae.distributions.families import LIKELIHOODS, Likelihood
 from scgmvae.nn.bounds import bounded_exp
 from scgmvae.nn.sparse import dense
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "at_library_size",
@@ -89,6 +94,11 @@ class NegativeBinomial(scvi_distributions.NegativeBinomial):
         """Inverse dispersions, ``(..., n, G)``."""
         return self.dispersion.expand(self.batch_shape)
 
+    def sample(self, sample_shape: Sequence[int] | None = None) -> Tensor:
+        """Counts, ``(*sample_shape, ..., n, G)``, in a part of the time that scvi-tools takes."""
+        shape = self._extended_shape(torch.Size(sample_shape or ()))
+        return draw_negative_binomial(self.mu.expand(shape), self.dispersion)
+
 
 class ZeroInflatedNegativeBinomial(scvi_distributions.ZeroInflatedNegativeBinomial):
     """scvi-tools' zero-inflated negative binomial, which keeps its dispersion as it was given."""
@@ -97,6 +107,13 @@ class ZeroInflatedNegativeBinomial(scvi_distributions.ZeroInflatedNegativeBinomi
         super().__init__(mu=mu, theta=theta, zi_logits=zi_logits, scale=scale, validate_args=False)
         Distribution.__init__(self, batch_shape=self.mu.shape, validate_args=False)
         self.dispersion = theta
+
+    def sample(self, sample_shape: Sequence[int] | None = None) -> Tensor:
+        """Counts, ``(*sample_shape, ..., n, G)``, in a part of the time that scvi-tools takes."""
+        shape = self._extended_shape(torch.Size(sample_shape or ()))
+        counts = draw_negative_binomial(self.mu.expand(shape), self.dispersion)
+        is_inflated = torch.rand_like(counts) < self.zi_logits.detach().sigmoid()
+        return counts.masked_fill_(is_inflated, 0)
 
 
 class Bernoulli(torch.distributions.Bernoulli):

@@ -48,7 +48,7 @@ def test_the_mean_is_that_of_the_draws_of_a_cell(kind):
     changed = ChangedCounts(x.expand(N, -1), before, AFTER.expand(N, -1))
     found = changed.sample()
     error = found.std(0) / N**0.5
-    assert ((found.mean(0) - changed.mean[0]).abs() <= N_ERRORS * error).all()
+    assert ((found.mean(0) - changed.mean[0]).abs() <= N_ERRORS * error + 1e-5).all()
     assert (found[:, 3] == 3).float().mean() > 0.999  # a mean that changes by rounding alone
     assert (found[:, 1] <= 7).all() and (found[:, 2] >= 20).all()
 
