@@ -1,4 +1,4 @@
-"""Cells of several batches or conditions: mixing, query mapping, learned p(w|c).
+"""Cells of several batches or conditions: mixing, learned p(w|c).
 
     SCGMVAE_DATA_DIR=... python benchmarks/integration.py [--tasks mixing] [--seeds 0 1 2]
 
@@ -6,8 +6,6 @@
 embedding mixes batches (iLISI) and keeps lines apart (cLISI). SCVI and SCANVI get k-means, told K;
 SCANVI gets labels of a tenth of the cells. One row of scgmvae is trained as SCVI is by default:
 for 400 epochs, and with an encoder that does not see the batch.
-*query*: the three CEL-seq2 plates of sc_mixology are the reference, with labels; CEL-seq2 and
-Drop-seq are mapped to it without.
 *conditions*: the conditional toy, unsupervised, with standard and learned p(w|c).
 
 Rows are merged into a JSON per task after every fit; ``--short`` runs few epochs on simulated
@@ -29,7 +27,6 @@ import scgmvae
 from scgmvae.metrics import clustering_scores, mixing_scores
 
 TYPE, BATCH, KEY, UNLABELED = "cell_type", "batch", "label", "unknown"
-QUERIES = ["sc_celseq2", "sc_dropseq"]
 SHORT = {"max_epochs": 2, "pretrain_epochs": 2}
 
 
@@ -38,8 +35,6 @@ def load(short: bool) -> AnnData:
         return scgmvae.datasets.load("sc_mixology")
     adata = scgmvae.datasets.synthetic_counts(300, 80, n_components=3, n_batches=3)
     adata.obs[TYPE] = adata.obs["component"].astype(str)
-    names = ["plate", *QUERIES]
-    adata.obs[BATCH] = [names[code] for code in adata.obs[BATCH].cat.codes]
     return adata
 
 
@@ -87,45 +82,6 @@ def mixing(seed: int, short: bool) -> list[dict[str, object]]:
     return rows
 
 
-# ----------------------------------------------------------------------------------- query
-
-
-def query(seed: int, short: bool) -> list[dict[str, object]]:
-    adata = load(short)
-    is_query = adata.obs[BATCH].isin(QUERIES)
-    adata.obs = adata.obs[[TYPE, BATCH]].astype(str)
-    reference, new = adata[~is_query].copy(), adata[is_query].copy()
-    truth = new.obs[TYPE].to_numpy()
-    new.obs[TYPE] = UNLABELED
-
-    def row(method: str, predicted: NDArray) -> dict[str, object]:
-        return {"method": method, "seed": seed, "ACC": float((predicted == truth).mean())}
-
-    scgmvae.SCGMVAE.setup_anndata(
-        reference, batch_key=BATCH, labels_key=TYPE, unlabeled_category=UNLABELED
-    )
-    model = train(scgmvae.SCGMVAE(reference), seed, short)
-    before = model.get_latent_representation()
-    mapped = scgmvae.SCGMVAE.load_query_data(new.copy(), model)
-    rows = [row("scgmvae, query not trained", mapped.predict())]
-    mapped.train(seed=seed, enable_progress_bar=False, **({"max_epochs": 2} if short else {}))
-    rows.append(row("scgmvae", mapped.predict()))
-    rows[-1]["reference_moved"] = float(
-        not np.array_equal(before, mapped.get_latent_representation(reference))
-    )
-    both = adata.copy()
-    both.obs[TYPE] = both.obs[TYPE].where(~is_query, UNLABELED)
-    scgmvae.SCGMVAE.setup_anndata(
-        both, batch_key=BATCH, labels_key=TYPE, unlabeled_category=UNLABELED
-    )
-    model = train(scgmvae.SCGMVAE(both), seed, short)
-    rows.append(row("scgmvae, trained on both", model.predict()[is_query.to_numpy()]))
-    max_epochs = 2 if short else None
-    predicted, _ = tools.scanvi_query(reference, new, TYPE, UNLABELED, seed, BATCH, 10, max_epochs)
-    rows.append(row("scANVI with scArches", predicted))
-    return rows
-
-
 # ------------------------------------------------------------------------------ conditions
 
 
@@ -153,7 +109,6 @@ def conditions(seed: int, short: bool) -> list[dict[str, object]]:
 
 TASKS = {
     "mixing": (mixing, ["method"]),
-    "query": (query, ["method"]),
     "conditions": (conditions, ["method"]),
 }
 

@@ -124,7 +124,7 @@ def scanvi_query(
     batch_key: str | None = None,
     n_latent: int = 10,
     max_epochs: int | None = None,
-) -> tuple[NDArray[np.str_], NDArray[np.float32]]:
+) -> SCANVI:
     """Labels of a reference mapped to a query with scArches, as in scvi-tools' tutorial.
 
     Parameters
@@ -140,7 +140,7 @@ def scanvi_query(
 
     Returns
     -------
-    Predicted labels ``(n,)`` and latent ``(n, L)`` of the query's cells.
+    The model of the query's cells.
     """
     pretrained = _scvi(reference, seed, batch_key, max_epochs, n_latent=n_latent, **SCARCHES)
     model = SCANVI.from_scvi_model(pretrained, unlabeled, labels_key=labels_key)
@@ -150,7 +150,7 @@ def scanvi_query(
     mapped = SCANVI.load_query_data(query, model)
     settings = {"plan_kwargs": {"weight_decay": 0.0}, "check_val_every_n_epoch": 10}
     _train(mapped, max_epochs or 100, **settings)
-    return mapped.predict(), mapped.get_latent_representation()
+    return mapped
 
 
 def padded(mdata: MuData) -> MuData:

@@ -53,9 +53,7 @@ def cells(n_cells: int, seed: int) -> AnnData:
     return drawn(rng, profiles, n_each.reshape(len(DEPTHS), -1), effects, np.array(DEPTHS))
 
 
-def run(
-    train: AnnData, test: AnnData, setting: str, seed: int, short: bool
-) -> dict[str, object]:
+def run(train: AnnData, test: AnnData, setting: str, seed: int, short: bool) -> dict[str, object]:
     """A training of the default length."""
     scgmvae.SCGMVAE.setup_anndata(train, batch_key="batch")
     model = scgmvae.SCGMVAE(train)
