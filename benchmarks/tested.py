@@ -27,7 +27,9 @@ import scanpy as sc
 from anndata import AnnData
 from common import load_counts, run_tasks, threads_kept
 from scipy import sparse
+from sklearn.cluster import HDBSCAN
 from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score
+from sklearn.mixture import GaussianMixture
 
 import scgmvae
 from scgmvae.clustering.partition import leiden, log_normalized_pcs, neighbor_graph
@@ -38,6 +40,8 @@ N_GENES = 500
 RESOLUTIONS = (0.3, 0.5, 1.0)
 BRIEF = {"max_epochs": 5}
 """Length of the joint stage where the tree of splits is what counts: it is made before."""
+N_PCS = 10
+"""Number of principal components for scikit-learn's methods."""
 RARE = 0.02
 """Largest share of the cells of a rare type."""
 
@@ -139,9 +143,31 @@ def leiden_of(x: np.ndarray, seed: int) -> dict[float, np.ndarray]:
 
 @threads_kept()
 def by_pcs(adata: AnnData, seed: int) -> dict[str, np.ndarray]:
-    """Leiden's partitions of principal components of log-normalised counts."""
-    found = leiden_of(log_normalized_pcs(adata.X, seed=seed), seed)
-    return {f"PCA + Leiden {resolution}": codes for resolution, codes in found.items()}
+    """Partitions of principal components of log-normalised counts."""
+    pcs = log_normalized_pcs(adata.X, seed=seed)
+    found = leiden_of(pcs, seed)
+    by_leiden = {f"PCA + Leiden {resolution}": codes for resolution, codes in found.items()}
+    return by_leiden | by_scikit_learn(pcs[:, :N_PCS], seed)
+
+
+def by_scikit_learn(pcs: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """What finds a number of clusters in scikit-learn, on the first principal components.
+
+    A Gaussian mixture by BIC, for more and more components until three numbers in a row are no
+    better; and HDBSCAN, whose cells outside of all clusters are one more.
+    """
+    best, best_bic, k, n_worse = None, np.inf, 1, 0
+    while n_worse < 3 and k < len(pcs) // 20:
+        mixture = GaussianMixture(k, reg_covar=1e-4, random_state=seed).fit(pcs)
+        bic = mixture.bic(pcs)
+        n_worse = 0 if bic < best_bic else n_worse + 1
+        if bic < best_bic:
+            best, best_bic = mixture, bic
+        k += 1
+    return {
+        "PCA + Gaussian mixture, BIC": best.predict(pcs),
+        "PCA + HDBSCAN": HDBSCAN(min_cluster_size=15, copy=True).fit_predict(pcs),
+    }
 
 
 def methods(

@@ -31,10 +31,9 @@ from simulators import BATCH_SD, N_GENES, drawn, log_profiles
 
 SETTINGS = {
     "128": {"batch_size": 128},
-    "512": {"batch_size": 512},
+    "256, lr 1.4e-3": {"batch_size": 256, "plan_kwargs": {"lr": 1.4e-3}},
     "512, lr 2e-3": {"batch_size": 512, "plan_kwargs": {"lr": 2e-3}},
     "1024, lr 2e-3": {"batch_size": 1024, "plan_kwargs": {"lr": 2e-3}},
-    "1024, lr 3e-3": {"batch_size": 1024, "plan_kwargs": {"lr": 3e-3}},
     "default": {},
 }
 """Cells in a minibatch, and the step length of Adam where it is not 1e-3."""
