@@ -244,6 +244,21 @@ TABLES = {
         {"task": "data and labels", "method": "method"},
         LABELS,
     ),
+    "transfer": Table(
+        ("transfer-mice", "transfer-half", "transfer-plates"),
+        {"query": "query", "method": "method"},
+        LABELS,
+    ),
+    "unseen": Table(
+        ("transfer-unseen",), {"data": "data", "method": "method"}, {"AUROC": ("AUROC", 3)}
+    ),
+    "unseen-types": Table(
+        ("transfer-unseen",),
+        {"data": "data", "type": "type", "method": "method"},
+        {"AUROC": ("AUROC", 3)},
+        lambda rows: rows[rows["method"].isin(["scgmvae, novelty", "distance on PCs"])],
+        names_source=False,
+    ),
     "labels-rare": Table(
         ("labels-rare",),
         {"method": "method"},
@@ -294,7 +309,6 @@ TABLES = {
         {"method": "method"},
         {"ARI": ("ARI", 3), "iLISI": ("iLISI", 3), "cLISI": ("cLISI", 3)},
     ),
-    "query": Table(("integration-query",), {"method": "method"}, {"ACC": ("accuracy", 3)}),
     "conditions": Table(
         ("integration-conditions",),
         {"method": "prior of w"},

@@ -76,7 +76,7 @@ def halves(name: str, short: bool) -> tuple[AnnData, NDArray[np.bool_]]:
     return adata, adata.obs[BATCH].isin(list(queries)).to_numpy()
 
 
-def mapped(name: str, share: float, seed: int, short: bool) -> list[dict[str, object]]:
+def mapped(cells: str, name: str, share: float, seed: int, short: bool) -> list[dict[str, object]]:
     """One row per method; the query has a share of the genes."""
     adata, is_query = halves(name, short)
     reference, query = adata[~is_query].copy(), adata[is_query].copy()
@@ -92,6 +92,7 @@ def mapped(name: str, share: float, seed: int, short: bool) -> list[dict[str, ob
         known, proba = truth[is_known], proba[is_known]
         predicted = proba.idxmax(axis=1).to_numpy()
         return {
+            "query": cells,
             "method": method,
             "seed": seed,
             "ACC": float((predicted == known).mean()),
@@ -172,9 +173,9 @@ def novelties(
 
 
 TASKS = {
-    "mice": (partial(mapped, "baron_mouse", 1.0), ["method"]),
-    "half": (partial(mapped, "baron_mouse", 0.5), ["method"]),
-    "plates": (partial(mapped, "sc_mixology", 1.0), ["method"]),
+    "mice": (partial(mapped, "second mouse", "baron_mouse", 1.0), ["query", "method"]),
+    "half": (partial(mapped, "half of its genes", "baron_mouse", 0.5), ["query", "method"]),
+    "plates": (partial(mapped, "CEL-seq2, Drop-seq", "sc_mixology", 1.0), ["query", "method"]),
     "unseen": (unseen, ["method", "data", "type"]),
 }
 

@@ -21,11 +21,11 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
         pytest.param(
             "tested.py",
             {
-                "tested-one": (4, "is_split"),
-                "tested-power": (4, "found"),
-                "tested-types": (4, "ARI"),
-                "tested-truth": (8, "ARI"),
-                "tested-donors": (8, "ARI"),
+                "tested-one": (6, "is_split"),
+                "tested-power": (6, "found"),
+                "tested-types": (6, "ARI"),
+                "tested-truth": (10, "ARI"),
+                "tested-donors": (12, "ARI"),
                 "tested-depth": (4, "ARI"),
                 "tested-cost": (1, None),
             },
@@ -86,11 +86,21 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             "integration.py",
             {
                 "integration-mixing": (6, "iLISI"),
-                "integration-query": (4, "ACC"),
                 "integration-conditions": (2, "ACC"),
             },
             id="integration",
         ),
+        pytest.param(
+            "transfer.py",
+            {
+                "transfer-mice": (6, "ACC"),
+                "transfer-half": (6, "ACC"),
+                "transfer-plates": (6, "ACC"),
+                "transfer-unseen": (4, "AUROC"),
+            },
+            id="transfer",
+        ),
+        pytest.param("studies/batch_size.py", {"batch_size": (4, "ARI")}, id="batch_size"),
         pytest.param(
             "multimodal.py",
             {

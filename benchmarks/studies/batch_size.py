@@ -6,7 +6,6 @@ Simulated cells of 20 types in five lineages and five batches, 1,000 genes (``si
 Every run sees each cell as often, so a minibatch of four times the size takes a quarter of the
 steps. *ARI* compares the clusters, whose number is found, with the types; *elbo* is the mean bound
 of 2,000 cells that were held out, nats for each cell; *minutes* are processor time of the training.
-*default* is what :meth:`scgmvae.SCGMVAE.train` takes by itself.
 
 ``--short`` has 600 cells and few epochs.
 """
@@ -34,7 +33,6 @@ SETTINGS = {
     "256, lr 1.4e-3": {"batch_size": 256, "plan_kwargs": {"lr": 1.4e-3}},
     "512, lr 2e-3": {"batch_size": 512, "plan_kwargs": {"lr": 2e-3}},
     "1024, lr 2e-3": {"batch_size": 1024, "plan_kwargs": {"lr": 2e-3}},
-    "default": {},
 }
 """Cells in a minibatch, and the step length of Adam where it is not 1e-3."""
 
