@@ -1,4 +1,4 @@
-"""What a training costs on paper: a step by its sizes, and from it an epoch of any number of cells.
+"""What a training costs on paper: a step by its sizes, and an epoch by the number of cells.
 
     OMP_NUM_THREADS=1 python benchmarks/growth.py --threads 1
 
@@ -8,9 +8,9 @@ components takes
     a + b B + c G + d B G + e B K   milliseconds.
 
 The coefficients, none below 0, are fitted to measured steps by least squares of relative errors,
-and checked at sizes that were not fitted. An epoch of n cells has n / B steps. Its memory is fitted
-to what ``speed.py --tasks growth`` measured, without the largest number of cells, at which it is
-checked with the seconds of an epoch.
+and checked at sizes that were not fitted. An epoch of n cells has n / B steps. Its memory is
+fitted to what ``speed.py --tasks growth`` measured, without the largest number of cells, at which
+it is checked with the seconds of an epoch.
 
 ``--short`` measures steps of few genes once each.
 """
@@ -66,9 +66,7 @@ def step_ms(batch_size: int, n_genes: int, n_components: int, short: bool) -> fl
 def terms(sizes: np.ndarray) -> np.ndarray:
     """What the coefficients are multiplied by, (sizes, 5)."""
     cells, genes, components = sizes.astype(float).T
-    return np.column_stack(
-        [np.ones_like(cells), cells, genes, cells * genes, cells * components]
-    )
+    return np.column_stack([np.ones_like(cells), cells, genes, cells * genes, cells * components])
 
 
 def fitted(sizes: np.ndarray, ms: np.ndarray) -> np.ndarray:

@@ -14,7 +14,6 @@ data.
 
 from __future__ import annotations
 
-import numpy as np
 import tools
 from anndata import AnnData
 from common import run_tasks

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scvi import settings as scvi_settings
 from scvi.train._config import KwargsLike, merge_kwargs
 
 from scgmvae import checks
@@ -38,6 +39,7 @@ from scgmvae.train.checkpoints import (
 from scgmvae.train.devices import check_devices
 from scgmvae.train.finite_watch import FiniteWatch
 from scgmvae.train.plan import StagedTrainingPlan
+from scgmvae.train.recipe import SMALLEST_MINIBATCH
 from scgmvae.train.request import (
     Folders,
     Request,
@@ -86,7 +88,7 @@ class TrainingMixin(StartMixin):
         validation_size: float | None = None,
         shuffle_set_split: bool = True,
         load_sparse_tensor: bool = False,
-        batch_size: int | None = 128,
+        batch_size: int | None = None,
         early_stopping: bool = False,
         datasplitter_kwargs: dict | None = None,
         plan_config: KwargsLike | None = None,
@@ -153,7 +155,10 @@ class TrainingMixin(StartMixin):
         load_sparse_tensor
             Without effect: minibatches are CSR tensors wherever that is faster.
         batch_size
-            Largest number of cells in a minibatch; ``None`` is ``scvi.settings.batch_size``.
+            Largest number of cells in a minibatch. ``None`` is ``scvi.settings.batch_size``, 128
+            unless that was changed; except of images twice as many for each doubling of 25,000
+            cells, up to 1,024. Adam's steps are then longer in proportion to the root, unless
+            ``plan_kwargs`` has an ``lr``.
         early_stopping
             Stop the joint stage when the ELBO of the validation cells stops rising, with the
             divergences at full weight whatever weight they train with. Further settings are those
@@ -282,8 +287,11 @@ class TrainingMixin(StartMixin):
 
     def _begun(self, request: Request, trainer_kwargs: dict[str, Any]) -> Training:
         """New training."""
+        minibatch = scvi_settings.batch_size
+        if minibatch == SMALLEST_MINIBATCH and self.adata is not None:
+            minibatch = self._recipe.minibatch(self.adata.n_obs)
         return Training(
-            request.resolved(self._seed_of(request.seed), trainer_kwargs),
+            request.resolved(self._seed_of(request.seed), trainer_kwargs, minibatch),
             trainer_kwargs,
             is_first=not self.is_trained_,
             goes_on=self.is_trained_ and self.module.mixture_started,

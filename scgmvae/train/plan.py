@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
     from scgmvae.module.cgmvae import CGMVAE
 
-__all__ = ["CheckedPlan", "StagedTrainingPlan", "declined"]
+__all__ = ["STEP_LENGTH", "CheckedPlan", "StagedTrainingPlan", "declined"]
+
+STEP_LENGTH = 1e-3
+"""Step length of Adam with minibatches of 128 cells."""
 
 
 def declined(done: float, share: float) -> float:
@@ -158,7 +161,7 @@ class StagedTrainingPlan(CheckedPlan):
         n_samples: int = 1,
         monte_carlo_kl: bool = False,
         distortion: float = 0.0,
-        lr: float = 1e-3,
+        lr: float = STEP_LENGTH,
         weight_decay: float = 1e-6,
         eps: float = 1e-8,
         lr_decline: float = 0.0,

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 __all__ = ["COUNTS", "IMAGES", "SEVERAL", "Length", "Recipe", "recipe_for"]
 
 
+SMALLEST_MINIBATCH = 128
+"""Number of cells in a minibatch where there are few cells."""
+
+CELLS_OF_SMALLEST = 25_000
+"""Number of cells at which minibatches are the smallest; with twice as many they are twice as
+large. If they grew faster there would be too few steps, as every cell comes up at least 30 times
+(``benchmarks/studies/batch_size.py``)."""
+
+
 @dataclass(frozen=True)
 class Length:
     """Length of a stage: number of minibatches of 128 cells, and bounds on its epochs."""
@@ -60,6 +69,24 @@ class Recipe:
     """Settings of the training plan of a model with a mixture."""
     per_value: dict[str, float] = field(default_factory=dict)
     """Further settings, multiplied by the number of values in x, as the likelihood is."""
+    largest_minibatch: int = SMALLEST_MINIBATCH
+    """Number of cells to which minibatches grow where there are many cells."""
+
+    def minibatch(self, n_obs: int) -> int:
+        """Number of cells in a minibatch: an epoch of many cells has about 200 to 400 of them.
+
+        Parameters
+        ----------
+        n_obs
+            Number of cells.
+
+        Examples
+        --------
+        >>> [COUNTS.minibatch(n) for n in (4_271, 49_999, 50_000, 100_000, 1_000_000)]
+        [128, 128, 256, 512, 1024]
+        """
+        doublings = int(np.log2(max(n_obs / CELLS_OF_SMALLEST, 1)))
+        return min(SMALLEST_MINIBATCH * 2**doublings, self.largest_minibatch)
 
     def weights(self, n_input: int) -> dict[str, Any]:
         """Settings of the training plan of a model with a mixture.
@@ -80,6 +107,7 @@ COUNTS = Recipe(
     joint=Length(2500, 20, 120),
     start="tested",
     straight=True,
+    largest_minibatch=1024,
 )
 """Recipe for counts."""
 

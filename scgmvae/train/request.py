@@ -6,12 +6,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from scvi import settings
 from scvi.train import SaveCheckpoint
 from scvi.train._config import KwargsLike, merge_kwargs
 
 from scgmvae import checks
 from scgmvae.io.values import encode
+from scgmvae.train.plan import STEP_LENGTH
+from scgmvae.train.recipe import SMALLEST_MINIBATCH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,7 +59,7 @@ class Request:
     train_size: float | None = None
     validation_size: float | None = None
     shuffle_set_split: bool = True
-    batch_size: int | None = 128
+    batch_size: int | None = None
     early_stopping: bool = False
     datasplitter_kwargs: dict[str, Any] | None = None
     plan_kwargs: dict[str, Any] | None = None
@@ -70,7 +71,7 @@ class Request:
         defaults = vars(type(self)())
         return {name: value for name, value in values.items() if value != defaults[name]}
 
-    def resolved(self, seed: int, trainer_kwargs: Mapping[str, Any]) -> Self:
+    def resolved(self, seed: int, trainer_kwargs: Mapping[str, Any], minibatch: int) -> Self:
         """Request in which every ``None`` that stands for a value is replaced by that value.
 
         Parameters
@@ -79,12 +80,24 @@ class Request:
             Seed of the training.
         trainer_kwargs
             Arguments of the trainer, some of which need validation cells.
+        minibatch
+            Number of cells in a minibatch if none is given. Steps are longer in proportion to the
+            root of it, as the noise of a gradient falls so.
         """
         train_size = self.train_size
         if train_size is None:
             train_size = 0.9 if self.needs_validation(trainer_kwargs) else 1.0
-        batch_size = settings.batch_size if self.batch_size is None else self.batch_size
-        return replace(self, seed=seed, train_size=train_size, batch_size=batch_size)
+        plan_kwargs = self.plan_kwargs
+        if self.batch_size is None and minibatch > SMALLEST_MINIBATCH:
+            lr = STEP_LENGTH * (minibatch / SMALLEST_MINIBATCH) ** 0.5
+            plan_kwargs = {"lr": lr} | (plan_kwargs or {})
+        return replace(
+            self,
+            seed=seed,
+            train_size=train_size,
+            batch_size=minibatch if self.batch_size is None else self.batch_size,
+            plan_kwargs=plan_kwargs,
+        )
 
     def needs_validation(self, trainer_kwargs: Mapping[str, Any]) -> bool:
         """Whether the training needs validation cells.

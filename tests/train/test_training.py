@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pandas as pd
 import pytest
+import scvi
 import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from sklearn.linear_model import LogisticRegression
@@ -154,6 +155,36 @@ def test_the_step_length_falls_over_the_last_part_of_the_joint_stage(
     lengths.clear()
     train(model, max_epochs=2, **how)  # which is another joint stage
     np.testing.assert_allclose(np.array(lengths) / 2e-3, expected[4:])
+
+
+@pytest.mark.parametrize(
+    ("given", "batch_size", "lr"),
+    [
+        pytest.param({}, 256, 1e-3 * 2**0.5, id="by_the_number_of_cells"),
+        pytest.param({"batch_size": 128}, 128, 1e-3, id="given"),
+        pytest.param({"plan_kwargs": {"lr": 3e-4}}, 256, 3e-4, id="steps_of_a_given_length"),
+    ],
+)
+def test_minibatches_of_many_cells_are_larger_and_their_steps_longer(
+    adata, make_model, monkeypatch, given, batch_size, lr
+):
+    monkeypatch.setattr("scgmvae.train.recipe.CELLS_OF_SMALLEST", len(adata) / 2.5)
+    model = make_model(adata)
+    model.train(1, 1, enable_progress_bar=False, **given)
+    assert model.trainer.datamodule.data_loader_kwargs["batch_size"] == batch_size
+    assert model.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(lr)
+
+
+def test_minibatches_of_few_cells_have_the_size_of_the_settings(adata, make_model, monkeypatch):
+    model = make_model(adata)
+    model.train(1, 1, enable_progress_bar=False)
+    assert model.trainer.datamodule.data_loader_kwargs["batch_size"] == 128
+    monkeypatch.setattr(scvi.settings, "batch_size", 90)
+    monkeypatch.setattr("scgmvae.train.recipe.CELLS_OF_SMALLEST", len(adata) / 4)
+    model = make_model(adata)
+    model.train(1, 1, enable_progress_bar=False)
+    assert model.trainer.datamodule.data_loader_kwargs["batch_size"] == 90
+    assert model.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize("callbacks", [[], [LearningRateMonitor()]], ids=["", "own_monitor"])
