@@ -256,7 +256,9 @@ TABLES = {
         ("transfer-unseen",),
         {"data": "data", "type": "type", "method": "method"},
         {"AUROC": ("AUROC", 3)},
-        lambda rows: rows[rows["method"].isin(["scgmvae, novelty", "distance on PCs"])],
+        lambda rows: rows[
+            rows["method"].isin(["scgmvae, novelty", "scgmvae, distance in z alone"])
+        ],
         names_source=False,
     ),
     "labels-rare": Table(
