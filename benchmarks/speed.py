@@ -9,6 +9,7 @@ models train there.
 steps       SCVI, pretraining and joint training by batch size, density and number of genes
 parts       a joint step in parts, beside its matrix products alone
 likelihood  the negative binomial forward and backward, against that of scvi-tools
+draws       counts of it, against draws of scvi-tools
 predict     cells per second of ``predict``, and seconds of the start of the mixture
 growth      seconds per epoch and peak memory by number of cells, in memory and from disk
 fit         a whole fit of pbmc4k, against SCVI's with neighbours and Leiden

@@ -381,6 +381,26 @@ TABLES = {
         {"ms": ("ms", 1), "share": ("% of the step", 0)},
         part_of_step,
     ),
+    "speed-draws": Table(
+        ("speed-draws",),
+        {"draws": "draws of 2,000 cells and 2,000 genes"},
+        {"ms": ("milliseconds", 0), "times_faster": ("times faster", 1)},
+    ),
+    "batch-size": Table(
+        ("batch_size",),
+        {"cells": "cells", "minibatch": "minibatch"},
+        {
+            "ARI": ("ARI", 3),
+            "n_clusters": ("clusters, of 20 types", 1),
+            "elbo": ("bound of held-out cells, nats", 1),
+            "minutes": ("processor minutes", 1),
+        },
+    ),
+    "growth": Table(
+        ("growth",),
+        {"what": "what", "sizes": "sizes", "used": "used for"},
+        {"measured": ("measured", 1), "foretold": ("foretold", 1), "error": ("error", 2)},
+    ),
     "speed-likelihood": Table(
         ("speed-likelihood",),
         {"cells": "cells", "density": "density", "likelihood": "likelihood"},
