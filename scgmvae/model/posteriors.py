@@ -179,7 +179,8 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
             for values in (self.feature_whitening_, self.feature_means_)
         )
         features = self.module.features(tensors) @ whitening
-        return (features.unsqueeze(1) - means).norm(dim=-1).amin(1)
+        exact = "donot_use_mm_for_euclid_dist"  # products of matrices lose digits
+        return torch.cdist(features, means, compute_mode=exact).amin(1)
 
     def _noise(self) -> Tensor:
         """Points that stand for N(0, I) of z, (S, 1, L), the same for every cell."""
