@@ -70,11 +70,11 @@ class NoveltyMixin(PosteriorsMixin):
         :math:`\delta_h` is of the features h, the units of the hidden layer that q(z|x,c) is read
         from, with their mean in the training cells of each component and their covariance within
         components: z can put cells of an unknown type among known ones, which the layer before
-        still keeps apart. The distance of a cell is the larger of both, each in units of what 99 %
-        of the training cells do not exceed. The novelty is the share of the training cells that
-        have a smaller distance, so among these themselves it is uniform. Near 1 a cell fits no
-        component. Without a hidden layer, with convolutions and with several modalities
-        :math:`\delta_z` is all.
+        still keeps apart. Each is in units of what 99 % of the training cells do not exceed, and
+        the distance of a cell is :math:`\delta_z`, or :math:`\delta_h` where that is larger and
+        above 1. The novelty is the share of the training cells that have a smaller distance, so
+        among these themselves it is uniform. Near 1 a cell fits no component. Without a hidden
+        layer, with convolutions and with several modalities :math:`\delta_z` is all.
 
         Parameters
         ----------
@@ -137,7 +137,9 @@ class NoveltyMixin(PosteriorsMixin):
         if self.distance_limits_ is None:
             return of_z
         both = np.stack([of_z, posteriors["feature_distance"].astype(float)])
-        return (both / self.distance_limits_[:, None]).max(0)
+        of_z, of_features = both / self.distance_limits_[:, None]
+        # below their limit features differ between types by more than they tell of new ones
+        return np.where(of_features > 1, np.maximum(of_z, of_features), of_z)
 
     def _distance_of_z(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
         distances = posteriors["distances"].astype(float)
