@@ -265,7 +265,7 @@ def shaded(seed: int, short: bool) -> list[dict[str, object]]:
     parts = images(seed, short)
     for part, adata in enumerate(parts):
         shade(adata, 2 * seed + part)
-    names = ("additive", "gated", "concatenation, hidden units")
+    names = ("additive", "gated", "concatenation")
     return decoded(seed, *parts, short, names)
 
 
