@@ -49,7 +49,7 @@ from scgmvae.datasets import files
                 "dual-separation": (4, "sectors"),
                 "dual-interactions": (3, "sectors"),
                 "dual-strengths": (4, "sectors"),
-                "dual-encoders": (4, "sectors"),
+                "dual-encoders": (2, "sectors"),
                 "dual-decoders": (5, "sectors"),
                 "dual-shaded": (3, "sectors"),
             },
