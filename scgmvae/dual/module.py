@@ -80,7 +80,7 @@ class DualModule(BaseModuleClass):
         Width of each hidden layer of an ``"mlp"`` encoder; without any it is linear.
     n_hidden_decoder
         Width of each hidden layer of the foreground's decoder; without any it is linear up to the
-        cut at 0.
+        cut at 0 (a softplus for counts of which it is the only rate).
     window, blur
         Window and blur of g, in pixels; see :class:`~scgmvae.dual.resolution.LowResolution`.
     interaction
@@ -250,7 +250,10 @@ class DualModule(BaseModuleClass):
         """
         both = torch.cat([z1, z2], dim=-1)
         seen = both if self.image_interaction == "concatenation" else z1
-        foreground = self.unit * torch.relu(self.foreground(seen, NO_CONDITIONS)[0])
+        # a rate of 0 would make counts impossible, unless there is a background beside it
+        is_rate = self.likelihood == "poisson" and self.image_interaction == "none"
+        rectified = softplus if is_rate else torch.relu
+        foreground = self.unit * rectified(self.foreground(seen, NO_CONDITIONS)[0])
         low_background = self.unit * softplus(self.background(z2, NO_CONDITIONS)[0])
         low = low_background
         if self.image_interaction == "gated":

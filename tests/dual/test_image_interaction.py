@@ -68,6 +68,20 @@ def test_image_and_low_resolution_have_the_means_computed_by_hand(image_interact
 
 @pytest.mark.parametrize("image_interaction", OF_IMAGE)
 @torch.no_grad()
+def test_counts_are_possible_whatever_the_foreground(image_interaction):
+    module = small_module(image_interaction, likelihood="poisson")
+    x = torch.poisson(torch.full((50, 96), 4.0)).double()
+    z1, z2 = torch.randn(50, 5).double() * 30, torch.randn(50, 8).double()
+    p = module.generative(z1, z2)
+    rate = p["foreground"] + (image_interaction != "none") * p["background"]
+    assert (p["foreground"] == 0).any() == (image_interaction != "none")
+    expected = stats.poisson.logpmf(x.numpy(), rate.numpy()).sum()
+    assert np.isfinite(expected)
+    assert p["px"].log_prob(x).sum().item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("image_interaction", OF_IMAGE)
+@torch.no_grad()
 def test_only_in_the_concatenation_is_the_foreground_of_both_latents(image_interaction):
     module = small_module(image_interaction)
     z1, z2 = torch.randn(6, 5).double(), torch.randn(6, 8).double()
