@@ -15,6 +15,12 @@ parts, with one latent of as many dimensions as the two and a linear decoder, tr
 error over the images; *gain* is the dual VAE's less the plain VAE's, with its own error.
 *interactions*: the three settings of what the low resolution is told of the foreground.
 *strengths*: a background half as strong, and twice; few sectors on; counts with Poisson.
+*encoders*: a convolutional encoder of the foreground, under a background as strong as a sector
+that is on, and twice as strong.
+*decoders*: what the image is told of the background (``image_interaction``), and a decoder with
+128 hidden units; *gain* is log p(x) less that of the additive decoder, of the same images.
+*shaded*: the same of images in which a sector that is on lets half of the background through, so
+that light does not add up.
 
 ``--short`` has 120 images of 24 × 36 pixels and few epochs.
 """
@@ -22,6 +28,7 @@ error over the images; *gain* is the dual VAE's less the plain VAE's, with its o
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -47,6 +54,19 @@ N_LATENT = 136
 """Of the plain VAE: as many as the dual VAE's two latents have by default."""
 
 N_DRAWS = 50
+
+SHADE = 0.5
+"""Share of the background that a sector which is on keeps back, where light does not add up."""
+
+HIDDEN = {"n_hidden_decoder": (128,)}
+DECODERS = {
+    "additive": {},
+    "none": {"image_interaction": "none"},
+    "gated": {"image_interaction": "gated"},
+    "concatenation": {"image_interaction": "concatenation"},
+    "concatenation, hidden units": {"image_interaction": "concatenation"} | HIDDEN,
+}
+"""What decodes the image, by name."""
 
 
 def images(seed: int, short: bool, **settings: object) -> tuple[AnnData, AnnData]:
@@ -205,10 +225,56 @@ def strengths(seed: int, short: bool) -> list[dict[str, object]]:
     return rows
 
 
+def encoders(seed: int, short: bool) -> list[dict[str, object]]:
+    rows = []
+    for background in (1, 2):
+        train, test = images(seed, short, background=float(background))
+        row, _ = dual_vae(seed, train, test, short, encoder="conv")
+        rows.append({"images": f"background {background}", "encoder": "conv"} | row)
+    return rows
+
+
+def decoded(
+    seed: int, train: AnnData, test: AnnData, short: bool, names: Iterable[str]
+) -> list[dict[str, object]]:
+    """Figures of some decoders, and their gain over the additive one, which comes first."""
+    rows, of_additive = [], None
+    for name in names:
+        row, nats = dual_vae(seed, train, test, short, **DECODERS[name])
+        of_additive = nats if of_additive is None else of_additive
+        gain = mean_and_error(nats - of_additive, "gain", "gain_se")
+        rows.append({"decoder": name} | row | gain)
+    return rows
+
+
+def decoders(seed: int, short: bool) -> list[dict[str, object]]:
+    return decoded(seed, *images(seed, short), short, DECODERS)
+
+
+def shade(adata: AnnData, seed: int) -> None:
+    """New images of the same two sources, of which the upper keeps back light of the lower."""
+    rng = np.random.default_rng(seed)
+    focussed = adata.layers["true_foreground"]
+    adata.layers["true_background"] *= 1 - SHADE * (focussed > 0)
+    light = focussed + adata.layers["true_background"]
+    adata.X = (rng.poisson(light) + rng.standard_normal(light.shape)).astype(np.float32)
+
+
+def shaded(seed: int, short: bool) -> list[dict[str, object]]:
+    parts = images(seed, short)
+    for part, adata in enumerate(parts):
+        shade(adata, 2 * seed + part)
+    names = ("additive", "gated", "concatenation")
+    return decoded(seed, *parts, short, names)
+
+
 TASKS = {
     "separation": (separation, ["method"]),
     "interactions": (interactions, ["interaction"]),
     "strengths": (strengths, ["images"]),
+    "encoders": (encoders, ["images", "encoder"]),
+    "decoders": (decoders, ["decoder"]),
+    "shaded": (shaded, ["decoder"]),
 }
 
 if __name__ == "__main__":

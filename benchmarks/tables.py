@@ -62,6 +62,8 @@ CLUSTERING = {"ARI": ("ARI", 3), "ACC": ("ACC", 3), "n_clusters": ("number", 1)}
 KMEANS = {"kmeans_ARI": ("k-means ARI", 3), "kmeans_ACC": ("k-means ACC", 3)}
 LABELS = {"ACC": ("accuracy", 3), "macro_F1": ("macro F1", 3), "ECE": ("calibration error", 3)}
 SOURCES = {"fg": ("foreground", 3), "bg": ("background", 3), "sectors": ("sectors", 3)}
+DECODERS = SOURCES | {"log_px": ("log p(x)", 0), "gain": ("gain, nats", 1)}
+NATS = {"loss": ("loss, nats per test image", 1), "reconstruction": ("reconstruction error", 1)}
 STEPS = {"batch_size": "batch", "density": "density", "genes": "genes", "model": "model"}
 SPEED = {"cells_per_s": ("cells per second", 0), "to_SCVI": ("times SCVI's", 2)}
 AMBIENT = {"mse": ("mean squared error", 4), "specificity": ("specificity", 3)}
@@ -431,6 +433,13 @@ TABLES = {
     ),
     "dual-strengths": Table(("dual-strengths",), {"images": "images"}, SOURCES),
     "dual-interactions": Table(("dual-interactions",), {"interaction": "interaction"}, SOURCES),
+    "dual-encoders": Table(
+        ("dual-encoders",),
+        {"images": "images", "encoder": "encoder"},
+        SOURCES | {"log_px": ("log p(x)", 0), "seconds": ("seconds", 0)},
+    ),
+    "dual-decoders": Table(("dual-decoders",), {"decoder": "decoder"}, DECODERS),
+    "dual-shaded": Table(("dual-shaded",), {"decoder": "decoder"}, DECODERS),
     "ambient": Table(
         ("ambient-10pct", "ambient-20pct"),
         {"data": "pool", "correction": "correction"},
@@ -477,9 +486,12 @@ TABLES = {
             "seconds": ("seconds of Leiden", 0),
         },
     ),
-    "images-vae": Table(
-        ("images-vae",), {"n_latent": "dimensions of z"}, {"loss": ("nats per image", 1)}
+    "tested-images": Table(
+        ("tested_images-fashion", "tested_images-mnist"),
+        {"data": "images", "told": "told", "start": "start"},
+        {"ACC": ("ACC", 3), "n_groups": ("groups", 0), "seconds": ("seconds", 0)},
     ),
+    "images-vae": Table(("images-vae",), {"data": "images", "n_latent": "dimensions of z"}, NATS),
     "images-speed": Table(
         ("images-speed",),
         {"method": "what"},
@@ -489,9 +501,7 @@ TABLES = {
             "ratio": ("ratio", 2),
         },
     ),
-    "images-cifar": Table(
-        ("images-cifar",), {"network": "network"}, {"loss": ("nats per held-out image", 1)}
-    ),
+    "images-cifar": Table(("images-cifar",), {"network": "network"}, NATS),
     "imports": Table(
         ("imports",),
         {"what": "what"},

@@ -246,17 +246,19 @@ def dual() -> plt.Figure:
     columns = {
         "image": (test.X, 40),
         "foreground, true": (test.layers["true_foreground"], 15),
-        "found": (fit.get_foreground(test), 15),
+        "foreground, found": (fit.get_foreground(test), 15),
         "background, true": (test.layers["true_background"], 30),
-        "found ": (fit.get_background(test), 30),
+        "background, found": (fit.get_background(test), 30),
     }
     figure, axes = plt.subplots(len(test), len(columns), layout="constrained")
     for column, (name, (images, brightest)) in zip(axes.T, columns.items(), strict=True):
-        column[0].set_title(name.strip(), fontsize=9)
+        column[0].set_title(f"{name}\n0 to {brightest} photons", fontsize=9)
         for axis, image in zip(column, images, strict=True):
             shape = tuple(test.uns["image_shape"])
             axis.imshow(image.reshape(shape), cmap="gray", vmin=0, vmax=brightest)
             axis.set(xticks=[], yticks=[])
+    for row, axis in enumerate(axes[:, 0], 1):
+        axis.set_ylabel(f"test image {row}", fontsize=9)
     return figure
 
 
@@ -449,7 +451,7 @@ FIGURES = {
     ),
     "split_tree": (lambda: scgmvae.pl.split_tree(trained()).figure, None),
     "conditions": (conditions, (8, 2.3)),
-    "dual": (dual, (7, 4.5)),
+    "dual": (dual, (7.2, 4.7)),
     "report": (report, (8.125, 17.7)),  # at 120 dots per inch the pixels of the window
     **{f"gallery_{name}": (draw, None) for name, draw in GALLERY.items()},
 }

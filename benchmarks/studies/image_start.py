@@ -22,6 +22,7 @@ from pathlib import Path
 
 import igraph as ig
 import numpy as np
+from anndata import AnnData
 from scipy import stats
 
 import scgmvae
@@ -39,6 +40,18 @@ N_RUNS = 4
 K = 10
 
 
+def pretrained(train: AnnData, seed: int, short: bool) -> scgmvae.SCGMVAE:
+    """What pretraining makes of images, but for w."""
+    model = scgmvae.SCGMVAE(train, prior="normal", input_dropout_rate=INPUT_DROPOUT_RATE)
+    n_epochs = 2 if short else IMAGES.pretraining.epochs(train.n_obs)
+    plan_kwargs = {
+        "max_kl_weight": IMAGES.plan["pretrain_kl_weight"],
+        "n_epochs_kl_warmup": max(1, round(n_epochs / 3)),
+    }
+    model.train(n_epochs, seed=seed, plan_kwargs=plan_kwargs, **FAST)
+    return model
+
+
 def starts(
     seed: int, short: bool, *, name: str, is_uneven: bool = False
 ) -> list[dict[str, object]]:
@@ -48,14 +61,7 @@ def starts(
         codes = train.obs[LABEL].astype("category").cat.codes.to_numpy()
         share = rng.permutation(np.geomspace(1, 0.1, codes.max() + 1))[codes]
         train = train[rng.random(train.n_obs) < share].copy()
-    # what pretraining makes, but for w
-    model = scgmvae.SCGMVAE(train, prior="normal", input_dropout_rate=INPUT_DROPOUT_RATE)
-    n_epochs = 2 if short else IMAGES.pretraining.epochs(train.n_obs)
-    plan_kwargs = {
-        "max_kl_weight": IMAGES.plan["pretrain_kl_weight"],
-        "n_epochs_kl_warmup": max(1, round(n_epochs / 3)),
-    }
-    model.train(n_epochs, seed=seed, plan_kwargs=plan_kwargs, **FAST)
+    model = pretrained(train, seed, short)
     graph = partition.neighbor_graph(model.get_latent_representation(), seed)
     as_igraph = ig.Graph.Weighted_Adjacency(graph, mode="max", loops=False)
     rows = []

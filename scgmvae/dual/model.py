@@ -65,7 +65,8 @@ class DualVAE(Model):
         photons.
     **module_kwargs
         Further settings of :class:`~scgmvae.dual.module.DualModule`: ``n_latent_foreground``,
-        ``n_latent_background``, ``encoder``, ``n_hidden``, ``window``, ``blur``, ``interaction``.
+        ``n_latent_background``, ``encoder``, ``n_hidden``, ``n_hidden_decoder``, ``window``,
+        ``blur``, ``interaction``, ``image_interaction``.
 
     Raises
     ------
@@ -305,7 +306,9 @@ class DualVAE(Model):
         Returns
         -------
         Array ``(n, P)``, at least 0, in the unit of the data (bytes stand for 0/255 to 255/255).
-        With :meth:`get_background` it adds up to the mean of p(x|z₁,z₂) there.
+        With :meth:`get_background` it adds up to the mean of p(x|z₁,z₂) there. With
+        ``image_interaction="none"`` it is that mean by itself, and with ``"concatenation"`` it is
+        f(z₁, z₂), at both means.
 
         Raises
         ------

@@ -7,14 +7,15 @@ x       image                                      (n, P)           ``x``
 g(x)    the image at low resolution                (n, Q)           ``low``
 z₁      latent of the foreground                   (n, L₁)          ``z1``, ``q_z1``
 z₂      latent of the background                   (n, L₂)          ``z2``, ``q_z2``
-f       foreground, of z₁ alone, ≥ 0               (n, P)           ``foreground``
+f       foreground, of z₁ alone by default, ≥ 0    (n, P)           ``foreground``
 b       background, of z₂ alone, > 0               (n, Q)           ``background``
 U       low resolution to pixels, linear           Q → P            ``resolution.upsample``
+γ₁      share of b that the image includes         (n, Q) or 0, 1   ``image_gate``
 γ       share of f in g(x) that r includes         (n, Q) or 0, 1   ``gate``
 ======  =========================================  ===============  ====================
 
-Generative model: p(z₁) p(z₂) p(x|f + U b), and r(g(x)|b + γ g(f)) beside it. Inference: q(z₁|x)
-and s(z₂|g(x)). ``docs/dual.md`` derives the loss.
+Generative model: p(z₁) p(z₂) p(x|f + U γ₁ b), and r(g(x)|b + γ g(f)) beside it. Inference:
+q(z₁|x) and s(z₂|g(x)). ``docs/dual.md`` derives the loss.
 """
 
 from __future__ import annotations
@@ -43,10 +44,11 @@ from scgmvae.nn.convolutions import ConvolutionalTrunk, check_image_shape
 from scgmvae.nn.layers import Conditions, ConditionSizes, Trunk
 from scgmvae.nn.networks import Decoder, Encoder
 
-__all__ = ["DualLikelihood", "DualModule", "Interaction"]
+__all__ = ["DualLikelihood", "DualModule", "ImageInteraction", "Interaction"]
 
 DualLikelihood = Literal["gaussian", "poisson"]
 Interaction = Literal["none", "concatenation", "gated"]
+ImageInteraction = Literal["additive", "none", "concatenation", "gated"]
 
 NO_CONDITIONS, NO_SIZES = Conditions(), ConditionSizes()
 
@@ -57,6 +59,9 @@ START_FOREGROUND = 0.1
 """Foreground at the start, and size of the decoder's weights, as multiples of the unit. As it
 is nearly dark, the background takes all diffuse light, and the foreground grows where the
 background cannot follow."""
+
+OPEN = 3.0
+"""Bias of the image's gate at the start, at which it lets 95 % of the background through."""
 
 
 class DualModule(BaseModuleClass):
@@ -72,13 +77,20 @@ class DualModule(BaseModuleClass):
         Encoder of the foreground: ``"mlp"``, or ``"conv"``, three convolutions in place of hidden
         layers.
     n_hidden
-        Width of each hidden layer of an ``"mlp"`` encoder; without any it is linear. The decoder
-        of the foreground is always linear up to the cut at 0.
+        Width of each hidden layer of an ``"mlp"`` encoder; without any it is linear.
+    n_hidden_decoder
+        Width of each hidden layer of the foreground's decoder; without any it is linear up to the
+        cut at 0 (a softplus for counts of which it is the only rate).
     window, blur
         Window and blur of g, in pixels; see :class:`~scgmvae.dual.resolution.LowResolution`.
     interaction
         What part of the foreground r(g(x)|z̃₂) includes: ``"none"`` (γ = 0), ``"concatenation"``
         (γ = 1: all of its light) or ``"gated"`` (γ a sigmoid of z₁ and z₂).
+    image_interaction
+        What p(x|z̃₁) is told of z₂: ``"additive"``, the background's light, which is added to that
+        of the foreground; ``"none"``, nothing, so that the foreground explains the image alone;
+        ``"concatenation"``, its light, and z₂ itself beside z₁ in the decoder of the foreground;
+        ``"gated"``, a share γ₁ of its light, a sigmoid of z₁ and z₂ for each window.
     likelihood
         ``"gaussian"``, with a learned standard deviation for each pixel, or ``"poisson"``. A
         standard deviation that z₁ and z₂ give, as ``gaussian_scale="network"`` of ``SCGMVAE``, is
@@ -99,28 +111,28 @@ class DualModule(BaseModuleClass):
         n_latent_background: int = 8,
         encoder: Literal["mlp", "conv"] = "mlp",
         n_hidden: Sequence[int] = (),
+        n_hidden_decoder: Sequence[int] = (),
         window: int = 6,
         blur: float = 0.0,
         interaction: Interaction = "concatenation",
+        image_interaction: ImageInteraction = "additive",
         likelihood: DualLikelihood = "gaussian",
     ):
         super().__init__()
         check_choices(
             encoder=(encoder, ("mlp", "conv")),
             interaction=(interaction, get_args(Interaction)),
+            image_interaction=(image_interaction, get_args(ImageInteraction)),
             likelihood=(likelihood, get_args(DualLikelihood)),
         )
         n_latent = {"n_latent_foreground": n_latent_foreground}
         n_latent["n_latent_background"] = n_latent_background
         check_whole(1, **n_latent)
-        if not isinstance(n_hidden, Sequence | np.ndarray):
-            raise ValueError(
-                f"n_hidden must be a sequence of widths, as (128,), but it is {n_hidden!r}."
-            )
-        for width in n_hidden:
-            check_whole(1, n_hidden=width)
+        _check_widths("n_hidden", n_hidden)
+        _check_widths("n_hidden_decoder", n_hidden_decoder)
         self.image_shape = image_shape = shape_of(image_shape)
         self.interaction = interaction
+        self.image_interaction = image_interaction
         self.likelihood = likelihood
         self.resolution = LowResolution(image_shape, window, blur)
         n_input, n_low = math.prod(image_shape), self.resolution.n_out
@@ -133,10 +145,14 @@ class DualModule(BaseModuleClass):
         self.q_z1 = Encoder(trunk, NO_SIZES, n_latent_foreground, 0, 0.0)
         trunk = Trunk(n_low, NO_SIZES, BACKGROUND_WIDTHS)
         self.q_z2 = Encoder(trunk, NO_SIZES, n_latent_background, 0, 0.0)
-        self.foreground = Decoder(n_latent_foreground, NO_SIZES, n_input, 1, ())
+        n_latent_both = n_latent_foreground + n_latent_background
+        n_seen = n_latent_both if image_interaction == "concatenation" else n_latent_foreground
+        self.foreground = Decoder(n_seen, NO_SIZES, n_input, 1, n_hidden_decoder)
         self.background = Decoder(n_latent_background, NO_SIZES, n_low, 1, BACKGROUND_WIDTHS)
         if interaction == "gated":
-            self.gate = nn.Linear(n_latent_foreground + n_latent_background, n_low)
+            self.gate = nn.Linear(n_latent_both, n_low)
+        if image_interaction == "gated":
+            self.image_gate = nn.Linear(n_latent_both, n_low)
         if likelihood == "gaussian":
             self.raw_scale = nn.Parameter(torch.zeros(n_input))
             self.raw_low_scale = nn.Parameter(torch.zeros(n_low))
@@ -161,7 +177,13 @@ class DualModule(BaseModuleClass):
         # softplus⁻¹ of the light
         self.background.start_at(light + torch.log(-torch.expm1(-light)))
         self.foreground.heads[0].weight.mul_(START_FOREGROUND)
-        self.foreground.start_at(torch.full_like(self.mean, START_FOREGROUND))
+        dark = torch.full_like(self.mean, START_FOREGROUND)
+        # a foreground that explains the image alone begins with all of the light
+        alone = (self.mean / self.unit).clamp(min=START_FOREGROUND)
+        self.foreground.start_at(alone if self.image_interaction == "none" else dark)
+        if self.image_interaction == "gated":
+            self.image_gate.weight.mul_(START_FOREGROUND)
+            self.image_gate.bias.fill_(OPEN)
         if self.likelihood == "gaussian":
             for raw, values in ((self.raw_scale, x), (self.raw_low_scale, low)):
                 scale = values.std(0, correction=0).clamp(min=1e-3 * self.unit)
@@ -221,24 +243,34 @@ class DualModule(BaseModuleClass):
 
         Returns
         -------
-        ``foreground`` f and ``background`` U b, ``(..., n, P)``, in the unit of the data; ``px``
-        over ``(..., n, P)``; ``pr`` over ``(..., n, Q)``: of g(x), or of the windows' sums of
-        counts for ``poisson``, which are Poisson as well.
+        ``foreground`` f and ``background`` U γ₁ b, ``(..., n, P)``, in the unit of the data, which
+        add up to the mean of x (of ``"none"`` f alone is that mean, and the background U b);
+        ``px`` over ``(..., n, P)``; ``pr`` over ``(..., n, Q)``: of g(x), or of the windows' sums
+        of counts for ``poisson``, which are Poisson as well.
         """
-        foreground = self.unit * torch.relu(self.foreground(z1, NO_CONDITIONS)[0])
+        both = torch.cat([z1, z2], dim=-1)
+        seen = both if self.image_interaction == "concatenation" else z1
+        # a rate of 0 would make counts impossible, unless there is a background beside it
+        is_rate = self.likelihood == "poisson" and self.image_interaction == "none"
+        rectified = softplus if is_rate else torch.relu
+        foreground = self.unit * rectified(self.foreground(seen, NO_CONDITIONS)[0])
         low_background = self.unit * softplus(self.background(z2, NO_CONDITIONS)[0])
-        background = self.resolution.upsample(low_background)
         low = low_background
+        if self.image_interaction == "gated":
+            low_background = torch.sigmoid(self.image_gate(both)) * low_background
+        background = self.resolution.upsample(low_background)
         if self.interaction != "none":
             light = self.resolution(foreground)
             if self.interaction == "gated":
-                light = torch.sigmoid(self.gate(torch.cat([z1, z2], dim=-1))) * light
-            low = low + light
+                light = torch.sigmoid(self.gate(both)) * light
+            # the mean of g(x) under the model of x has the background as it is in the image
+            low = low_background + light
+        image = foreground if self.image_interaction == "none" else foreground + background
         if self.likelihood == "gaussian":
-            p_x = _gaussian(foreground + background, self.raw_scale)
+            p_x = _gaussian(image, self.raw_scale)
             p_r = _gaussian(low, self.raw_low_scale)
         else:
-            p_x = Poisson(foreground + background, validate_args=False)
+            p_x = Poisson(image, validate_args=False)
             p_r = Poisson(self.resolution.areas * low, validate_args=False)
         return {"foreground": foreground, "background": background, "px": p_x, "pr": p_r}
 
@@ -309,6 +341,8 @@ class DualModule(BaseModuleClass):
     ) -> Tensor | float:
         r"""Importance-sampled log p(x), of the image alone, with z₁ and z₂ drawn from q and s.
 
+        Where z₂ has no part in the image (``image_interaction="none"``), it is left out.
+
         .. math::
             \log \tfrac{1}{S} \sum_s \frac{p(x|z_{1s}, z_{2s})\, p(z_{1s})\, p(z_{2s})}
             {q(z_{1s}|x)\, s(z_{2s}|g(x))}
@@ -330,18 +364,27 @@ class DualModule(BaseModuleClass):
         """
         x = tensors[REGISTRY_KEYS.X_KEY]
         prior = Normal(torch.zeros_like(self.unit), torch.ones_like(self.unit))
+        names = ("z1",) if self.image_interaction == "none" else ("z1", "z2")
 
         def log_ratio(n_samples: int) -> Tensor:
             q, p = self.forward(
                 tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False
             )
             ratio = log_likelihood(p["px"], x)
-            for name in ("z1", "z2"):
+            for name in names:
                 ratio = ratio - normal_kl(q[f"q_{name}"], prior, q[name])
             return ratio
 
         value = importance_sampled(log_ratio, n_mc_samples, n_mc_samples_per_pass)
         return value.mean().item() if return_mean else value.cpu()
+
+
+def _check_widths(name: str, widths: object) -> None:
+    """Raise ``ValueError`` unless all widths of hidden layers are whole numbers above 0."""
+    if not isinstance(widths, Sequence | np.ndarray) or isinstance(widths, str):
+        raise ValueError(f"{name} must be a sequence of widths, as (128,), but it is {widths!r}.")
+    for width in widths:
+        check_whole(1, **{name: width})
 
 
 def _gaussian(loc: Tensor, raw_scale: Tensor) -> Gaussian:

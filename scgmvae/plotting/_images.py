@@ -11,6 +11,7 @@ from scvi import REGISTRY_KEYS
 
 from scgmvae.checks import check_whole, is_number
 from scgmvae.data.validation import rows_of
+from scgmvae.dual.model import DualVAE
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from scgmvae.model.scgmvae import SCGMVAE
 
 __all__ = ["manifold", "reconstructions", "samples"]
+
+N_COLUMNS = 10
+"""Images in a row of samples of a model without components."""
 
 
 def reconstructions(
@@ -150,14 +154,15 @@ def samples(
 ) -> Figure:
     """Images that the model generates: a column per component, a row per draw of w.
 
-    Values outside 0 to 1 are drawn as in :func:`reconstructions`.
+    A VAE has no components: its images are decoded at draws of z, ten in a row. Values outside 0
+    to 1 are drawn as in :func:`reconstructions`.
 
     Parameters
     ----------
     model
-        A trained model of images with components.
+        A trained model of images with components, or a VAE.
     n_draws
-        Number of draws of w.
+        Number of draws of w, or of rows of a VAE.
     conditions
         As in :meth:`scgmvae.SCGMVAE.decode`.
     seed
@@ -172,9 +177,11 @@ def samples(
     ValueError
         If the model is not of images.
     RuntimeError
-        If it has no components.
+        If it is an autoencoder, which has neither components nor a density of z.
     """
     shape = _image_shape(model)
+    if model.module.prior == "normal":
+        return _samples_of_vae(model, n_draws, conditions, seed)
     decoded = model.decode_components(n_draws, conditions, seed=seed)  # (n_draws, K, G)
     n_components = decoded.shape[1]
     figure, axis = plt.subplots(
@@ -189,8 +196,30 @@ def samples(
     return figure
 
 
+def _samples_of_vae(
+    model: SCGMVAE, n_draws: int, conditions: Mapping[str, object] | None, seed: int
+) -> Figure:
+    """Images decoded at draws of p(z), or of p(z|c)."""
+    check_whole(1, n_draws=n_draws)
+    drawn = model.sample(n_draws * N_COLUMNS, conditions=conditions, seed=seed)
+    figure, axis = plt.subplots(
+        figsize=(0.6 * N_COLUMNS + 0.5, 0.6 * n_draws + 0.3), layout="constrained"
+    )
+    rate = drawn.layers["rate"].reshape(n_draws, N_COLUMNS, -1)
+    _draw_grid(axis, rate, model.module.image_shape)
+    axis.set_xlabel("draws of z", fontsize=9)
+    return figure
+
+
 def _image_shape(model: SCGMVAE) -> tuple[int, ...]:
     """Shape of the images that a model is of."""
+    if isinstance(model, DualVAE):
+        raise ValueError(
+            "This figure decodes one z to values from 0 to 1, but a DualVAE has two latents and "
+            "an image in units of light. Draw model.get_foreground() and model.get_background(), "
+            "reshaped to adata.uns['image_shape'], with matplotlib's imshow, and the latents with "
+            "scgmvae.pl.latent(model, which=...)."
+        )
     if model.module.image_shape is None:
         raise ValueError(
             "This figure shows images, but the model's data are none: adata.uns['image_shape'] "

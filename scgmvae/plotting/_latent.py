@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,6 +14,7 @@ from anndata import AnnData
 from scgmvae.checks import check_choices, check_seed, check_whole
 from scgmvae.compat import torch_threads_kept
 from scgmvae.data.validation import check_anndata, check_columns
+from scgmvae.dual.model import DualVAE
 from scgmvae.plotting._plane import point_size as usual_size
 from scgmvae.plotting._style import WIDTH, palette_of, plain
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from scgmvae.dual.model import Source
     from scgmvae.model.scgmvae import SCGMVAE
 
 __all__ = ["embedding", "in_two_dimensions", "latent", "latent_size"]
@@ -140,11 +142,12 @@ def _legend_shape(adata: AnnData, name: str | None) -> tuple[int, int]:
 
 
 def latent(
-    model: SCGMVAE,
+    model: SCGMVAE | DualVAE,
     color: str | Sequence[str] | None = None,
     adata: AnnData | None = None,
     *,
     method: Literal["umap", "tsne"] = "umap",
+    which: Source = "foreground",
     n_cells: int = 5000,
     seed: int = 0,
     point_size: float = 0,
@@ -163,6 +166,8 @@ def latent(
         Data with the genes of the model; ``None`` is the model's own.
     method
         Method that reduces a z of more dimensions to two: UMAP or t-SNE, as scanpy has them.
+    which
+        Of a :class:`~scgmvae.DualVAE`, the latent to draw: ``"foreground"`` or ``"background"``.
     n_cells
         Largest number of cells in the figure; of more, as many are drawn at random.
     seed
@@ -188,9 +193,8 @@ def latent(
     check_choices(method=(method, ("umap", "tsne")))
     check_whole(1, n_cells=n_cells)
     check_seed(seed)
-    if color is None:
-        color = "component" if model.module.mixture_started else []
-    color = list(color) if isinstance(color, Sequence) and not isinstance(color, str) else [color]
+    check_choices(which=(which, ("foreground", "background")))
+    color = _colors(model, color)
     source = model._validate_anndata(adata)
     for name in color:
         if name != "component":
@@ -198,7 +202,8 @@ def latent(
     rows = np.arange(source.n_obs)
     if source.n_obs > n_cells:
         rows = np.sort(np.random.default_rng(seed).choice(source.n_obs, n_cells, replace=False))
-    z = model.get_latent_representation(adata, indices=rows)
+    one_of_two: dict[str, Any] = {"which": which} if isinstance(model, DualVAE) else {}
+    z = model.get_latent_representation(adata, indices=rows, **one_of_two)
     shown = AnnData(z, obs=source.obs.iloc[rows][[n for n in color if n != "component"]].copy())
     shown.uns = {name: colors for name, colors in source.uns.items() if name.endswith("_colors")}
     if "component" in color:
@@ -214,6 +219,19 @@ def latent(
         )
     basis = in_two_dimensions(shown, method, seed)
     return embedding(shown, color or [None], basis, point_size, ax=ax)
+
+
+def _colors(model: SCGMVAE | DualVAE, color: str | Sequence[str] | None) -> list[str]:
+    """What to colour a latent by; by default the components, where there are any."""
+    if isinstance(model, DualVAE):
+        if color is not None and "component" in ([color] if isinstance(color, str) else color):
+            raise ValueError(
+                "A DualVAE has no components to colour by. Give obs columns, or leave color out."
+            )
+        color = [] if color is None else color
+    elif color is None:
+        color = "component" if model.module.mixture_started else []
+    return list(color) if isinstance(color, Sequence) and not isinstance(color, str) else [color]
 
 
 @torch_threads_kept()

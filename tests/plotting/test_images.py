@@ -9,7 +9,8 @@ from anndata import AnnData
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
-from scgmvae import SCGMVAE, pl
+from scgmvae import SCGMVAE, DualVAE, pl
+from scgmvae.datasets import two_photon
 
 N, H, W = 120, 8, 8
 SMALL = {"n_hidden": 16, "n_components": 3, "n_latent_w": 2}
@@ -238,6 +239,19 @@ def test_samples_take_conditions_and_the_names_of_labels(digits, make_model, tra
     assert ticks(axis, "x") == {4: "one", 12: "zero", 20: "2"}
     # long names do not fit side by side
     assert {label.get_rotation() for label in axis.get_xticklabels()} == {90}
+
+
+def test_samples_of_a_vae_are_decoded_at_draws_of_its_prior(digits, train):
+    vae = train(SCGMVAE(digits.copy(), n_latent=2, prior="normal", n_hidden=16))
+    picture, axis = drawn(pl.samples(vae, 3, seed=2))
+    assert picture.shape == (3 * H, 10 * W)
+    expected = vae.sample(30, seed=2).layers["rate"]
+    for row, column in ((0, 0), (1, 4), (2, 9)):
+        np.testing.assert_allclose(
+            tile(picture, row, column), expected[10 * row + column], rtol=1e-5
+        )
+    assert axis.get_xlabel() == "draws of z"
+    assert_images_fill_the_axes(picture, axis)
 
 
 # ---------------------------------------------------------------------------------------- latent
@@ -483,4 +497,45 @@ def test_what_cannot_be_drawn_is_refused_without_a_figure(
     with pytest.raises(error) as raised:
         draw({"flat": flat, "deep": deep, "counts": trained_normal})
     assert message in str(raised.value)
+    assert plt.get_fignums() == []
+
+
+# ---------------------------------------------------------------------------------- dual models
+
+
+@pytest.fixture(scope="module")
+def dual():
+    """Dual model of small images in two groups; only to be read."""
+    adata = two_photon(40, image_shape=(12, 12))
+    adata.obs["half"] = np.where(np.arange(40) < 20, "first", "second")
+    model = DualVAE(adata, n_latent_foreground=4, n_latent_background=2)
+    model.train(2, enable_progress_bar=False, accelerator="cpu")
+    return model
+
+
+def test_either_latent_of_a_dual_model_is_drawn(dual):
+    (axis,) = pl.latent(dual, "half", which="background").axes
+    z = dual.get_latent_representation(which="background")
+    points = np.concatenate([np.asarray(part.get_offsets()) for part in axis.collections])
+    np.testing.assert_allclose(points[np.lexsort(points.T)], z[np.lexsort(z.T)], rtol=1e-5)
+    (reduced,) = pl.latent(dual, n_cells=20).axes  # z₁ has four dimensions
+    assert sum(len(part.get_offsets()) for part in reduced.collections) == 20
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        pytest.param(pl.samples, r"Draw model.get_foreground\(\) and", id="samples"),
+        pytest.param(pl.reconstructions, r"pl.latent\(model, which", id="reconstructions"),
+        pytest.param(pl.manifold, "a DualVAE has two latents", id="manifold"),
+        pytest.param(
+            lambda model: pl.latent(model, "component"), "has no components", id="component"
+        ),
+        pytest.param(lambda model: pl.latent(model, which="z"), "which must be", id="which"),
+    ],
+)
+def test_what_a_dual_model_has_not_is_refused_with_what_to_call(dual, draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw(dual)
     assert plt.get_fignums() == []
