@@ -10,7 +10,8 @@ components takes
 The coefficients, none below 0, are fitted to measured steps by least squares of relative errors,
 and checked at sizes that were not fitted. An epoch of n cells has n / B steps. Its memory is
 fitted to what ``speed.py --tasks growth`` measured, without the largest number of cells, at which
-it is checked with the seconds of an epoch.
+it is checked with the seconds of an epoch. More cells are foretold with the minibatches that
+trainings of so many have by default.
 
 ``--short`` measures steps of few genes once each.
 """
@@ -29,6 +30,7 @@ from scipy.optimize import nnls
 from speed import counts_of, epochs_of
 
 import scgmvae
+from scgmvae.train.recipe import COUNTS
 
 DENSITY = 0.08
 FITTED = list(product((128, 512, 1024), (500, 1000, 2000), (5, 20)))
@@ -99,9 +101,15 @@ def steps(short: bool) -> tuple[np.ndarray, list[dict[str, object]]]:
     return coefficients, rows
 
 
+def seconds_of(n: int, coefficients: np.ndarray) -> float:
+    """Seconds of an epoch of n cells; of numbers that were not measured in default minibatches."""
+    batch_size = COUNTS.minibatch(n) if n in BIGGER else BATCH
+    ms = terms(np.array([[batch_size, GENES, COMPONENTS]])) @ coefficients
+    return float(n / batch_size * ms[0] / 1e3)
+
+
 def epochs(coefficients: np.ndarray) -> list[dict[str, object]]:
     """Seconds and memory of an epoch, measured and foretold, and of more cells foretold."""
-    ms = float((terms(np.array([[BATCH, GENES, COMPONENTS]])) @ coefficients)[0])
     measured = pd.DataFrame(json.loads((RESULTS / "speed-growth.json").read_text())["rows"])
     rows = []
     for where, part in measured.groupby("x_in"):
@@ -111,7 +119,7 @@ def epochs(coefficients: np.ndarray) -> list[dict[str, object]]:
         for n in (*part["cells"].astype(int), *BIGGER):
             known = part[part["cells"] == n]
             for what, value, column in (
-                ("epoch, s", n / BATCH * ms / 1e3, "s_per_epoch"),
+                ("epoch, s", seconds_of(n, coefficients), "s_per_epoch"),
                 ("peak, MB", base + slope * n, "peak_mb"),
             ):
                 true = float(known[column].iloc[0]) if len(known) else np.nan

@@ -258,9 +258,7 @@ TABLES = {
         ("transfer-unseen",),
         {"data": "data", "type": "type", "method": "method"},
         {"AUROC": ("AUROC", 3)},
-        lambda rows: rows[
-            rows["method"].isin(["scgmvae, novelty", "scgmvae, distance in z alone"])
-        ],
+        lambda rows: rows[rows["method"].isin(["scgmvae, novelty", "distance on PCs"])],
         names_source=False,
     ),
     "labels-rare": Table(

@@ -12,10 +12,10 @@ regression on principal components of all cells. Where genes are missing, all ot
 left of both.
 
 *unseen*: one type after the other of pbmc3k and baron_mouse is left out of the reference, with a
-fifth of the other cells. *AUROC* tells how well these two are apart, by novelty, by the part of it
-that is of z, by the largest probability of the model, by that of a logistic regression on
-principal components, and by the distance to the 15th nearest reference cell there. Types of fewer
-than 20 cells stay in the reference.
+fifth of the other cells. *AUROC* tells how well these two are apart, by novelty, by the largest
+probability of the model, by that of a logistic regression on principal components, and by the
+distance to the 15th nearest reference cell there. Types of fewer than 20 cells stay in the
+reference.
 
 Rows are merged into a JSON per task after every seed; ``--short`` runs few epochs on simulated
 data.
@@ -161,8 +161,8 @@ def novelties(
     pcs = log_normalized_pcs(adata.X, N_PCS, seed)
     nearest = NearestNeighbors(n_neighbors=15).fit(pcs[is_reference])
     scores = {
-        "scgmvae, novelty": model.get_novelty(query),
-        "scgmvae, distance in z alone": model._distance_of_z(model._posteriors(query)),
+        # of which the novelty is the rank, 1 for all beyond the last training cell
+        "scgmvae, novelty": model._distance(model._posteriors(query)),
         "scgmvae, probability": 1 - model.predict(query, soft=True).max(axis=1),
         "logistic regression on PCs, probability": 1
         - on_pcs(adata, is_reference, seed)[is_query].max(axis=1),

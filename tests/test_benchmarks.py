@@ -96,7 +96,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
                 "transfer-mice": (6, "ACC"),
                 "transfer-half": (6, "ACC"),
                 "transfer-plates": (6, "ACC"),
-                "transfer-unseen": (5, "AUROC"),
+                "transfer-unseen": (4, "AUROC"),
             },
             id="transfer",
         ),

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 __all__ = ["draw_negative_binomial"]
 
-SELDOM_ZERO = 0.05
-"""Probability of 0 below which a count is drawn by way of its rate, again if it is 0. Other counts
-are small or long-tailed, and sums of their probabilities are searched."""
+LARGEST = 1e8
+"""Largest mean, as in scvi-tools, and the largest inverse dispersion that differs from none."""
 
-WIDEST = 256
-"""Largest number of counts that are searched at once."""
+N_SEARCHED = 8
+"""Number of times that twice as many counts are searched: up to 255. Few counts are larger."""
 
 
 def draw_negative_binomial(mu: Tensor, theta: Tensor) -> Tensor:
@@ -43,10 +43,12 @@ def draw_negative_binomial(mu: Tensor, theta: Tensor) -> Tensor:
     >>> round(draws.mean().item(), 1), round(draws.var().item(), 1)
     (0.1, 0.1)
     """
-    mu, theta = mu.detach(), theta.detach().expand_as(mu)
+    given, dtype = mu, mu.dtype if mu.dtype == torch.double else torch.float32
+    mu, theta = (v.detach().to(dtype).clamp(max=LARGEST) for v in (mu, theta))
+    theta = theta.expand_as(mu)
     if mu.device.type == "cuda":  # which draws all rates at once, but waits for a list of places
-        return torch.poisson(_rates(mu, theta))
-    return _drawn(mu.cpu(), theta.cpu()).to(mu.device)  # Apple's GPUs draw no such numbers
+        return torch.poisson(_rates(mu, theta)).to(given.dtype)
+    return _drawn(mu.cpu(), theta.cpu()).to(given)  # Apple's GPUs draw no such numbers
 
 
 def _rates(mu: Tensor, theta: Tensor) -> Tensor:
@@ -59,31 +61,28 @@ def _drawn(mu: Tensor, theta: Tensor) -> Tensor:
     log_zero = torch.div(mu, theta).log1p_().mul_(theta).neg_()
     # numpy draws uniform numbers in half of torch's time
     source = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
-    dtype = log_zero.numpy().dtype
-    is_counted = source.random(mu.shape, dtype=dtype) >= log_zero.exp().numpy()
-    place = torch.from_numpy(np.flatnonzero(is_counted))
+    zero = log_zero.exp_().numpy()
+    is_zero = source.random(mu.shape, dtype=zero.dtype) < zero  # not where it is NaN
+    place = torch.from_numpy(np.flatnonzero(~is_zero))
     x = torch.zeros_like(mu, memory_format=torch.contiguous_format)
-    x.view(-1).index_copy_(0, place, _positive(mu, theta, log_zero, place).to(x.dtype))
+    mu, theta = (values.reshape(-1).index_select(0, place).double() for values in (mu, theta))
+    x.view(-1).index_copy_(0, place, _positive(mu, theta).to(x.dtype))
     return x
 
 
-def _positive(mu: Tensor, theta: Tensor, log_zero: Tensor, place: Tensor) -> Tensor:
-    """Draws of the counts at some places, (m,), given that they are not 0."""
-    mu, theta, log_zero = (
-        values.reshape(-1).index_select(0, place).double() for values in (mu, theta, log_zero)
-    )
-    zero = log_zero.exp_()
-    x = torch.empty_like(mu)
-    is_seldom_zero = zero < SELDOM_ZERO
-    for rows, draw in (
-        (is_seldom_zero.nonzero().squeeze(-1), _drawn_until_positive),
-        ((~is_seldom_zero).nonzero().squeeze(-1), _searched),
-    ):
+def _positive(mu: Tensor, theta: Tensor) -> Tensor:
+    """Draws (m,) of counts that are not 0, NaN where a parameter is."""
+    zero = torch.exp(-theta * torch.log1p(mu / theta))
+    x = torch.full_like(mu, torch.nan)
+    # a rate is drawn where few of the counts would be 0, or the search would be long
+    by_rate = (zero < 0.05) | ((zero < 0.5) & (mu > N_SEARCHED))
+    for chosen, draw in ((by_rate, _by_rate), (~by_rate & (zero <= 1), _searched)):
+        rows = chosen.nonzero().squeeze(-1)
         x.index_copy_(0, rows, draw(*(values[rows] for values in (mu, theta, zero))))
     return x
 
 
-def _drawn_until_positive(mu: Tensor, theta: Tensor, zero: Tensor) -> Tensor:
+def _by_rate(mu: Tensor, theta: Tensor, zero: Tensor) -> Tensor:
     """Positive counts (m,) by their rates; those that come out as 0 are drawn again."""
     x = torch.zeros_like(mu)
     left = torch.arange(len(x))
@@ -96,23 +95,25 @@ def _drawn_until_positive(mu: Tensor, theta: Tensor, zero: Tensor) -> Tensor:
 def _searched(mu: Tensor, theta: Tensor, zero: Tensor) -> Tensor:
     """Positive counts (m,), the first at which the sum of probabilities passes a random number.
 
-    p(x) follows from p(x − 1). Few counts are large, so that twice as many probabilities are
-    computed at once for those that are left each time.
+    p(x) follows from p(x − 1). Twice as many probabilities are computed at once for those that
+    are left each time, and the few counts that are left at last are quantiles.
     """
     x = torch.empty_like(mu)
-    rows, p, q = torch.arange(len(x)), zero, mu / (mu + theta)
-    to_pass = torch.rand_like(mu) * (1 - zero)
-    first, width = 0, 1
-    while len(rows):
-        below = torch.arange(first, first + width, dtype=mu.dtype)
-        factors = (theta.unsqueeze(1) + below) * (q.unsqueeze(1) / (below + 1))
-        p_x = factors.cumprod_(1).mul_(p.unsqueeze(1))  # (m, width)
-        total = p_x.cumsum(1)
-        n_passed = (total < to_pass.unsqueeze(1)).sum(1)
+    to_pass = zero + torch.rand_like(mu) * (1 - zero)
+    rows, p, total = torch.arange(len(x)), zero, zero
+    for first in 2 ** torch.arange(N_SEARCHED) - 1:
+        below = first + torch.arange(first + 1, dtype=mu.dtype)  # counts before those searched
+        odds = (mu[rows] / (mu[rows] + theta[rows])).unsqueeze(1)
+        factors = (theta[rows].unsqueeze(1) + below) * (odds / (below + 1))
+        p_x = factors.cumprod_(1).mul_(p.unsqueeze(1))  # (m, first + 1)
+        sums = p_x.cumsum(1).add_(total.unsqueeze(1))
+        n_passed = (sums < to_pass[rows].unsqueeze(1)).sum(1)
         x[rows] = (first + 1 + n_passed).to(x.dtype)
-        # rounding can leave a number that no sum passes; then p(x) has become 0
-        left = ((n_passed == width) & (p_x[:, -1] > 0)).nonzero().squeeze(1)
-        to_pass, p = (to_pass - total[:, -1])[left], p_x[:, -1][left]
-        rows, theta, q = rows[left], theta[left], q[left]
-        first, width = first + width, min(2 * width, WIDEST)
+        left = (n_passed > first).nonzero().squeeze(1)
+        rows, p, total = rows[left], p_x[left, -1], sums[left, -1]
+    if len(rows):
+        share = to_pass[rows].clamp(max=1 - 1e-15)
+        p_of_success = theta[rows] / (theta[rows] + mu[rows])
+        values = stats.nbinom.ppf(share.numpy(), theta[rows].numpy(), p_of_success.numpy())
+        x[rows] = torch.from_numpy(np.asarray(values)).to(x.dtype).clamp(min=2.0**N_SEARCHED)
     return x

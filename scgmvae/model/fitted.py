@@ -31,13 +31,6 @@ class Fitted:
     """Quantiles of the training cells' distances to their components."""
     distance_scales: NDArray[np.float64] | None = None
     """Root mean square distance of the training cells of each component, (K,)."""
-    feature_means: NDArray[np.float32] | None = None
-    """Means of the features of the training cells of each component that has any, whitened,
-    (K', H); ``None`` where the encoder has no features."""
-    feature_whitening: NDArray[np.float32] | None = None
-    """Matrix that features are multiplied by, (H, H): within components their covariance is I."""
-    distance_limits: NDArray[np.float64] | None = None
-    """Distances of z and of the features that 99 % of the training cells do not exceed, (2,)."""
     used_components: NDArray[np.int64] | None = None
     """Numbers of the components that training cells are in."""
 

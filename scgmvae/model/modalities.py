@@ -238,7 +238,7 @@ def quantiles_of_draws(draws: Tensor, shares: Sequence[float]) -> list[Tensor]:
     shares
         Shares; those that would lie beyond the draws give the smallest or the largest.
     """
-    n = len(draws)
+    n, draws = len(draws), draws if draws.is_floating_point() else draws.double()
     place = (torch.tensor(shares, dtype=torch.double) * (n + 1) - 1) / max(n - 1, 1)
     levels = place.clamp(0, 1).to(draws)
     return list(torch.quantile(draws, levels, dim=0))

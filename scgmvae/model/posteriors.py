@@ -53,10 +53,6 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
     """K, or ``None`` as long as it is not known."""
     component_clusters_: NDArray[np.int64] | None
     """Cluster of each component, (K,), −1 where it is dropped; ``None`` before any merging."""
-    feature_means_: NDArray[np.float32] | None
-    """Means of the features of the training cells of each component, whitened, (K', H)."""
-    feature_whitening_: NDArray[np.float32] | None
-    """Matrix that features are multiplied by, (H, H)."""
 
     get_reconstruction_error = seeded(VAEMixin.get_reconstruction_error)
 
@@ -95,7 +91,6 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         batch_size: int | None = None,
         dataloader: Iterator[dict[str, Tensor]] | None = None,
         given: str | Sequence[str] | None = None,
-        with_features: bool = False,
     ) -> dict[str, NDArray[np.float32]]:
         """Parameters of the cells' posteriors, in one pass.
 
@@ -106,18 +101,12 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         -------
         ``z_loc``, ``z_var`` (n, L) and, once the mixture is started, ``w_loc``, ``w_var`` (n, W),
         ``log_proba`` (n, K) of q(y|z,c) averaged over q(z|x,c), and ``distances`` (n, K) of the
-        mean of z to the components, in their standard deviations. ``with_features`` also
-        ``feature_distance`` (n,), if the model knows the features of its training cells.
+        mean of z to the components, in their standard deviations.
         """
         minibatches = self._minibatches_to_read(adata, indices, batch_size, dataloader, given)
         self.module.eval()
         noise = self._noise()
-        measures = with_features and self.feature_means_ is not None
-        posteriors = stacked(
-            self._posteriors_of(tensors, noise)
-            | ({"feature_distance": self._feature_distance(tensors)} if measures else {})
-            for tensors in minibatches
-        )
+        posteriors = stacked(self._posteriors_of(tensors, noise) for tensors in minibatches)
         if not posteriors:
             raise ValueError(
                 "A dataloader must bring cells, but the dataloader brought no minibatch. Give it "
@@ -171,16 +160,6 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
             "log_proba": log_proba,
             "distances": ((z.unsqueeze(-2) - p_z.loc) / p_z.scale).norm(dim=-1),
         }
-
-    def _feature_distance(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Distance of the features of each cell to the nearest mean of a component, (n,)."""
-        whitening, means = (
-            torch.as_tensor(values, device=self.device)
-            for values in (self.feature_whitening_, self.feature_means_)
-        )
-        features = self.module.features(tensors) @ whitening
-        exact = "donot_use_mm_for_euclid_dist"  # products of matrices lose digits
-        return torch.cdist(features, means, compute_mode=exact).amin(1)
 
     def _noise(self) -> Tensor:
         """Points that stand for N(0, I) of z, (S, 1, L), the same for every cell."""

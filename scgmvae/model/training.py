@@ -155,10 +155,10 @@ class TrainingMixin(StartMixin):
         load_sparse_tensor
             Without effect: minibatches are CSR tensors wherever that is faster.
         batch_size
-            Largest number of cells in a minibatch. ``None`` is ``scvi.settings.batch_size``, 128
-            unless that was changed; except of images twice as many for each doubling of 25,000
-            cells, up to 1,024. Adam's steps are then longer in proportion to the root, unless
-            ``plan_kwargs`` has an ``lr``.
+            Largest number of cells in a minibatch. ``None`` is ``scvi.settings.batch_size`` where
+            that was changed from 128. Else it is 128, and except of images twice as many for each
+            doubling of 25,000 cells, up to 1,024; Adam's steps are then longer in proportion to
+            the root, unless ``plan_kwargs`` has an ``lr``.
         early_stopping
             Stop the joint stage when the ELBO of the validation cells stops rising, with the
             divergences at full weight whatever weight they train with. Further settings are those
@@ -246,7 +246,7 @@ class TrainingMixin(StartMixin):
             self._make_for(datamodule, max_epochs)
         self._check_has_cells(datamodule)
         if resume_from is None:
-            training = self._begun(request, trainer_kwargs)
+            training = self._begun(request, trainer_kwargs, datamodule is None)
         else:
             check_only_resumed(request)
             training = self._resumed(Path(resume_from), trainer_kwargs)
@@ -285,10 +285,12 @@ class TrainingMixin(StartMixin):
                 "one has none that the reference does not know. Read its results without training."
             )
 
-    def _begun(self, request: Request, trainer_kwargs: dict[str, Any]) -> Training:
+    def _begun(
+        self, request: Request, trainer_kwargs: dict[str, Any], is_of_anndata: bool
+    ) -> Training:
         """New training."""
-        minibatch = scvi_settings.batch_size
-        if minibatch == SMALLEST_MINIBATCH and self.adata is not None:
+        minibatch = None
+        if is_of_anndata and scvi_settings.batch_size == SMALLEST_MINIBATCH:
             minibatch = self._recipe.minibatch(self.adata.n_obs)
         return Training(
             request.resolved(self._seed_of(request.seed), trainer_kwargs, minibatch),
@@ -503,7 +505,7 @@ class TrainingMixin(StartMixin):
 
     def _finish(self, training: Training, rows: NDArray[np.integer]) -> None:
         """Merge components, keep the distances of the training cells, and write the results."""
-        posteriors = self._posteriors(with_features=True)
+        posteriors = self._posteriors()
         finds_k = self.n_components_asked is None and training.request.guide_key is None
         is_new = self.mixture_started_ and not training.goes_on
         if is_new and finds_k and not self._setup.label_names:
@@ -525,6 +527,5 @@ class TrainingMixin(StartMixin):
             trained = posteriors
             if len(rows) < self.adata.n_obs:
                 trained = {name: values[rows] for name, values in posteriors.items()}
-            self._remember_training_cells(trained, rows)
-            posteriors = self._posteriors(with_features=True)
+            self._remember_training_cells(trained)
         self._write_to_own_data(posteriors)

@@ -478,12 +478,6 @@ class CGMVAE(ExtendableModule):
         return LOG_NETWORK_SCALE_BOUND if is_network else LOG_DISPERSION_BOUND
 
     @property
-    def has_features(self) -> bool:
-        """Whether the encoder has one hidden layer that q(z|x,c) is read from."""
-        trunk = getattr(self.encoder, "trunk", None)  # several modalities have several
-        return isinstance(trunk, Trunk) and len(trunk.linears) > 0
-
-    @property
     def takes_sparse(self) -> bool:
         """Whether minibatches may hold x as a CSR tensor."""
         by_layers = isinstance(self.encoder.trunk, Trunk)
@@ -744,14 +738,6 @@ class CGMVAE(ExtendableModule):
         if observed is None:
             return x
         return sparse.map_values(lambda values: values / observed.float().mean(), x)
-
-    @auto_move_data
-    def features(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Units of the hidden layer that q(z|x,c) is read from, (n, H), of a minibatch."""
-        inputs = self._get_inference_input(tensors)
-        names = ("x", "observed", "batch_index", "cat_covs", "cont_covs")
-        seen = self._seen(*(inputs[name] for name in names))
-        return self.encoder(seen, self._conditions_of(tensors))
 
     def _classify(self, z: Tensor, encoder_input: Tensor, c: Conditions) -> Tensor:
         """Logits of q(y|z,c) or q(y|z,x,c), (..., n, K)."""

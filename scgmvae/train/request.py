@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from scvi import settings
 from scvi.train import SaveCheckpoint
 from scvi.train._config import KwargsLike, merge_kwargs
 
@@ -71,7 +72,9 @@ class Request:
         defaults = vars(type(self)())
         return {name: value for name, value in values.items() if value != defaults[name]}
 
-    def resolved(self, seed: int, trainer_kwargs: Mapping[str, Any], minibatch: int) -> Self:
+    def resolved(
+        self, seed: int, trainer_kwargs: Mapping[str, Any], minibatch: int | None
+    ) -> Self:
         """Request in which every ``None`` that stands for a value is replaced by that value.
 
         Parameters
@@ -82,20 +85,22 @@ class Request:
             Arguments of the trainer, some of which need validation cells.
         minibatch
             Number of cells in a minibatch if none is given. Steps are longer in proportion to the
-            root of it, as the noise of a gradient falls so.
+            root of it, as the noise of a gradient falls so. ``None`` is that of the settings.
         """
         train_size = self.train_size
         if train_size is None:
             train_size = 0.9 if self.needs_validation(trainer_kwargs) else 1.0
-        plan_kwargs = self.plan_kwargs
-        if self.batch_size is None and minibatch > SMALLEST_MINIBATCH:
-            lr = STEP_LENGTH * (minibatch / SMALLEST_MINIBATCH) ** 0.5
-            plan_kwargs = {"lr": lr} | (plan_kwargs or {})
+        batch_size, plan_kwargs = self.batch_size, self.plan_kwargs
+        if batch_size is None:
+            batch_size = minibatch or settings.batch_size
+            if (minibatch or 0) > SMALLEST_MINIBATCH:
+                lr = STEP_LENGTH * (minibatch / SMALLEST_MINIBATCH) ** 0.5
+                plan_kwargs = {"lr": lr} | (plan_kwargs or {})
         return replace(
             self,
             seed=seed,
             train_size=train_size,
-            batch_size=minibatch if self.batch_size is None else self.batch_size,
+            batch_size=batch_size,
             plan_kwargs=plan_kwargs,
         )
 

@@ -1,5 +1,7 @@
 """Tests of draws of negative-binomial counts against scipy's probabilities."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,41 @@ def test_the_random_state_decides_the_draws():
     np.testing.assert_array_equal(first, again)
     other = draw_negative_binomial(torch.full((100,), 3.0), torch.tensor(0.7)).numpy()
     assert (other != first).any()
+
+
+@pytest.mark.parametrize(("mu", "theta"), [(1e4, 0.003), (1e5, 0.1), (3e4, 0.02), (2.0, 0.1)])
+def test_long_tails_take_no_longer(mu, theta):
+    start = time.perf_counter()
+    counts = drawn(mu, theta, n=2000)
+    assert time.perf_counter() - start < 2
+    exact = stats.nbinom(theta, theta / (theta + mu))
+    for level in (0.5, 0.9, 0.99):
+        above = (counts > exact.ppf(level)).mean()
+        expected = exact.sf(exact.ppf(level))
+        assert abs(above - expected) < 5 * np.sqrt(expected * (1 - expected) / 2000) + 1e-3
+
+
+@pytest.mark.parametrize(("mu", "theta"), [(2.0, 0.1), (10.0, 0.01), (0.1, 5.0)])
+def test_the_largest_random_number_ends_the_search(monkeypatch, mu, theta):
+    monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, 1 - 1e-9))
+    counts = drawn(mu, theta, n=5000)
+    exact = stats.nbinom(theta, theta / (theta + mu))
+    assert 0 < counts.max() <= exact.isf(1e-12)
+
+
+def test_parameters_without_a_value_give_none():
+    nan, inf = float("nan"), float("inf")
+    mu = torch.tensor([nan, 1.0, 0.0, 1e30, 5.0]).repeat(100, 1)
+    draws = draw_negative_binomial(mu, torch.tensor([1.0, nan, 1.0, 1e9, inf]))
+    assert draws[:, :2].isnan().all() and (draws[:, 2] == 0).all()
+    assert ((draws[:, 3] / 1e8 - 1).abs() < 0.01).all()  # the largest mean
+    assert abs(draws[:, 4].var().item() - 5) < 3.5  # a Poisson
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_draws_have_the_type_of_the_means(dtype):
+    draws = draw_negative_binomial(torch.full((1000,), 3.0, dtype=dtype), torch.tensor(2.0))
+    assert draws.dtype == dtype and abs(draws.double().mean().item() - 3) < 0.5
 
 
 def test_no_cells_make_no_draws():

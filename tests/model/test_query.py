@@ -1,7 +1,5 @@
 """Tests of model.query: queries mapped into a reference, and cells that fit nowhere."""
 
-import copy
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -446,15 +444,8 @@ def test_novelty_of_the_training_cells_is_uniform(with_novel):
 
 def test_novelty_is_the_share_of_training_cells_that_are_nearer(with_novel):
     adata, _, model = with_novel
-    of_z, of_features = (
-        (measure(model, model.adata), measure(model, adata))
-        for measure in (distances, feature_distances)
-    )
-    in_units = [[d / np.quantile(both[0], 0.99) for d in both] for both in (of_z, of_features)]
-    of_training, of_cells = (
-        np.where(h > 1, np.maximum(z, h), z) for z, h in zip(*in_units, strict=True)
-    )
-    expected = (of_training < of_cells[:, None]).mean(1)
+    of_training = distances(model, model.adata)
+    expected = (of_training < distances(model, adata)[:, None]).mean(1)
     np.testing.assert_allclose(model.get_novelty(adata), expected, atol=5e-3)
     some = model.get_novelty(adata, indices=[4, 2], batch_size=1)
     np.testing.assert_allclose(some, expected[[4, 2]], atol=5e-3)
@@ -476,41 +467,6 @@ def distances(model, adata):
             ]
             nearest.append(min(squares).sqrt().item())
     return np.array(nearest)
-
-
-def feature_distances(model, adata):
-    """Of the hidden layer to the nearest mean of a component, by the covariance within them."""
-    hidden = []
-    for data in (model.adata, adata):
-        loader = model._make_data_loader(model._validate_anndata(data), batch_size=1000)
-        with torch.no_grad():
-            hidden.append(torch.cat([model.module.features(x) for x in loader]).double().numpy())
-    component = model.predict(components=True)
-    groups = [hidden[0][component == name] for name in np.unique(component)]
-    within = np.concatenate([group - group.mean(0) for group in groups])
-    covariance = within.T @ within / len(within)
-    inverse = np.linalg.inv(
-        covariance + 0.01 * np.diag(covariance).mean() * np.eye(len(covariance))
-    )
-    away = [hidden[1] - group.mean(0) for group in groups]
-    return np.sqrt(np.min([((a @ inverse) * a).sum(1) for a in away], axis=0))
-
-
-def test_features_tell_unknown_cells_that_z_puts_among_known_ones(with_novel):
-    adata, is_novel, model = with_novel
-    model = copy.copy(model)
-    nowhere = model._posteriors(adata, with_features=True)
-    near = {"distances": np.zeros_like(nowhere["distances"])}
-    assert roc_auc_score(is_novel, model._novelty(nowhere | near)) > 0.9
-    model.distance_limits_ = None  # as in models that were saved before
-    assert (model._novelty(nowhere | near) == 0).all()
-
-
-def test_linear_encoders_have_no_features(make_model, train):
-    adata = synthetic_counts(200, 40, n_components=2, seed=0)
-    model = train(make_model(adata, n_components=2, n_layers=0), max_epochs=1, pretrain_epochs=1)
-    assert model.feature_means_ is None and model.distance_limits_ is None
-    assert 0 <= model.get_novelty().min() < model.get_novelty().max() == 1
 
 
 def test_confidence_falls_for_the_outermost_hundredth_alone(with_novel):
@@ -580,7 +536,7 @@ def test_components_without_cells_are_near_to_nothing(make_model, train):
     assert not used.all()
     posteriors = model._posteriors()
     np.testing.assert_array_equal(
-        model._distance_of_z(posteriors),
+        model._distance(posteriors),
         (posteriors["distances"].astype(float) / model.distance_scales_)[:, used].min(1),
     )
 
