@@ -247,7 +247,7 @@ TABLES = {
         LABELS,
     ),
     "transfer": Table(
-        ("transfer-mice", "transfer-half", "transfer-plates"),
+        ("transfer-mice", "transfer-plates"),
         {"query": "query", "method": "method"},
         LABELS,
     ),
