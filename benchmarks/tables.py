@@ -399,7 +399,8 @@ TABLES = {
     "growth": Table(
         ("growth",),
         {"what": "what", "sizes": "sizes", "used": "used for"},
-        {"measured": ("measured", 1), "foretold": ("foretold", 1), "error": ("error", 2)},
+        {"measured": ("measured", 2), "foretold": ("foretold", 2), "error": ("error", 2)},
+        lambda rows: rows[rows["used"] != "fitted"],
     ),
     "speed-likelihood": Table(
         ("speed-likelihood",),

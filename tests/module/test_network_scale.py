@@ -174,7 +174,9 @@ def test_generated_and_counterfactual_images_have_the_noise_of_their_values(of_i
         assert np.isfinite(one.X).all()
         noise = one.X - one.layers["rate"]
         is_constant = of_images.adata.X.std(0) == 0
-        assert noise[:, ~is_constant].std() > 3 * noise[:, is_constant].std()
+        # of the typical pixel and image: some generated ones are unlike any that was learned
+        spread = np.median(np.abs(noise), axis=0)
+        assert np.median(spread[~is_constant]) > 3 * np.median(spread[is_constant])
 
 
 def test_a_saved_model_has_the_same_scales(of_images, tmp_path):
