@@ -113,6 +113,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             id="multimodal",
         ),
         pytest.param("cost.py", {"cost": (3, None)}, id="cost"),
+        pytest.param("growth.py", {"growth": (39, None)}, id="growth"),
         pytest.param("linear.py", {"linear": (2, None)}, id="linear"),
         pytest.param(
             "speed.py",
