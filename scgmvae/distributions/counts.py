@@ -188,7 +188,9 @@ class _NegativeBinomialLogProb(torch.autograd.Function):
             else:
                 grad_theta.view(-1).index_add_(0, flat, by_column)
         if wants_means:
-            grad_means = torch.div(theta, total, out=total)  # θ/(θ+μ), that of 0 but for its sign
+            grad_means = torch.div(
+                theta, total, out=total
+            )  # θ/(θ+μ), minus the slope at a count of 0
             nz_grad = _at(grad_means, flat).mul_(terms.x).div_(mu_nz)
             grad_means.view(-1).index_add_(0, flat, nz_grad, alpha=-1)
             factor = -grad.unsqueeze(-1)

@@ -21,6 +21,9 @@ LARGEST = 1e8
 N_SEARCHED = 8
 """Number of times that twice as many counts are searched: up to 255. Few counts are larger."""
 
+LONG_SEARCH = 8.0
+"""Mean from which on drawing a rate, twice on average at most, is faster than a search."""
+
 
 def draw_negative_binomial(mu: Tensor, theta: Tensor) -> Tensor:
     """Draw counts; the source of chance is torch's random state.
@@ -75,7 +78,7 @@ def _positive(mu: Tensor, theta: Tensor) -> Tensor:
     zero = torch.exp(-theta * torch.log1p(mu / theta))
     x = torch.full_like(mu, torch.nan)
     # a rate is drawn where few of the counts would be 0, or the search would be long
-    by_rate = (zero < 0.05) | ((zero < 0.5) & (mu > N_SEARCHED))
+    by_rate = (zero < 0.05) | ((zero < 0.5) & (mu > LONG_SEARCH))
     for chosen, draw in ((by_rate, _by_rate), (~by_rate & (zero <= 1), _searched)):
         rows = chosen.nonzero().squeeze(-1)
         x.index_copy_(0, rows, draw(*(values[rows] for values in (mu, theta, zero))))

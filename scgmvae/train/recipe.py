@@ -73,7 +73,7 @@ class Recipe:
     """Number of cells to which minibatches grow where there are many cells."""
 
     def minibatch(self, n_obs: int) -> int:
-        """Number of cells in a minibatch: an epoch of many cells has about 200 to 400 of them.
+        """Number of cells in a minibatch; from 25,000 cells on an epoch has at least 195 of them.
 
         Parameters
         ----------
