@@ -30,7 +30,7 @@ __all__ = ["ModalitiesMixin"]
 VALUES_AT_A_TIME = 1 << 24
 """Largest number of values that are drawn at once."""
 INTERVAL = (0.05, 0.95)
-"""Quantiles of the draws that are given."""
+"""Shares of further draws that lie below the two bounds that are given."""
 
 
 class ModalitiesMixin(DecodingMixin):
@@ -122,7 +122,9 @@ class ModalitiesMixin(DecodingMixin):
             return values.reshape(n_samples, *values.shape[-2:]).mean(0)
 
         drawn = part.sample().reshape(n_samples, *part.batch_shape[-2:])
-        lower, upper = quantiles_of_draws(drawn, INTERVAL)
+        # between the usual quantiles of 25 draws 83 % of further ones lie; between these 90 %
+        bounds = np.quantile(drawn.cpu().numpy(), INTERVAL, axis=0, method="weibull")
+        lower, upper = torch.from_numpy(bounds).to(drawn)
         found = {"mean": over_draws(part.mean), "lower": lower, "upper": upper}
         if isinstance(part, ProteinMixture):
             found["foreground"] = over_draws(part.foreground)
@@ -222,23 +224,3 @@ class ModalitiesMixin(DecodingMixin):
                 "setup_mudata(mdata, modalities={'rna': 'nb', 'protein': 'protein'})."
             )
         return self.module
-
-
-def quantiles_of_draws(draws: Tensor, shares: Sequence[float]) -> list[Tensor]:
-    """Values below which certain shares of further draws lie, by those that were made.
-
-    The quantiles of the draws themselves are too near to one another: between the 5 and the 95 %
-    quantiles of 25 draws 83 % of further draws lie. With S draws, sorted, a further one lies below
-    the i-th with probability i / (S + 1).
-
-    Parameters
-    ----------
-    draws
-        Draws, ``(S, ...)``.
-    shares
-        Shares; those that would lie beyond the draws give the smallest or the largest.
-    """
-    n, draws = len(draws), draws if draws.is_floating_point() else draws.double()
-    place = (torch.tensor(shares, dtype=torch.double) * (n + 1) - 1) / max(n - 1, 1)
-    levels = place.clamp(0, 1).to(draws)
-    return list(torch.quantile(draws, levels, dim=0))
