@@ -35,6 +35,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
+import tools
 from anndata import AnnData
 from common import run_tasks, threads_kept
 from counterfactual_scores import Judge
@@ -155,12 +156,36 @@ def predicted(case: LeftOut, model: scgmvae.SCGMVAE, via: str, seed: int) -> NDA
     return log_values(cells)
 
 
+@tools.quiet()
+def by_scgen(case: LeftOut, seed: int, short: bool) -> NDArray:
+    """The control cells as scGen predicts them, trained as in its authors' tutorial."""
+    import scvi
+    from pertpy.tools import Scgen
+
+    scvi.settings.seed = seed
+    cells = log_normalized(case.kept.X)
+    cells.obs = case.kept.obs[[TYPE, CONDITION]].astype(str)
+    Scgen.setup_anndata(cells, batch_key=CONDITION, labels_key=TYPE)
+    model = Scgen(cells)
+    model.train(
+        max_epochs=2 if short else 100,
+        batch_size=32,
+        early_stopping=True,
+        early_stopping_patience=25,
+        progress_bar_refresh_rate=0,
+    )
+    moved, _ = model.predict(CONTROL, STIMULATED, celltype_to_predict=case.name)
+    return np.asarray(moved.X).clip(min=0)
+
+
 def rows_of(cases: Sequence[LeftOut], seed: int, short: bool) -> list[Row]:
     """A row for each type and method."""
     rows: list[Row] = []
     for case in cases:
         model = fit(case.kept, seed, short)
         cells = {f"scgmvae via {via}": predicted(case, model, via, seed) for via in "xzw"}
+        if tools.is_there("pertpy"):
+            cells["scGen"] = by_scgen(case, seed, short)
         scores = {name: case.judge.scores(x) for name, x in (cells | baselines(case)).items()}
         scores["half of the real cells"] = case.judge.ceiling()
         rows += [

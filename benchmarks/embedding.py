@@ -154,9 +154,9 @@ def methods(
         "PCA": lambda adata: log_normalized_pcs(adata.X, 30, seed),
         "SCVI": by_scvi,
     }
-    if batch_key is not None and is_there("harmonypy"):
+    if batch_key is not None and tools.is_there("harmonypy"):
         made["Harmony"] = lambda adata: by_harmony(adata, batch_key, seed)
-    if is_there("drvi"):
+    if tools.is_there("drvi"):
         made["DRVI"] = lambda adata: by_drvi(adata, batch_key, seed, short)
     if labels_key is not None:
         made["scgmvae, labels"] = lambda adata: by_scgmvae(
@@ -164,15 +164,6 @@ def methods(
         )
         made["SCANVI, labels"] = by_scanvi
     return made
-
-
-def is_there(package: str) -> bool:
-    """Whether a package can be imported; without it its method is left out."""
-    try:
-        __import__(package)
-    except ImportError:
-        return False
-    return True
 
 
 # ------------------------------------------------------------------------------------ data

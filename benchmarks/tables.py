@@ -194,6 +194,15 @@ TABLES = {
         )
         for task, told in (("clusters", False), ("donors", False), ("power", True))
     },
+    "concordance": Table(
+        ("concordance",),
+        {"method": "method"},
+        {
+            "AUCC 100": ("first 100 genes", 3),
+            "AUCC 500": ("first 500", 3),
+            "AUCC 500, same cells": ("first 500, same cells", 3),
+        },
+    ),
     "default-cut": Table(
         ("default_cut",),
         {"strength": "strength", "apart": "apart without 3 genes", "from below": "from below"},

@@ -42,6 +42,15 @@ TRAININGS: dict[str, dict[str, int]] = {"SCANVI": {}, "SCANVI (tutorial)": TUTOR
 """Name of a way to train SCANVI → its settings."""
 
 
+def is_there(package: str) -> bool:
+    """Whether a package can be imported; without it its method is left out."""
+    try:
+        __import__(package)
+    except ImportError:
+        return False
+    return True
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """No warnings and no log below errors, neither from scvi-tools nor from Lightning."""

@@ -50,6 +50,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             },
             id="differential",
         ),
+        pytest.param("concordance.py", {"concordance": (72, "AUCC 100")}, id="concordance"),
         pytest.param("studies/default_cut.py", {"default_cut": (8, None)}, id="default_cut"),
         pytest.param(
             "studies/joint_encoders.py", {"joint_encoders": (5, "ARI")}, id="joint_encoders"

@@ -17,6 +17,8 @@ from scgmvae.compat import torch_threads_kept
 from scgmvae.data.categories import name_of
 from scgmvae.data.groups import groups_of
 from scgmvae.data.matrices import read_rows
+from scgmvae.data.modalities import panels_of
+from scgmvae.distributions.families import FAMILIES
 from scgmvae.model.splits import BLOCK, SplitsMixin
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class ConditionTestsMixin(SplitsMixin):
         sample_key: str,
         groupby: str = "scgmvae",
         min_cells: int = 10,
+        modality: str | None = None,
     ) -> pd.DataFrame:
         """Test, cluster by cluster, which genes differ between two levels of a condition.
 
@@ -71,6 +74,10 @@ class ConditionTestsMixin(SplitsMixin):
             obs column of the clusters or types within which levels are compared.
         min_cells
             Number of cells from which on a sample counts, within a cluster and level.
+        modality
+            Name of the modality whose counts are tested, of a model of several: RNA, or fragments
+            under the likelihood ``"poisson"``. ``None`` is the only one of them. Cells that lack
+            it are left out.
 
         Returns
         -------
@@ -90,10 +97,11 @@ class ConditionTestsMixin(SplitsMixin):
         KeyError
             If there is no such obs column.
         RuntimeError
-            If the model has no data.
+            If the model has no data, or a modality is named where there is one.
         ValueError
             If a level or replicates are missing: two samples of each level at least, in one
-            cluster at least; or the data are no counts.
+            cluster at least; or the data are no counts, or those of several modalities are and
+            none is named.
 
         References
         ----------
@@ -113,11 +121,7 @@ class ConditionTestsMixin(SplitsMixin):
         """
         adata = self._validate_anndata()
         checks.check_whole(1, min_cells=min_cells)
-        if not self.module.is_count or self.modalities_ is not None:
-            raise ValueError(
-                "Sums over samples are tested as counts of one modality, but the likelihood of "
-                f"this model is {self._module_kwargs['likelihood']!r}."
-            )
+        is_tested = self._tested_features(modality)
         if groupby == "scgmvae":
             self._check_mixture()
         levels = groups_of(adata, condition=condition)
@@ -127,10 +131,11 @@ class ConditionTestsMixin(SplitsMixin):
         )
         units = pd.DataFrame(
             {"cluster": clusters, "sample": samples, "is_first": levels == first}
-        )[levels.isin([first, second])].dropna()
+        )[levels.isin([first, second]) & _has_any(adata, is_tested)].dropna()
         rows = adata.obs_names.get_indexer(units.index)
         sizes = units.groupby(["cluster", "sample", "is_first"], observed=True).size()
         sizes = sizes[sizes >= min_cells]
+        genes = self._setup.gene_names[is_tested]
         tables, without = [], []
         for cluster in clusters.cat.categories:
             of_cluster = sizes[sizes.index.get_level_values("cluster") == cluster]
@@ -141,10 +146,11 @@ class ConditionTestsMixin(SplitsMixin):
             member = pd.MultiIndex.from_frame(design[["cluster", "sample", "is_first"]])
             unit = member.get_indexer(pd.MultiIndex.from_frame(units))
             sums = self._summed_counts(adata, rows[unit >= 0], unit[unit >= 0], len(design))
+            sums = sums[:, is_tested]
             if (sums.sum(0) < FEWEST_COUNTS).all():
                 without.append(cluster)
                 continue
-            tables.append(_tested(sums, design, self._setup.gene_names).assign(cluster=cluster))
+            tables.append(_tested(sums, design, genes).assign(cluster=cluster))
         if not tables:
             raise ValueError(
                 f"Without replicates nothing can be tested: in no cluster have two of the samples "
@@ -161,6 +167,33 @@ class ConditionTestsMixin(SplitsMixin):
             )
         return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
 
+    def _tested_features(self, modality: str | None) -> NDArray[np.bool_]:
+        """Features whose counts are tested, (G,)."""
+        if modality is not None:
+            self._modality_number(modality)  # raises an error where there is none
+        kinds = dict(zip(self.modalities_ or ["the data"], self._kinds, strict=True))
+        # totals of a panel of proteins are no depth, by which DESeq2 would take them
+        of_counts = [
+            name
+            for name, (kind, _) in kinds.items()
+            if kind != "protein" and FAMILIES[kind].is_count
+        ]
+        if modality is not None:
+            of_counts = [name for name in of_counts if name == modality]
+        if not of_counts:
+            found = [kind for name, (kind, _) in kinds.items() if modality in (None, name)]
+            raise ValueError(
+                "Sums over samples are tested as counts of RNA or fragments, but the likelihood "
+                f"is {listed(found)}."
+            )
+        if len(of_counts) > 1:
+            raise ValueError(
+                f"Several modalities are of counts: {listed(of_counts)}. Name the one to test, as "
+                f"in modality={of_counts[0]!r}."
+            )
+        sizes = [size for _, size in kinds.values()]
+        return np.repeat([name == of_counts[0] for name in kinds], sizes)
+
     def _summed_counts(
         self, adata: AnnData, rows: NDArray[np.integer], unit: NDArray[np.integer], n_units: int
     ) -> NDArray[np.int64]:
@@ -171,6 +204,15 @@ class ConditionTestsMixin(SplitsMixin):
             for some in np.split(np.arange(len(rows)), range(BLOCK, len(rows), BLOCK))
         )
         return np.rint(sums_by_group(blocks, unit, n_units, adata.n_vars).x).astype(np.int64)
+
+
+def _has_any(adata: AnnData, features: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which cells were measured for any of the features, (n,)."""
+    panels = panels_of(adata)
+    if panels is None:
+        return np.ones(adata.n_obs, dtype=bool)
+    code, table = panels
+    return table[:, features].any(1)[code]
 
 
 def _two_levels(

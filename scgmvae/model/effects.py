@@ -15,13 +15,14 @@ from scgmvae.data.conditions import resolved
 from scgmvae.data.groups import groups_of
 from scgmvae.data.matrices import read_rows
 from scgmvae.data.normalization import per_ten_thousand
-from scgmvae.model.generation import GenerationMixin
+from scgmvae.model.generation import GenerationMixin, at_measured
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from scgmvae.data.conditions import Condition
 
@@ -55,7 +56,9 @@ class EffectsMixin(GenerationMixin):
         .. math:: \log_2 \mathbb{E}[x'|z,c'] - \log_2 \mathbb{E}[x'|z,c], \qquad z \sim q(z|x,c)
 
         Each cell is decoded under both values from the same z, all else being as it is, so what
-        the model gets wrong of a cell under both does not count.
+        the model gets wrong of a cell under both does not count. As :meth:`predict_counterfactual`
+        does, it reads the effect at the mean z of the 15 nearest cells that were measured under
+        the value.
 
         Parameters
         ----------
@@ -77,7 +80,7 @@ class EffectsMixin(GenerationMixin):
         ``lfc``, the log2 fold change of the mean over the cells, per 10,000 counts with 0.1 added;
         ``low`` and ``high``, between which it lies in 95 % of the cells; ``measured``, the same of
         the mean counts of the group's cells, missing where fewer than ten have either value;
-        ``mean``, the predicted mean under ``other``. For data that are no counts, ``lfc`` and
+        ``mean``, the predicted mean under ``other`` at that z. For data that are no counts, ``lfc`` and
         ``measured`` are differences.
 
         Raises
@@ -114,13 +117,16 @@ class EffectsMixin(GenerationMixin):
             names_of(adata.obs[condition]) == names_of(c.values(adata.obs_names))
             for c in (first, second)
         )
+        measured = self._measured_under([first], seed)
         rng = np.random.default_rng(seed)
         tables = []
         for group, name in enumerate(names):
             rows = np.flatnonzero(codes == group)
             decoded = rows[has_other[rows]] if has_other[rows].any() else rows
             decoded = np.sort(rng.permutation(decoded)[:N_CELLS])
-            with_value, with_other = self._decoded_under([first, second], decoded, n_samples, seed)
+            with_value, with_other = self._decoded_under(
+                [first, second], decoded, measured, n_samples, seed
+            )
             change = self._on_scale(with_value) - self._on_scale(with_other)
             low, high = np.quantile(change, BETWEEN, axis=0)
             of_means = self._on_scale(with_value.mean(0)) - self._on_scale(with_other.mean(0))
@@ -144,7 +150,12 @@ class EffectsMixin(GenerationMixin):
 
     @torch.inference_mode()
     def _decoded_under(
-        self, conditions: Sequence[Condition], rows: NDArray[np.integer], n_samples: int, seed: int
+        self,
+        conditions: Sequence[Condition],
+        rows: NDArray[np.integer],
+        measured: Tensor | None,
+        n_samples: int,
+        seed: int,
     ) -> list[NDArray[np.float64]]:
         """Expression under each condition from the same draws of z, (cells, G), per 10,000."""
         self.module.eval()
@@ -158,6 +169,8 @@ class EffectsMixin(GenerationMixin):
                     self.module.inference(**self.module._get_inference_input(tensors))
                     for _ in range(n_samples)
                 ]
+                if measured is not None:
+                    draws = [at_measured(draw, measured) for draw in draws]
                 for condition, part in zip(conditions, parts, strict=True):
                     new = self._under(tensors, [condition])
                     mean = sum(self._density(new, z).mean for z in draws) / n_samples

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from multimodal import KINDS, make_mdata
 from scipy import sparse
 
 import scgmvae
@@ -146,5 +147,67 @@ def test_levels_that_are_not_there_are_refused(model_of, arguments, message):
 def test_values_that_are_no_counts_are_refused(make_model, train):
     adata = scgmvae.datasets.blobs(20)
     model = train(make_model(adata, {}, likelihood="gaussian", n_components=2))
-    with pytest.raises(ValueError, match="likelihood of this model is 'gaussian'"):
+    with pytest.raises(ValueError, match="but the likelihood is 'gaussian'"):
         model.test_condition("condition", "condition_0", sample_key="class", groupby="class")
+
+
+BRIEF = {"max_epochs": 1, "pretrain_epochs": 1, "enable_progress_bar": False}
+
+
+@pytest.fixture(scope="module")
+def joint():
+    """A model of RNA, proteins and peaks, where 60 cells lack RNA; and its data."""
+    mdata = make_mdata()
+    mdata.mod["rna"] = mdata["rna"][60:].copy()
+    mdata.update()
+    numbers = mdata.obs_names.str.removeprefix("cell_").astype(int)
+    mdata.obs["donor"] = [f"donor {i % 4}" for i in numbers]
+    mdata.obs["level"] = np.where(numbers // 4 % 2, "treated", "control")
+    scgmvae.SCGMVAE.setup_mudata(mdata, modalities=KINDS)
+    model = scgmvae.SCGMVAE(mdata, n_components=2)
+    model.train(**BRIEF)
+    return model, mdata
+
+
+def test_the_counts_of_one_of_several_modalities_are_tested(joint):
+    model, mdata = joint
+    rna = mdata["rna"].copy()
+    rna.obs = mdata.obs.loc[rna.obs_names, ["donor", "level", "cell_type"]].copy()
+    scgmvae.SCGMVAE.setup_anndata(rna)
+    alone = scgmvae.SCGMVAE(rna, n_components=2)
+    alone.train(**BRIEF)
+    question = {"sample_key": "donor", "groupby": "cell_type", "min_cells": 5}
+    expected = alone.test_condition("level", "treated", **question)
+    assert len(expected) == 3 * rna.n_vars
+    pd.testing.assert_frame_equal(model.test_condition("level", "treated", **question), expected)
+    named = model.test_condition("level", "treated", **question, modality="rna")
+    pd.testing.assert_frame_equal(named, expected)
+
+
+@pytest.mark.parametrize(
+    ("modality", "message"),
+    [("protein", "counts of RNA or fragments.*'protein'"), ("nope", "'nope' is none of them")],
+)
+def test_modalities_without_counts_of_genes_are_refused(joint, modality, message):
+    with pytest.raises(ValueError, match=message):
+        joint[0].test_condition(
+            "level", "treated", sample_key="donor", groupby="cell_type", modality=modality
+        )
+
+
+def test_one_of_several_modalities_of_counts_must_be_named(joint):
+    mdata = joint[1].copy()
+    scgmvae.SCGMVAE.setup_mudata(mdata, modalities=KINDS | {"atac": "poisson"})
+    model = scgmvae.SCGMVAE(mdata, n_components=2)
+    model.train(**BRIEF)
+    question = {"sample_key": "donor", "groupby": "cell_type", "min_cells": 5}
+    with pytest.raises(ValueError, match="'rna', 'atac'.*modality='rna'"):
+        model.test_condition("level", "treated", **question)
+    table = model.test_condition("level", "treated", **question, modality="atac")
+    assert set(table["gene"]) == set(mdata["atac"].var_names)
+
+
+def test_a_modality_is_not_named_where_there_is_one(model_of):
+    model = model_of(cells_of_donors(3, True))
+    with pytest.raises(RuntimeError, match="reads one modality"):
+        model.test_condition("level", "treated", sample_key="donor", modality="rna")

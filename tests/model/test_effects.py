@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from anndata import AnnData
 from scipy import sparse
+from torch.distributions import Normal
 
 import scgmvae
+from scgmvae.model.generation import at_measured
 
 N_GENES, CHANGED = 60, 8
 
@@ -85,6 +88,30 @@ def test_a_group_that_was_not_measured_has_a_prediction_alone(fit):
     del adata.obs["part"]
     of_b = table[table["group"] == "B"]
     assert of_b["measured"].isna().all() and of_b["lfc"].notna().all()
+
+
+def test_effects_are_read_at_the_nearest_cells_that_were_measured():
+    near, far = torch.randn(15, 3), torch.randn(40, 3) + 50
+    mean = torch.zeros(2, 3)
+    outputs = {"qz": Normal(mean, 1.0), "z": mean + 0.25, "w": "kept"}
+    moved = at_measured(outputs, torch.cat([far, near]))
+    torch.testing.assert_close(moved["z"], (near.mean(0) + 0.25).expand(2, 3))
+    assert moved["w"] == "kept" and (outputs["z"] == 0.25).all()
+    few = torch.randn(2, 3)
+    torch.testing.assert_close(at_measured(outputs, few)["z"][0], few.mean(0) + 0.25)
+
+
+def test_an_effect_of_a_type_is_that_at_cells_that_were_measured(fit):
+    """Of the silent type nothing was measured under the drug that the other type was given."""
+    adata = fit.adata[~((fit.adata.obs["kind"] == "A") & (fit.adata.obs["treatment"] == "drug"))]
+    adata = adata.copy()
+    scgmvae.SCGMVAE.setup_anndata(adata, categorical_covariate_keys=["treatment"])
+    model = scgmvae.SCGMVAE(adata, n_components=2)
+    model.train(10, 10, enable_progress_bar=False)
+    table = model.effect_table("treatment", "drug", "none", groupby="kind", n_samples=200)
+    lfc = table.pivot(index="gene", columns="group", values="lfc")
+    # both types are decoded where type B was measured
+    assert np.corrcoef(lfc["A"], lfc["B"])[0, 1] > 0.9
 
 
 def test_values_that_are_no_counts_have_differences(make_model, train):

@@ -500,8 +500,6 @@ def test_what_a_joint_model_does_not_have_is_said(unpaired):
     model, _ = unpaired
     with pytest.raises(NotImplementedError, match="'joint'"):
         model.test_markers()
-    with pytest.raises(ValueError, match="counts of one modality.*'joint'"):
-        model.test_condition("batch", "x", sample_key="cell_type")
     with pytest.raises(NotImplementedError, match="'joint'"):
         model.get_feature_correlation_matrix()
     with pytest.raises(NotImplementedError, match="'joint'"):
