@@ -75,7 +75,8 @@ def halves(seed: int, short: bool) -> list[AnnData]:
         adata = scgmvae.datasets.load("kang")
         adata = adata[adata.obs[TYPE] != UNKNOWN].copy()
     order = pd.Series(rng.permutation(adata.n_obs), adata.obs_names)
-    place = order.groupby([adata.obs[TYPE], adata.obs[CONDITION]], observed=True).rank().astype(int)
+    of_cells = order.groupby([adata.obs[TYPE], adata.obs[CONDITION]], observed=True)
+    place = of_cells.rank().astype(int)
     adata.obs[SAMPLE] = (place // 2 % N_SUMS).astype(str)
     return [adata[(place % 2 == half).to_numpy()].copy() for half in (0, 1)]
 

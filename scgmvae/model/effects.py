@@ -80,8 +80,8 @@ class EffectsMixin(GenerationMixin):
         ``lfc``, the log2 fold change of the mean over the cells, per 10,000 counts with 0.1 added;
         ``low`` and ``high``, between which it lies in 95 % of the cells; ``measured``, the same of
         the mean counts of the group's cells, missing where fewer than ten have either value;
-        ``mean``, the predicted mean under ``other`` at that z. For data that are no counts, ``lfc`` and
-        ``measured`` are differences.
+        ``mean``, the predicted mean under ``other`` at that z. For data that are no counts,
+        ``lfc`` and ``measured`` are differences.
 
         Raises
         ------

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from scvi import REGISTRY_KEYS
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from scgmvae.checks import check_positive, check_rate, listed
 from scgmvae.data.keys import GUIDE_KEY, PANEL_KEY, PANELS_KEY
@@ -47,6 +48,10 @@ HIDDEN_SHARE = 0.03
 """Share of the cells of which, in training, one modality alone is read, drawn anew in every step.
 Without it no modality of whole cells would learn to stand for a cell by itself; with more of it
 each learns by heart what it does not show of the training cells."""
+
+
+_BLOCKS = WeakTensorKeyDictionary()
+"""A minibatch x → its blocks of columns, as long as x lives: a step needs them three times."""
 
 
 class Panels(NamedTuple):
@@ -258,9 +263,17 @@ class JointCGMVAE(CGMVAE):
 
     # ------------------------------------------------------------------------- x, c → q
 
+    def _blocks_of(self, x: Tensor) -> list[Tensor]:
+        """The columns of each modality in x, each (n, G_m)."""
+        # what inference mode makes cannot be trained on
+        key = (tuple(self.sizes_of_modalities), torch.is_inference_mode_enabled())
+        if _BLOCKS.get(x, (None, None))[0] != key:
+            _BLOCKS[x] = key, sparse.columns_split(x, self.sizes_of_modalities)
+        return _BLOCKS[x][1]
+
     def _seen(self, x: Tensor, observed: Panels | None, *_: Tensor | None) -> Seen:
         """Input of the encoders, and which of them each cell has."""
-        blocks = sparse.columns_split(x, self.sizes_of_modalities)
+        blocks = self._blocks_of(x)
         is_there = None if observed is None else self._has(observed)
         inputs = [self._input_of(m, block, observed) for m, block in enumerate(blocks)]
         return Seen(inputs, is_there)
@@ -309,7 +322,7 @@ class JointCGMVAE(CGMVAE):
         without the modality have typical depth, so that what they lack can be predicted.
         """
         logs = []
-        blocks = sparse.columns_split(x, self.sizes_of_modalities)
+        blocks = self._blocks_of(x)
         for m, (modality, block) in enumerate(zip(self.modalities, blocks, strict=True)):
             size, typical = sparse.row_sums(block), self._typical_depth(m, None).clamp(min=1)
             has = size > 0
@@ -379,7 +392,7 @@ class JointCGMVAE(CGMVAE):
 
     def log_likelihoods_of(self, p_x: SideBySide, tensors: dict[str, Tensor]) -> list[Tensor]:
         """Log p(x_m|z,c) of each modality, each ``(..., n)``, in nats, 0 where it is missing."""
-        blocks = sparse.columns_split(tensors[REGISTRY_KEYS.X_KEY], self.sizes_of_modalities)
+        blocks = self._blocks_of(tensors[REGISTRY_KEYS.X_KEY])
         panels, values = self._panels(tensors), []
         for part, x, (first, end) in zip(p_x.parts, blocks, self.ranges, strict=True):
             if panels is None:

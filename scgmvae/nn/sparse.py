@@ -102,8 +102,10 @@ def columns_split(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         return list(x.split(list(sizes), dim=-1))
     blocks, first = [], 0
     offsets, genes, values = x.crow_indices(), x.col_indices(), x.values()
+    is_before = torch.zeros_like(genes, dtype=torch.bool)
     for size in sizes:
-        is_inside = (genes >= first) & (genes < first + size)
+        is_up_to_here = genes < first + size
+        is_inside, is_before = is_up_to_here & ~is_before, is_up_to_here
         n_before = torch.cat([offsets.new_zeros(1), is_inside.cumsum(0).to(offsets.dtype)])
         inside = n_before[offsets.long()], genes[is_inside] - first, values[is_inside]
         blocks.append(csr_tensor(*inside, size))
