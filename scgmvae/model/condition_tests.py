@@ -212,7 +212,8 @@ def _has_any(adata: AnnData, features: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if panels is None:
         return np.ones(adata.n_obs, dtype=bool)
     code, table = panels
-    return table[:, features].any(1)[code]
+    has_any: NDArray[np.bool_] = table[:, features].any(1)
+    return has_any[code]
 
 
 def _two_levels(
