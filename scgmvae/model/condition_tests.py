@@ -212,8 +212,7 @@ def _has_any(adata: AnnData, features: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if panels is None:
         return np.ones(adata.n_obs, dtype=bool)
     code, table = panels
-    has_any: NDArray[np.bool_] = table[:, features].any(1)
-    return has_any[code]
+    return table[code][:, features].sum(1) > 0
 
 
 def _two_levels(
