@@ -203,6 +203,22 @@ TABLES = {
             "AUCC 500, same cells": ("first 500, same cells", 3),
         },
     ),
+    "devices": Table(
+        ("devices",),
+        {"processes": "processes"},
+        {"cells per second": ("cells per second", 0), "times one": ("times one process", 2)},
+    ),
+    "split-seeds": Table(
+        ("split_seeds-default", "split_seeds-long"),
+        {"task": "training", "strength": "strength"},
+        {
+            "same training": ("ARI, other draws", 3),
+            "another training": ("ARI, another training", 3),
+            "ARI": ("ARI with the types", 3),
+            "F1 rare": ("F1 of rare types", 2),
+            "n_clusters": ("clusters", 1),
+        },
+    ),
     "default-cut": Table(
         ("default_cut",),
         {"strength": "strength", "apart": "apart without 3 genes", "from below": "from below"},

@@ -51,6 +51,12 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             id="differential",
         ),
         pytest.param("concordance.py", {"concordance": (72, "AUCC 100")}, id="concordance"),
+        pytest.param("devices.py", {"devices": (2, None)}, id="devices"),
+        pytest.param(
+            "studies/split_seeds.py",
+            {"split_seeds-default": (4, "ARI"), "split_seeds-long": (4, "ARI")},
+            id="split_seeds",
+        ),
         pytest.param("studies/default_cut.py", {"default_cut": (8, None)}, id="default_cut"),
         pytest.param(
             "studies/joint_encoders.py", {"joint_encoders": (5, "ARI")}, id="joint_encoders"
