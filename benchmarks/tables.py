@@ -210,7 +210,7 @@ TABLES = {
     ),
     "split-seeds": Table(
         ("split_seeds-default", "split_seeds-long"),
-        {"task": "training", "strength": "strength"},
+        {"training": "training", "strength": "strength"},
         {
             "same training": ("ARI, other draws", 3),
             "another training": ("ARI, another training", 3),

@@ -84,6 +84,7 @@ def compared(seed: int, short: bool, *, times: int) -> list[dict[str, object]]:
             every = [clusters for of_one in codes for clusters in of_one]
             rows.append(
                 {
+                    "training": "default" if times == 1 else f"pretraining {times} times as long",
                     "data": name,
                     "strength": strength,
                     "seed": seed,
