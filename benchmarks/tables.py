@@ -244,6 +244,14 @@ TABLES = {
         {"data": "design", "method": "method"},
         EMBEDDING | {"kBET": ("kBET", 2), "purity": ("purity", 2)},
     ),
+    "embedding-null": Table(
+        ("embedding-null",),
+        {"data": "data", "method": "method"},
+        {
+            "kept": ("neighbours kept", 2),
+            "kept by another seed": ("kept by another seed, no batches", 2),
+        },
+    ),
     "embedding-settings": Table(
         ("embedding-settings",),
         {"setting": "setting"},
