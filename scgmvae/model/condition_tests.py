@@ -151,17 +151,18 @@ class ConditionTestsMixin(SplitsMixin):
                 without.append(cluster)
                 continue
             tables.append(_tested(sums, design, genes).assign(cluster=cluster))
+        of_modality = "" if self.modalities_ is None else " that have the tested modality"
         if not tables:
             raise ValueError(
                 f"Without replicates nothing can be tested: in no cluster have two of the samples "
-                f"of {sample_key!r} at least {min_cells} cells under each of {first!r} and "
-                f"{second!r}."
+                f"of {sample_key!r} at least {min_cells} cells{of_modality} under each of "
+                f"{first!r} and {second!r}, and a gene {FEWEST_COUNTS} counts in them."
             )
         if without:
             warnings.warn(
-                f"Fewer than two samples of each level have {min_cells} cells in these clusters, "
-                f"or no gene has {FEWEST_COUNTS} counts, so they are not in the table: "
-                f"{listed(without)}.",
+                f"Fewer than two samples of each level have {min_cells} cells{of_modality} in "
+                f"these clusters, or no gene has {FEWEST_COUNTS} counts, so they are not in the "
+                f"table: {listed(without)}.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -212,7 +213,7 @@ def _has_any(adata: AnnData, features: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if panels is None:
         return np.ones(adata.n_obs, dtype=bool)
     code, table = panels
-    return table[code][:, features].sum(1) > 0
+    return np.asarray(table[:, features].any(axis=1))[code]
 
 
 def _two_levels(

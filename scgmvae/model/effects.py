@@ -15,7 +15,7 @@ from scgmvae.data.conditions import resolved
 from scgmvae.data.groups import groups_of
 from scgmvae.data.matrices import read_rows
 from scgmvae.data.normalization import per_ten_thousand
-from scgmvae.model.generation import GenerationMixin, at_measured
+from scgmvae.model.generation import N_NEAREST, GenerationMixin, shift_to_measured
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,9 +56,10 @@ class EffectsMixin(GenerationMixin):
         .. math:: \log_2 \mathbb{E}[x'|z,c'] - \log_2 \mathbb{E}[x'|z,c], \qquad z \sim q(z|x,c)
 
         Each cell is decoded under both values from the same z, all else being as it is, so what
-        the model gets wrong of a cell under both does not count. As :meth:`predict_counterfactual`
-        does, it reads the effect at the mean z of the 15 nearest cells that were measured under
-        the value.
+        the model gets wrong of a cell under both does not count. If the condition is categorical,
+        the mean of q is first moved to the mean z of the 15 nearest cells with the value, as
+        :meth:`predict_counterfactual` does it, of 20,000 of them where there are more, since the
+        decoder knows the effect there. With fewer than 15 such cells z stays where it is.
 
         Parameters
         ----------
@@ -117,7 +118,11 @@ class EffectsMixin(GenerationMixin):
             names_of(adata.obs[condition]) == names_of(c.values(adata.obs_names))
             for c in (first, second)
         )
-        measured = self._measured_under([first], seed)
+        measured = None
+        if first.categories is not None:  # every cell was measured under some value of a number
+            measured = self._measured_under([first], seed)
+        if measured is not None and len(measured) < N_NEAREST:
+            measured = None
         rng = np.random.default_rng(seed)
         tables = []
         for group, name in enumerate(names):
@@ -169,8 +174,9 @@ class EffectsMixin(GenerationMixin):
                     self.module.inference(**self.module._get_inference_input(tensors))
                     for _ in range(n_samples)
                 ]
-                if measured is not None:
-                    draws = [at_measured(draw, measured) for draw in draws]
+                if measured is not None:  # q(z) is the same in all draws
+                    shift = shift_to_measured(draws[0]["qz"].loc, measured)
+                    draws = [draw | {"z": draw["z"] + shift} for draw in draws]
                 for condition, part in zip(conditions, parts, strict=True):
                     new = self._under(tensors, [condition])
                     mean = sum(self._density(new, z).mean for z in draws) / n_samples

@@ -62,23 +62,21 @@ Predict = Callable[[dict[str, Tensor], dict[str, Tensor]], Predictive]
 """Function of a minibatch, as it is and under new conditions."""
 
 
-def at_measured(outputs: dict[str, Any], measured: Tensor) -> dict[str, Any]:
-    """The posteriors of cells, with z moved to where a condition was measured.
+def shift_to_measured(z: Tensor, measured: Tensor) -> Tensor:
+    """From the z of cells to where a condition was measured: the mean of the 15 nearest, (n, L).
 
     Where a type was not measured under a condition, the decoder confuses it with others that were.
 
     Parameters
     ----------
-    outputs
-        Posteriors, as the module's ``inference`` gives them.
+    z
+        Means of z of the cells, ``(n, L)``.
     measured
-        Means of z of the cells that were measured under the condition, ``(cells, L)``. The mean of
-        the nearest 15 takes the place of the mean of a cell's own z.
+        Means of z of the cells that were measured under the condition, ``(cells, L)``.
     """
-    z = outputs["qz"].loc
     n_nearest = min(N_NEAREST, len(measured))
     nearest = torch.cdist(z, measured).topk(n_nearest, largest=False).indices
-    return outputs | {"z": outputs["z"] + measured[nearest].mean(1) - z}
+    return measured[nearest].mean(1) - z
 
 
 class GenerationMixin(DecodingMixin):
@@ -400,7 +398,8 @@ class GenerationMixin(DecodingMixin):
         """The cells' counts, changed by the effect of new conditions near their z."""
         before = self._density(tensors, outputs)
         if measured is not None:
-            outputs = at_measured(outputs, measured)
+            shift = shift_to_measured(outputs["qz"].loc, measured)
+            outputs = outputs | {"z": outputs["z"] + shift}
         here, there = (self._density(c, outputs).mean for c in (tensors, new))
         after = carried_over(before.mean, here, there)
         x = dense(tensors[REGISTRY_KEYS.X_KEY])

@@ -281,7 +281,7 @@ class MuDataMixin(SetupMixin):
                 "The model reads one modality, so none can be named. Set a MuData up with "
                 "setup_mudata(mdata, modalities={'rna': 'nb', 'protein': 'protein'}) for several."
             )
-        if name not in self.modalities_:
+        if not isinstance(name, str) or name not in self.modalities_:
             raise ValueError(
                 f"The modalities of the model are {checks.listed(list(self.modalities_))}, but "
                 f"{name!r} is none of them."

@@ -51,7 +51,7 @@ each learns by heart what it does not show of the training cells."""
 
 
 _BLOCKS = WeakTensorKeyDictionary()
-"""A minibatch x → its blocks of columns, as long as x lives: a step needs them three times."""
+"""A CSR minibatch x → its blocks of columns, as long as x lives: a step needs them three times."""
 
 
 class Panels(NamedTuple):
@@ -265,11 +265,15 @@ class JointCGMVAE(CGMVAE):
 
     def _blocks_of(self, x: Tensor) -> list[Tensor]:
         """The columns of each modality in x, each (n, G_m)."""
-        # what inference mode makes cannot be trained on
-        key = (tuple(self.sizes_of_modalities), torch.is_inference_mode_enabled())
-        if _BLOCKS.get(x, (None, None))[0] != key:
-            _BLOCKS[x] = key, sparse.columns_split(x, self.sizes_of_modalities)
-        return _BLOCKS[x][1]
+        sizes = self.sizes_of_modalities
+        if not sparse.is_sparse(x) or not torch.is_grad_enabled():
+            return sparse.columns_split(x, sizes)  # dense blocks are views, which cost nothing
+        state = (tuple(sizes), x.values()._version)
+        kept, blocks = _BLOCKS.get(x, (None, []))
+        if kept != state:
+            blocks = sparse.columns_split(x, sizes)
+            _BLOCKS[x] = state, blocks
+        return blocks
 
     def _seen(self, x: Tensor, observed: Panels | None, *_: Tensor | None) -> Seen:
         """Input of the encoders, and which of them each cell has."""
