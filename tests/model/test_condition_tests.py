@@ -186,7 +186,11 @@ def test_the_counts_of_one_of_several_modalities_are_tested(joint):
 
 @pytest.mark.parametrize(
     ("modality", "message"),
-    [("protein", "counts of RNA or fragments.*'protein'"), ("nope", "'nope' is none of them")],
+    [
+        ("protein", "counts of RNA or fragments.*'protein'"),
+        ("nope", "'nope' is none of them"),
+        (["rna"], "is none of them"),
+    ],
 )
 def test_modalities_without_counts_of_genes_are_refused(joint, modality, message):
     with pytest.raises(ValueError, match=message):

@@ -1,5 +1,8 @@
 """What a condition does to each gene."""
 
+from functools import partial
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +112,25 @@ def test_an_effect_of_a_type_is_that_at_cells_that_were_measured(fit):
     lfc = table.pivot(index="gene", columns="group", values="lfc")
     # both types are decoded where type B was measured
     assert np.corrcoef(lfc["A"], lfc["B"])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("n_measured", [14, 15])
+def test_few_measured_cells_do_not_draw_all_others_to_them(fit, n_measured):
+    table_of = partial(fit.effect_table, "treatment", "drug", "none", groupby="kind", n_samples=1)
+    own_z = {}
+    for name, measured in {"none": None, "some": torch.zeros(n_measured, 10)}.items():
+        with patch.object(type(fit), "_measured_under", return_value=measured):
+            own_z[name] = table_of()
+    assert own_z["some"].equals(own_z["none"]) == (n_measured < 15)
+
+
+def test_effects_of_a_number_are_read_at_the_cells_own_z(make_model, train, counts):
+    adata = counts.copy()
+    adata.obs["dose"] = np.linspace(0, 1, adata.n_obs)
+    model = train(make_model(adata, {"continuous_covariate_keys": ["dose"]}, n_components=2))
+    with patch.object(type(model), "_measured_under", side_effect=AssertionError):
+        table = model.effect_table("dose", 1.0, 0.0, groupby="component", n_samples=1)
+    assert table["lfc"].abs().max() > 0
 
 
 def test_values_that_are_no_counts_have_differences(make_model, train):

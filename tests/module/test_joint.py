@@ -7,6 +7,7 @@ from scipy import stats
 from scvi import REGISTRY_KEYS as KEYS
 
 from scgmvae.data.keys import GUIDE_KEY, PANEL_KEY, PANELS_KEY
+from scgmvae.module import joint
 from scgmvae.module.cgmvae import CGMVAE
 from scgmvae.module.joint import JointCGMVAE
 
@@ -126,6 +127,26 @@ def test_sparse_and_dense_minibatches_agree(panels):
     tensors[KEYS.X_KEY] = tensors[KEYS.X_KEY].to_sparse_csr()
     _, _, again = forward(module, tensors)
     torch.testing.assert_close(loss.loss, again.loss)
+
+
+def test_blocks_of_a_sparse_minibatch_are_cut_once_and_only_in_training():
+    module, x = make_module(), make_minibatch()[KEYS.X_KEY].to_sparse_csr()
+    first, again = module._blocks_of(x), module._blocks_of(x)
+    assert again is first
+    dense = make_minibatch()[KEYS.X_KEY]
+    for block, expected in zip(first, dense.split(SIZES, dim=1), strict=True):
+        assert torch.equal(block.to_dense(), expected)
+    x.values().mul_(2)  # values that change are read again
+    for block, expected in zip(module._blocks_of(x), dense.split(SIZES, dim=1), strict=True):
+        assert torch.equal(block.to_dense(), 2 * expected)
+    with torch.inference_mode():
+        assert not any(block.is_inference() for block in first)
+        assert module._blocks_of(x) is not module._blocks_of(x)
+    n_kept = len(joint._BLOCKS)
+    module._blocks_of(dense)
+    assert len(joint._BLOCKS) == n_kept
+    del x
+    assert len(joint._BLOCKS) < n_kept
 
 
 def test_q_is_the_product_of_what_each_modality_says():
