@@ -12,8 +12,9 @@ The stimulated cells of one type are left out of training, and its control cells
 stimulated. Beside the calls of scgmvae: *no change*; the mean *shift* of log(1 + counts per
 10,000) of the other types, that of the *nearest* type (by its control cells, on 30 principal
 components), and that of a *linear model*, a ridge regression from those components to the shift;
-each is added to every control cell. The ceiling are real stimulated cells: the cells are divided
-into halves ten times, one half is what the other and all methods are compared with.
+each is added to every control cell. scGen is run where pertpy is installed. The ceiling are real
+stimulated cells: the cells are divided into halves ten times, one half is what the other and all
+methods are compared with.
 
 *MMD* and *energy* are the squared maximum mean discrepancy (Gaussian kernel with the median
 distance as its scale) and the energy distance between predicted and real cells, over those
