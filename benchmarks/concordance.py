@@ -72,6 +72,7 @@ def halves(seed: int, short: bool) -> list[AnnData]:
     rng = np.random.default_rng(seed)
     if short:
         adata = stimulated_types(rng, 60, 61)
+        adata = adata[adata.obs[TYPE].isin(["type 0", "type 3"])].copy()
     else:
         adata = scgmvae.datasets.load("kang")
         adata = adata[adata.obs[TYPE] != UNKNOWN].copy()

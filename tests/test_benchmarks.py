@@ -50,7 +50,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             },
             id="differential",
         ),
-        pytest.param("concordance.py", {"concordance": (88, "AUCC")}, id="concordance"),
+        pytest.param("concordance.py", {"concordance": (22, "AUCC")}, id="concordance"),
         pytest.param("devices.py", {"devices": (2, None)}, id="devices"),
         pytest.param(
             "studies/split_seeds.py",
