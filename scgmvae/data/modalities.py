@@ -349,7 +349,8 @@ def panels_of(adata: AnnData) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | N
     """Panel of each cell, (n,), and what each holds, (P, G); ``None`` where all have all."""
     if PANELS_KEY not in adata.uns:
         return None
-    return adata.obs[PANEL_KEY].to_numpy(np.int64), np.asarray(adata.uns[PANELS_KEY], dtype=bool)
+    code = adata.obs[PANEL_KEY].to_numpy(np.int64, copy=True)  # pandas 3 lends its own, read-only
+    return code, np.asarray(adata.uns[PANELS_KEY], dtype=bool)
 
 
 def modalities_of(adata: AnnData) -> tuple[Modality, ...] | None:
