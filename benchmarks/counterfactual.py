@@ -159,7 +159,7 @@ def predicted(case: LeftOut, model: scgmvae.SCGMVAE, via: str, seed: int) -> NDA
 
 @tools.quiet()
 def by_scgen(case: LeftOut, seed: int, short: bool) -> NDArray:
-    """The control cells as scGen predicts them, trained as in its authors' tutorial."""
+    """The control cells as scGen of pertpy predicts them."""
     import scvi
     from pertpy.tools import Scgen
 

@@ -4,7 +4,8 @@
 
 Cells per second of the joint stage, of 2,000 genes and 1,024 cells in the minibatch of each
 process, which exchange gradients by gloo. Medians of epochs in scripts of one process and of two,
-one after the other. It needs two idle cores. ``--short`` has few cells and genes.
+one after the other; a seed is a repeat with the same data. It needs two idle cores. ``--short``
+has few cells and genes.
 """
 
 from __future__ import annotations

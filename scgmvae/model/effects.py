@@ -15,7 +15,7 @@ from scgmvae.data.conditions import resolved
 from scgmvae.data.groups import groups_of
 from scgmvae.data.matrices import read_rows
 from scgmvae.data.normalization import per_ten_thousand
-from scgmvae.model.generation import N_NEAREST, GenerationMixin, shift_to_measured
+from scgmvae.model.generation import GenerationMixin, shift_to_measured
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,8 +121,6 @@ class EffectsMixin(GenerationMixin):
         measured = None
         if first.categories is not None:  # every cell was measured under some value of a number
             measured = self._measured_under([first], seed)
-        if measured is not None and len(measured) < N_NEAREST:
-            measured = None
         rng = np.random.default_rng(seed)
         tables = []
         for group, name in enumerate(names):

@@ -72,10 +72,9 @@ def shift_to_measured(z: Tensor, measured: Tensor) -> Tensor:
     z
         Means of z of the cells, ``(n, L)``.
     measured
-        Means of z of the cells that were measured under the condition, ``(cells, L)``.
+        Means of z of the cells that were measured under the condition, ``(cells, L)``, 15 or more.
     """
-    n_nearest = min(N_NEAREST, len(measured))
-    nearest = torch.cdist(z, measured).topk(n_nearest, largest=False).indices
+    nearest = torch.cdist(z, measured).topk(N_NEAREST, largest=False).indices
     return measured[nearest].mean(1) - z
 
 
@@ -150,7 +149,7 @@ class GenerationMixin(DecodingMixin):
         markers fade. Via x the effect is therefore read where the model was trained under the
         condition, as a change of log(1 + counts per 10,000). The z of a cell is moved to the mean
         of the 15 nearest training cells that have the new values of all categorical conditions
-        that are changed; where there are none it stays. Under its own conditions a cell has its
+        that are changed; where there are fewer it stays. Under its own conditions a cell has its
         own counts. The standard deviation says nothing of whether the effect is right for a type
         that was not measured under the condition.
 
@@ -380,10 +379,13 @@ class GenerationMixin(DecodingMixin):
             )
 
     def _measured_under(self, conditions: Sequence[Condition], seed: int) -> Tensor | None:
-        """Means of z of training cells under conditions, (cells, L); ``None`` without any."""
+        """Means of z of training cells under conditions, (cells, L).
+
+        ``None`` with fewer than 15 of them, to which all others would be drawn.
+        """
         has_all = np.logical_and.reduce([self._has_value(one) for one in conditions])
         rows = np.flatnonzero(has_all)
-        if len(rows) == 0:
+        if len(rows) < N_NEAREST:
             return None
         rows = np.sort(np.random.default_rng(seed).permutation(rows)[:N_MEASURED])
         return torch.from_numpy(self._posteriors(indices=rows)["z_loc"]).to(self.device)
