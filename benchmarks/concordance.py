@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
 import scvi
 import tools
 from anndata import AnnData
@@ -105,20 +104,6 @@ def deseq2_of_sums(adata: AnnData) -> tuple[Ranking, pd.Index]:
 # ---------------------------------------------------------------------------------- methods
 
 
-@threads_kept()
-def by_scanpy(adata: AnnData) -> dict[str, Ranking]:
-    """Rankings of scanpy's tests of a type."""
-    cells = adata.copy()
-    sc.pp.normalize_total(cells, target_sum=1e4)
-    sc.pp.log1p(cells)
-    rankings = {}
-    for method, name in (("wilcoxon", "Wilcoxon, scanpy"), ("t-test", "t-test, scanpy")):
-        sc.tl.rank_genes_groups(cells, CONDITION, groups=[STIMULATED], method=method)
-        table = sc.get.rank_genes_groups_df(cells, STIMULATED).set_index("names")
-        rankings[name] = table["scores"].abs()
-    return rankings
-
-
 def bayesian(model: SCVI | scgmvae.SCGMVAE, is_type: NDArray[np.bool_]) -> dict[str, Ranking]:
     """Rankings of scvi-tools' test of a type in both modes."""
     obs = model.adata.obs
@@ -178,7 +163,8 @@ def kang(seed: int, short: bool) -> list[Row]:
         for model_name, model in of_models.items():
             for mode, ranking in bayesian(model, is_type).items():
                 rankings[f"{model_name}, {mode}"] = ranking
-        rankings |= by_scanpy(here[is_type])
+        for test_name, table in tools.scanpy_tests(here[is_type], CONDITION, STIMULATED).items():
+            rankings[test_name] = table["scores"].abs()
         rankings["DESeq2 on sums"] = same
         rng = np.random.default_rng(seed)
         rankings["mean expression"] = pd.Series(here[is_type].X.mean(0).A1, here.var_names)

@@ -22,7 +22,6 @@ from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
 import tools
 from anndata import AnnData
 from common import run_tasks, threads_kept
@@ -40,19 +39,13 @@ VANILLA = 3.0
 SHORT = {"max_epochs": 2, "pretrain_epochs": 4}
 
 
-@threads_kept()
-def by_scanpy(adata: AnnData, key: str, group: str) -> dict[str, pd.Series]:
+def called_by_scanpy(adata: AnnData, key: str, group: str) -> dict[str, pd.Series]:
     """Which genes scanpy's tests call between a group and the others."""
-    cells = AnnData(adata.X.copy(), obs=adata.obs[[key]].astype(str).astype("category"))
-    cells.var_names = adata.var_names
-    sc.pp.normalize_total(cells, target_sum=1e4)
-    sc.pp.log1p(cells)
-    called = {}
-    for method, name in (("wilcoxon", "Wilcoxon, scanpy"), ("t-test", "t-test, scanpy")):
-        sc.tl.rank_genes_groups(cells, key, groups=[group], method=method)
-        table = sc.get.rank_genes_groups_df(cells, group).set_index("names")
-        called[name] = table["pvals_adj"].reindex(adata.var_names) <= LEVEL
-    return called
+    tables = tools.scanpy_tests(adata, key, group)
+    return {
+        name: table["pvals_adj"].reindex(adata.var_names) <= LEVEL
+        for name, table in tables.items()
+    }
 
 
 @tools.quiet()
@@ -117,7 +110,7 @@ def clusters(seed: int, short: bool) -> list[Row]:
     for name, table in tables.items():
         of_first = table[table["cluster"] == table["cluster"].iloc[0]].set_index("gene")
         called[name] = of_first["q"].reindex(adata.var_names) <= LEVEL
-    called |= by_scanpy(adata, "scgmvae", group)
+    called |= called_by_scanpy(adata, "scgmvae", group)
     called |= by_scvi(adata, "scgmvae", group, seed, short)
     return rows_of(called, np.zeros(adata.n_vars, dtype=bool), seed)
 
@@ -150,7 +143,7 @@ def of_donors(seed: int, short: bool, effect: float) -> list[Row]:
             "treatment", "treated", sample_key="donor", groupby="type"
         ).set_index("gene")
     called = {"test_condition": table["q"].reindex(adata.var_names) <= LEVEL}
-    called |= by_scanpy(adata, "treatment", "treated")
+    called |= called_by_scanpy(adata, "treatment", "treated")
     called |= by_scvi(adata, "treatment", "treated", seed, short)
     return rows_of(called, (np.arange(N_GENES) < N_CHANGED) & (effect > 0), seed)
 

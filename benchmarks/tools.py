@@ -13,8 +13,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
+import scanpy as sc
 import scvi
 from anndata import AnnData
+from common import threads_kept
 from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
@@ -49,6 +51,20 @@ def is_there(package: str) -> bool:
     except ImportError:
         return False
     return True
+
+
+@threads_kept()
+def scanpy_tests(adata: AnnData, key: str, group: str) -> dict[str, pd.DataFrame]:
+    """Tables of scanpy's tests between a group and the others, by gene."""
+    cells = AnnData(adata.X.copy(), obs=adata.obs[[key]].astype(str).astype("category"))
+    cells.var_names = adata.var_names
+    sc.pp.normalize_total(cells, target_sum=1e4)
+    sc.pp.log1p(cells)
+    tables = {}
+    for method, name in (("wilcoxon", "Wilcoxon, scanpy"), ("t-test", "t-test, scanpy")):
+        sc.tl.rank_genes_groups(cells, key, groups=[group], method=method)
+        tables[name] = sc.get.rank_genes_groups_df(cells, group).set_index("names")
+    return tables
 
 
 @contextmanager
