@@ -65,7 +65,7 @@ def graph(
 ) -> None:
     """Nodes of a model, observed ones grey, with arrows between them, and words beside them."""
     for name, place in nodes.items():
-        face = OBSERVED if name in ("x", "c", "g(x)") else "white"
+        face = OBSERVED if name[0] in "xcg" else "white"
         axis.add_patch(Circle(place, 0.22, facecolor=face, edgecolor="black", zorder=2))
         size = 13 if len(name) < 3 else 8
         axis.text(*place, name, ha="center", va="center", fontsize=size, style="italic", zorder=3)
@@ -96,6 +96,28 @@ def model() -> plt.Figure:
     figure, axes = plt.subplots(1, 2, layout="constrained")
     graph(axes[0], "generative model", GENERATIVE, BY_CHOICE)
     graph(axes[1], "inference", INFERENCE)
+    return figure
+
+
+PARTS = {"x₁": (-0.3, -1), "x₂": (0.5, -1), "x₃": (1.3, -1)}
+"""What is measured of each modality."""
+PART_WORDS = {"x₁": "RNA", "x₂": "proteins", "x₃": "chromatin"}
+
+
+def modalities() -> plt.Figure:
+    """The model of several modalities, and q(z,w|x,c), a product of what each of them says."""
+    figure, axes = plt.subplots(1, 2, layout="constrained")
+    latents = {"w": (0.1, 1), "y": (0.9, 1), "d": (0.9, 2), "z": (0.5, 0), "c": (-0.8, 0)}
+    given = [(node, part) for part in PARTS for node in "zc"]
+    arrows = ("wz", "dy", "yz", *given)
+    graph(axes[0], "generative model", arrows, BY_CHOICE, latents | PARTS)
+    both = {"z, w": (0.5, 0), "y": (0.5, 1), "d": (0.5, 2), "c": (-0.8, 0)}
+    seen = [(node, "z, w") for node in (*PARTS, "c")]
+    graph(axes[1], "inference", ("cy", "yd", ("z, w", "y"), *seen), (), both | PARTS)
+    for axis in axes:
+        for part, (x, y) in PARTS.items():
+            axis.text(x, y - 0.36, PART_WORDS[part], fontsize=8, ha="center", va="center")
+        axis.set(xlim=(-1.1, 1.65), ylim=(-1.5, 2.35))
     return figure
 
 
@@ -442,6 +464,7 @@ FIGURES = {
     "islets": (islets, None),
     "layers": (layers, None),
     "model": (model, (5.6, 4)),
+    "modalities": (modalities, (6.4, 4.2)),
     "family": (family, None),
     "speed": (speed, (4.4, 2.8)),
     "training": (lambda: scgmvae.pl.training(trained()), (8, 4)),

@@ -53,7 +53,7 @@ def parts_of(thing):
     parts = {f"parameter {name}": value for name, value in thing.module.state_dict().items()}
     parts |= {f"history {name}": value for name, value in (thing.history_ or {}).items()}
     settings = ("is_trained_", "n_components_", "component_clusters_", "seed_")
-    settings += ("mixture_started_", "registry_", "used_components_", "distance_quantiles_")
+    settings += ("mixture_started_", "registry_", "occupied_means_", "distance_quantiles_")
     parts |= {name: getattr(thing, name, None) for name in settings}
     parts |= {"summary": thing._model_summary_string, "training mode": thing.module.training}
     parts = {name: digest(value) for name, value in parts.items()}

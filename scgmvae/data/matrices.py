@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from scgmvae.nn.sparse import csr_tensor, dense
+from scgmvae.nn.sparse import column_sums, csr_tensor
 
 __all__ = [
     "DenseRows",
@@ -242,7 +242,7 @@ def column_means(matrix: Matrix, rows: Rows, n_at_once: int = 4096) -> NDArray[n
             x = source.load(part)[np.arange(len(part))]
         else:
             x = source[part]
-        total += dense(x).sum(0, dtype=torch.double)
+        total += column_sums(x)
     return (total / len(rows)).numpy()
 
 

@@ -15,6 +15,7 @@ from scvi.data import _constants as scvi_constants
 from scgmvae.checks import listed, listed_like
 from scgmvae.compat import named_layers
 from scgmvae.data.categories import name_of, names_of
+from scgmvae.data.keys import MODALITIES_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,6 +42,9 @@ __all__ = [
     "rows_of",
     "unchanged_on_error",
 ]
+
+INTERNAL = ("_scvi", "_scgmvae")
+"""What the names of columns begin with that no user has made."""
 
 NO_LABEL = ("", "na", "nan", "none", "unassigned", "unknown", "unlabeled", "unlabelled")
 """Usual names, in small letters, of cells without a label."""
@@ -152,9 +156,11 @@ def check_columns(
         for column in columns:
             if column not in adata.obs:
                 reader = "The model reads" if of_model else f"{argument} names"
+                place = "mdata" if MODALITIES_KEY in adata.uns else "adata"
+                known = adata.obs.columns[~adata.obs.columns.str.startswith(INTERNAL)]
                 raise KeyError(
-                    f"{reader} the obs column {column!r}, which adata.obs does not have. "
-                    f"Its columns are: {listed_like(column, adata.obs.columns)}."
+                    f"{reader} the obs column {column!r}, which {place}.obs does not have. "
+                    f"Its columns are: {listed_like(column, known)}."
                 )
             missing = adata.obs_names[adata.obs[column].isna()]
             if is_whole and len(missing):

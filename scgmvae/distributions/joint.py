@@ -89,8 +89,8 @@ class ProteinMixture(scvi_distributions.NegativeBinomialMixture):
         return within + p * (1 - p) * (self.mu2 - self.mu1) ** 2
 
     def get_normalized(self, key: str) -> Tensor:
-        """Mean counts, ``(..., n, P)``, for every ``key``."""
-        return self.mean
+        """Mean counts, ``(..., n, P)``, for the key ``"scale"`` without the background."""
+        return self.foreground if key == "scale" else self.mean
 
 
 def make_protein_likelihood(heads: Sequence[Tensor], raw_dispersion: Tensor) -> ProteinMixture:

@@ -15,6 +15,7 @@ from scvi.distributions import NegativeBinomialMixture, Poisson
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from scgmvae.distributions.accessibility import bernoulli_log_prob
 from scgmvae.distributions.counts import (
     MEAN_FLOOR,
     nb_log_prob,
@@ -26,7 +27,7 @@ from scgmvae.distributions.counts import (
 from scgmvae.distributions.draws import draw_negative_binomial
 from scgmvae.distributions.families import LIKELIHOODS, Likelihood
 from scgmvae.nn.bounds import bounded_exp
-from scgmvae.nn.sparse import dense
+from scgmvae.nn.sparse import dense, is_sparse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -231,6 +232,8 @@ def _log_likelihood(p_x: Distribution, x: Tensor, observed: Tensor | None) -> Te
     is_fast = isinstance(p_x, NegativeBinomial) and not p_x.size_of_cells.requires_grad
     if observed is None and is_fast:
         return softmax_nb_log_prob(x, p_x.logits, p_x.dispersion, p_x.size_of_cells)
+    if observed is None and isinstance(p_x, Bernoulli) and is_sparse(x):
+        return bernoulli_log_prob(x, p_x.logits)
     if isinstance(p_x, Bernoulli | Gaussian | NegativeBinomialMixture):
         return p_x.log_prob(dense(x))[..., genes].sum(-1)
     if observed is not None:

@@ -10,8 +10,6 @@ import pandas as pd
 from scvi.model.base import RNASeqMixin
 
 from scgmvae.data import validation
-from scgmvae.data.groups import groups_to_compare
-from scgmvae.data.modalities import panels_of
 from scgmvae.distributions.families import FAMILIES, JOINT
 from scgmvae.model.base import Model
 from scgmvae.model.seeded import seeded
@@ -28,69 +26,6 @@ __all__ = ["ExpressionMixin"]
 
 class ExpressionMixin(Model, RNASeqMixin):
     """Normalised expression, predictive samples, parameters of p(x|z,c), correlated genes."""
-
-    @partial(seeded, original=RNASeqMixin.differential_expression)
-    def differential_expression(
-        self,
-        adata: AnnData | None = None,
-        groupby: str | None = None,
-        group1: object = None,
-        group2: object = None,
-        idx1: ArrayLike | str | None = None,
-        idx2: ArrayLike | str | None = None,
-        **kwargs: object,
-    ) -> pd.DataFrame:
-        """Differential expression as in scvi-tools, between groups that are known to have cells.
-
-        Parameters
-        ----------
-        adata
-            Data with the genes of the model; ``None`` is the model's own.
-        groupby
-            obs column of the groups to compare, for example ``"scgmvae"``.
-        group1
-            Group, or list of groups, of that column; ``None`` is each group that has cells.
-        group2
-            Group that each of them is compared with; ``None`` is all other cells.
-        idx1, idx2
-            Cells to compare in place of groups: their numbers, masks, or queries of obs.
-        **kwargs
-            Further arguments of
-            :meth:`scvi.model.base.RNASeqMixin.differential_expression`.
-
-        Returns
-        -------
-        DataFrame, one row per gene and comparison. Of counts it has ``is_supported`` as well,
-        unless ``all_stats`` is off: whether any of the cells has a count of the gene, and the mean
-        counts per cell, normalised, differ in the direction that the model says. A gene that is
-        not supported is not called (``is_de_fdr_...``). Where some cells lack a modality there are
-        no columns of raw counts.
-
-        Raises
-        ------
-        KeyError
-            If there is no such obs column.
-        ValueError
-            If neither groups nor cells are named, or some have no cells.
-
-        Notes
-        -----
-        Cells are the units, and clusters that were found in the same cells differ by necessity:
-        :meth:`test_markers` and :meth:`test_condition` are tests that mind this.
-        """
-        adata = self._validate_anndata(adata)
-        if idx1 is None:
-            group1, group2 = groups_to_compare(adata, groupby, group1, group2)
-        table = super().differential_expression(
-            adata, groupby, group1, group2, idx1, idx2, **kwargs
-        )
-        if panels_of(adata) is not None:
-            # scvi-tools takes what was not measured for zeros
-            is_raw = table.columns.str.startswith(("raw_", "non_zeros_"))
-            return table.loc[:, ~is_raw]
-        if self.module.is_count and "raw_normalized_mean1" in table:
-            _mark_supported(table)
-        return table
 
     @partial(seeded, original=RNASeqMixin.get_normalized_expression)
     def get_normalized_expression(
@@ -309,13 +244,3 @@ class ExpressionMixin(Model, RNASeqMixin):
                 f"{self._module_kwargs['likelihood']!r}."
             )
         return super().get_latent_library_size(*args, **kwargs)
-
-
-def _mark_supported(table: pd.DataFrame) -> None:
-    """Say which genes the counts support, and call no other."""
-    change = np.sign(table["raw_normalized_mean1"] - table["raw_normalized_mean2"])
-    told = table["lfc_median" if "lfc_median" in table else "bayes_factor"]
-    has_counts = (table["raw_mean1"] > 0) | (table["raw_mean2"] > 0)
-    table["is_supported"] = has_counts & (np.sign(told) == change)
-    for name in table.columns[table.columns.str.startswith("is_de_fdr_")]:
-        table[name] &= table["is_supported"]

@@ -29,10 +29,10 @@ class Fitted:
     """The tree of the tested splits, whose leaves are the components; ``None`` without one."""
     distance_quantiles: NDArray[np.float64] | None = None
     """Quantiles of the training cells' distances to their components."""
-    distance_scales: NDArray[np.float64] | None = None
-    """Root mean square distance of the training cells of each component, (K,)."""
-    used_components: NDArray[np.int64] | None = None
-    """Numbers of the components that training cells are in."""
+    occupied_means: NDArray[np.float64] | None = None
+    """Mean of z of the training cells of each component that has any, (K', L)."""
+    occupied_whitening: NDArray[np.float64] | None = None
+    """Matrices that turn the covariances of those cells into the identity, (K', L, L)."""
 
     @classmethod
     def of(cls, model: Any) -> Fitted:

@@ -14,7 +14,7 @@ from scgmvae.data.categories import name_of
 from scgmvae.data.groups import groups_of
 from scgmvae.data.keys import FEATURE_MODALITY_KEY
 from scgmvae.data.matrices import read_rows
-from scgmvae.model.expression import ExpressionMixin
+from scgmvae.model.differences import DifferencesMixin
 from scgmvae.model.splits import BLOCK, SplitsMixin
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def log2_means(mean: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.log2(np.expm1(mean) + 1e-2)
 
 
-class MarkersMixin(SplitsMixin, ExpressionMixin):
+class MarkersMixin(SplitsMixin, DifferencesMixin):
     """The method ``markers``."""
 
     def markers(

@@ -105,7 +105,9 @@ class ModalitiesMixin(DecodingMixin):
         values = found.pop("mean")
         return AnnData(
             values,
-            obs=adata.obs.iloc[rows].loc[:, lambda obs: ~obs.columns.str.startswith("_sc")],
+            obs=adata.obs.iloc[rows].loc[
+                :, lambda obs: ~obs.columns.str.startswith(validation.INTERNAL)
+            ],
             var=adata.var.iloc[first:end].drop(columns=FEATURE_MODALITY_KEY),
             layers=found,
         )

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from mudata import MuData
 from scvi.data._utils import _check_if_view
 
@@ -25,14 +26,13 @@ from scgmvae.data.keys import (
     MODALITIES_KEY,
     MODALITY_KEY,
 )
-from scgmvae.data.modalities import check_modalities, joined
+from scgmvae.data.modalities import check_modalities, joined, modalities_of
 from scgmvae.data.registry import Setup
 from scgmvae.model.setup import SetupMixin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from anndata import AnnData
     from numpy.typing import NDArray
     from scvi.data import AnnDataManager
 
@@ -343,6 +343,8 @@ class MuDataMixin(SetupMixin):
             wanted = cls._wanted_of(data, attributes)
             if wanted is not None:
                 return cls._joint_of(data, wanted)
+        elif attributes.get("modalities_") and isinstance(data, AnnData):
+            _check_joined(data, list(attributes["modalities_"]))
         modality = cls._modality_of(data, attributes.get("modality_"))
         if modality is None:
             return super()._anndata_of(data, attributes, to_write)
@@ -382,6 +384,16 @@ class MuDataMixin(SetupMixin):
         if isinstance(adata, MuData):
             adata = self._anndata_of(adata, vars(self))
         return super().get_anndata_manager(adata, required)
+
+
+def _check_joined(adata: AnnData, modalities: list[str]) -> None:
+    """Raise ``ValueError`` unless an AnnData has modalities side by side."""
+    if modalities_of(adata) is None:
+        raise ValueError(
+            f"The model reads the modalities {checks.listed(modalities)} of a MuData, but this is "
+            f"an AnnData of {adata.n_vars:,} features. Say of which modality it is: "
+            f"mudata.MuData({{{modalities[0]!r}: adata}}). Cells may lack the others."
+        )
 
 
 class Joined(NamedTuple):

@@ -21,7 +21,9 @@ N_QUANTILES = 1001
 """Number of quantiles of the training cells' distances that a model keeps."""
 
 PRIOR_CELLS = 10
-"""Number of cells of any component that count among those of each."""
+"""Number of cells with the covariance of all components that count among those of each."""
+SMALLEST_VARIANCE = 1e-6
+"""Share of the mean variance that every direction of z has at least."""
 
 OUTERMOST = 0.01
 """Share of the training cells that count as outliers: their confidence is reduced."""
@@ -32,10 +34,10 @@ class NoveltyMixin(PosteriorsMixin):
 
     distance_quantiles_: NDArray[np.float64] | None
     """Quantiles of the training cells' distances to their components."""
-    distance_scales_: NDArray[np.float64] | None
-    """Root mean square distance of the training cells of each component, (K,)."""
-    used_components_: NDArray[np.int64] | None
-    """Numbers of the components that training cells are in."""
+    occupied_means_: NDArray[np.float64] | None
+    """Mean of z of the training cells of each component that has any, (K', L)."""
+    occupied_whitening_: NDArray[np.float64] | None
+    """Matrices that turn the covariances of those cells into the identity, (K', L, L)."""
 
     def get_novelty(
         self,
@@ -47,13 +49,13 @@ class NoveltyMixin(PosteriorsMixin):
         r"""Novelty of each cell: how far it is from the cells that the model was trained on.
 
         .. math::
-            \delta = \min_k \lVert (z - \mu_k(w,c)) / \sigma_k(w,c) \rVert / s_k
+            \delta = \min_k \lVert \Sigma_k^{-1/2} (z - m_k) \rVert
 
-        at the posterior means of z and w, over the components that training cells are in, with
-        :math:`s_k` the root mean square of the distances of the training cells of component k:
-        those of a rare type are as near to it as those of a common one. The novelty is the share
-        of the training cells that have a smaller distance, so among these themselves it is
-        uniform. Near 1 a cell fits no component.
+        at the posterior mean of z, a Mahalanobis distance, with :math:`m_k` and :math:`\Sigma_k`
+        the mean and the covariance of the training cells of component k: those of a rare type are
+        as near to it as those of a common one. Ten cells of the covariance of all components count
+        among those of each. The novelty is the share of the training cells that have a smaller
+        distance, so among these themselves it is uniform. Near 1 a cell fits no component.
 
         Parameters
         ----------
@@ -95,7 +97,7 @@ class NoveltyMixin(PosteriorsMixin):
         return self._novelty(self._posteriors(adata, indices, batch_size, dataloader))
 
     def _novelty(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
-        if self.distance_quantiles_ is None:
+        if self.occupied_means_ is None:
             raise RuntimeError(
                 "Novelty is measured by the training cells when training ends, but this model was "
                 "saved before. Load it with its data and train it for one more epoch."
@@ -105,22 +107,25 @@ class NoveltyMixin(PosteriorsMixin):
 
     def _distance(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
         """Distance to the nearest of the components that training cells are in, (n,)."""
-        distances = posteriors["distances"].astype(float)
-        if self.distance_scales_ is not None:
-            distances = distances / self.distance_scales_
-        return distances[:, self.used_components_].min(1)
+        z = posteriors["z_loc"].astype(float)
+        components = zip(self.occupied_means_, self.occupied_whitening_, strict=True)
+        return np.min([np.linalg.norm((z - m) @ axes, axis=1) for m, axes in components], axis=0)
 
     def _remember_training_cells(self, posteriors: dict[str, NDArray]) -> None:
-        """Keep the distances of the training cells, against which novelty is measured."""
-        component = posteriors["log_proba"].argmax(1)
-        self.used_components_ = np.unique(component)
-        squares = posteriors["distances"][np.arange(len(component)), component].astype(float) ** 2
-        n_components = posteriors["log_proba"].shape[1]
-        n_cells = np.bincount(component, minlength=n_components)
-        sums = np.bincount(component, weights=squares, minlength=n_components)
+        """Keep where the training cells are, and their distances: novelty is measured by them."""
+        z = posteriors["z_loc"].astype(float)
+        _, component = np.unique(posteriors["log_proba"].argmax(1), return_inverse=True)
+        groups = [z[component == k] for k in range(component.max() + 1)]
+        self.occupied_means_ = np.array([group.mean(0) for group in groups])
+        centered = [group - group.mean(0) for group in groups]
+        scatters = np.array([group.T @ group for group in centered])
+        n_cells = np.array([len(group) for group in groups])[:, None, None]
         # the few cells of a rare type say little: shrink towards all cells
-        sums, n_cells = sums + PRIOR_CELLS * squares.mean(), n_cells + PRIOR_CELLS
-        self.distance_scales_ = np.sqrt(sums / n_cells)
+        pooled = scatters.sum(0) / len(z)
+        covariances = (scatters + PRIOR_CELLS * pooled) / (n_cells + PRIOR_CELLS)
+        values, vectors = np.linalg.eigh(covariances)
+        floor = SMALLEST_VARIANCE * values.mean() or 1.0
+        self.occupied_whitening_ = vectors / np.sqrt(values.clip(min=floor))[:, None]
         shares = np.linspace(0, 1, N_QUANTILES)
         self.distance_quantiles_ = np.quantile(self._distance(posteriors), shares)
 

@@ -99,9 +99,8 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
 
         Returns
         -------
-        ``z_loc``, ``z_var`` (n, L) and, once the mixture is started, ``w_loc``, ``w_var`` (n, W),
-        ``log_proba`` (n, K) of q(y|z,c) averaged over q(z|x,c), and ``distances`` (n, K) of the
-        mean of z to the components, in their standard deviations.
+        ``z_loc``, ``z_var`` (n, L) and, once the mixture is started, ``w_loc``, ``w_var`` (n, W)
+        and ``log_proba`` (n, K) of q(y|z,c) averaged over q(z|x,c).
         """
         minibatches = self._minibatches_to_read(adata, indices, batch_size, dataloader, given)
         self.module.eval()
@@ -151,14 +150,12 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         posteriors = {"z_loc": z, "z_var": outputs["qz"].variance}
         if not self.module.mixture_started:
             return posteriors
-        p_z = self.module.component_density(w, tensors)
         log_proba = self.module.classify(z + outputs["qz"].scale * noise, tensors)
         log_proba = torch.logsumexp(log_proba.log_softmax(-1), 0) - math.log(len(noise))
         return posteriors | {
             "w_loc": w,
             "w_var": outputs["qw"].variance,
             "log_proba": log_proba,
-            "distances": ((z.unsqueeze(-2) - p_z.loc) / p_z.scale).norm(dim=-1),
         }
 
     def _noise(self) -> Tensor:

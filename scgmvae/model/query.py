@@ -128,8 +128,8 @@ class QueryMixin(MergingMixin):
             reference = cls.load(reference, False, accelerator, device)
         if not isinstance(adata, AnnData | MuData):
             raise ValueError(
-                f"adata must be the AnnData of the query, but it is a {type(adata).__name__}. The "
-                "reference comes second."
+                "adata must be the AnnData or MuData of the query, but it is a "
+                f"{type(adata).__name__}. The reference comes second."
             )
         if not isinstance(reference, cls):
             raise ValueError(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NonZero",
     "columns_split",
+    "column_sums",
     "csr_tensor",
     "dense",
     "is_sparse",
@@ -70,6 +71,14 @@ def row_sums(x: Tensor) -> Tensor:
     if not is_sparse(x):
         return x.sum(-1, keepdim=True)
     return sums_by_row(x.values(), x.crow_indices().long()).unsqueeze(-1)
+
+
+def column_sums(x: Tensor) -> Tensor:
+    """Sums over cells in double precision, (G,)."""
+    if not is_sparse(x):
+        return x.sum(0, dtype=torch.double)
+    # peaks are so many that a dense copy of some thousand cells would fill the memory
+    return torch.bincount(x.col_indices(), weights=x.values().double(), minlength=x.shape[1])
 
 
 def scale_rows(x: Tensor, size: Tensor) -> Tensor:

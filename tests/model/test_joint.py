@@ -337,8 +337,6 @@ def test_what_was_not_measured_is_no_zero_in_tables_of_genes():
     assert (table.filter(like="protein", axis=0)["lfc"].abs() < 1).all()
     effects = model.effect_table("batch", "yes", "no", groupby="has").set_index("gene")
     assert effects.filter(like="protein", axis=0)["measured"].isna().all()
-    called = model.differential_expression(groupby="has", group1="yes", group2="no")
-    assert not called.columns.str.startswith("raw_").any()
     x, cells = mdata["protein"].X.toarray(), mdata["protein"].obs_names
     groups = model.adata.obs["scgmvae"].loc[cells].astype(str).to_numpy()
     shares = model.markers(6)
@@ -510,6 +508,20 @@ def test_what_a_joint_model_does_not_have_is_said(unpaired):
         model.impute("rna", given=[])
     with pytest.raises(ValueError, match="via='x' changes the counts of one modality"):
         model.predict_counterfactual(conditions={"batch": "x"}, via="x")
+
+
+def test_errors_speak_of_a_mudata(unpaired):
+    model, mdata = unpaired
+    with pytest.raises(KeyError, match="'no', which mdata.obs does not have") as error:
+        model.markers(groupby="no")
+    assert "_scgmvae" not in str(error.value)
+    assert "_scvi" not in str(error.value)
+    for read in (model.predict, lambda adata: SCGMVAE.load_query_data(adata, model)):
+        with pytest.raises(ValueError, match=r"mudata\.MuData\(\{'rna': adata\}\)"):
+            read(mdata["rna"].copy())
+    alone = mudata.MuData({"rna": mdata["rna"].copy()})
+    alone.obs["batch"] = mdata.obs["batch"].loc[alone.obs_names]
+    assert len(model.predict(alone)) == 240
 
 
 def test_columns_of_two_modalities_that_differ_are_refused():

@@ -452,21 +452,20 @@ def test_novelty_is_the_share_of_training_cells_that_are_nearer(with_novel):
 
 
 def distances(model, adata):
-    """Of the posterior mean of z to the nearest μ_k(w), in units of σ_k(w) s_k, cell by cell."""
-    z, w = (torch.as_tensor(model.get_latent_representation(adata, which=name)) for name in "zw")
-    nearest = []
-    with torch.no_grad():
-        for z_of_cell, w_of_cell in zip(z, w, strict=True):
-            c = model.module._conditions(torch.zeros(1, 1), None, None)
-            p_z = model.module.component_prior(w_of_cell[None], c)
-            squares = [
-                sum(((z_of_cell - loc) / (scale * s)) ** 2)
-                for loc, scale, s in zip(
-                    p_z.loc[0], p_z.scale[0], model.distance_scales_, strict=True
-                )
-            ]
-            nearest.append(min(squares).sqrt().item())
-    return np.array(nearest)
+    """Mahalanobis distance of z to the training cells of the nearest component, cell by cell."""
+    z, of_training = model.get_latent_representation(adata), model.get_latent_representation()
+    z, of_training = z.astype(float), of_training.astype(float)
+    component = model.predict(model.adata, components=True)
+    groups = [of_training[component == name] for name in np.unique(component)]
+    deviations = np.concatenate([group - group.mean(0) for group in groups])
+    pooled = deviations.T @ deviations / len(deviations)
+    nearest = np.full(len(z), np.inf)
+    for group in groups:
+        covariance = np.cov(group.T, bias=True) * len(group) + 10 * pooled
+        inverse = np.linalg.inv(covariance / (len(group) + 10))
+        squares = [(row - group.mean(0)) @ inverse @ (row - group.mean(0)) for row in z]
+        nearest = np.minimum(nearest, np.sqrt(squares))
+    return nearest
 
 
 def test_confidence_falls_for_the_outermost_hundredth_alone(with_novel):
@@ -534,11 +533,8 @@ def test_components_without_cells_are_near_to_nothing(make_model, train):
     model = train(make_model(adata, n_components=8), max_epochs=5, pretrain_epochs=5)
     used = model.component_table()["n_cells"].to_numpy() > 0
     assert not used.all()
-    posteriors = model._posteriors()
-    np.testing.assert_array_equal(
-        model._distance(posteriors),
-        (posteriors["distances"].astype(float) / model.distance_scales_)[:, used].min(1),
-    )
+    assert len(model.occupied_means_) == used.sum()
+    np.testing.assert_allclose(model._distance(model._posteriors()), distances(model, adata))
 
 
 @pytest.mark.parametrize("arguments", [("model", "data"), ("data", "untrained")])

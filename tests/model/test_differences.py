@@ -1,0 +1,235 @@
+"""Tests of model.differences: groups, and what a change is for each likelihood."""
+
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from multimodal import KINDS, make_mdata
+from small import NETWORK, TRAINING
+
+from scgmvae import SCGMVAE
+
+
+@pytest.fixture(scope="module")
+def grouped(roughly_trained):
+    """Data with groups as numbers, booleans, text, and with a category that no cell has."""
+    adata = roughly_trained.adata.copy()
+    codes = adata.obs["component"].cat.codes.to_numpy()
+    adata.obs["number"] = codes.astype(int)
+    adata.obs["flag"] = codes == 0
+    adata.obs["empty"] = pd.Categorical(codes.astype(str), categories=["9", "0", "1", "2"])
+    adata.obs["same"] = "a"
+    return adata
+
+
+@pytest.mark.parametrize(
+    ("groups", "compared"),
+    [
+        ({"groupby": "number", "group1": 1}, ["1 vs Rest"]),
+        ({"groupby": "number", "group1": "1"}, ["1 vs Rest"]),
+        ({"groupby": "number", "group1": 1.0, "group2": "2"}, ["1 vs 2"]),
+        ({"groupby": "number", "group1": np.array([2, 0])}, ["2 vs Rest", "0 vs Rest"]),
+        ({"groupby": "flag", "group1": True}, ["True vs Rest"]),
+        ({"groupby": "flag", "group1": ["True"], "group2": False}, ["True vs False"]),
+        ({"groupby": "number", "group1": {1}}, ["1 vs Rest"]),
+        ({"groupby": "flag"}, ["False vs Rest", "True vs Rest"]),
+        ({"groupby": "empty"}, ["0 vs Rest", "1 vs Rest", "2 vs Rest"]),
+        ({"groupby": "component", "group1": "component_1"}, ["component_1 vs Rest"]),
+    ],
+    ids=str,
+)
+def test_groups_are_taken_as_they_are_written(roughly_trained, grouped, groups, compared):
+    settings = {"silent": True, "n_samples_overall": 20, "m_permutation": 20}
+    table = roughly_trained.differential_expression(grouped, **groups, **settings)
+    assert table["comparison"].unique().tolist() == compared
+    assert len(table) == len(compared) * grouped.n_vars
+    means = grouped.to_df().groupby(grouped.obs[groups["groupby"]].astype(str)).mean()
+    for comparison, rows in table.groupby("comparison"):
+        expected = means.loc[comparison.split(" vs ")[0], rows.index]
+        np.testing.assert_allclose(rows["raw_mean1"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("groups", "error", "message"),
+    [
+        ({}, ValueError, r"groupby=.*idx1"),
+        ({"group1": "a"}, ValueError, r"groupby=.*idx1"),
+        ({"groupby": "none"}, KeyError, "obs column 'none'"),
+        ({"groupby": "same"}, ValueError, "all cells are in the group 'a'"),
+        ({"groupby": "number", "group1": 7}, ValueError, r"group1.*'7' has no cells.*'0', '1'"),
+        ({"groupby": "empty", "group1": ["1", "9"]}, ValueError, r"group1.*'9' has no cells"),
+        ({"groupby": "number", "group1": []}, ValueError, "group1.*the list is empty"),
+        ({"groupby": "number", "group1": 1, "group2": 7}, ValueError, "group2.*'7' has no cells"),
+        ({"groupby": "number", "group1": 1, "group2": [0, 2]}, ValueError, "group2 must be one"),
+    ],
+    ids=str,
+)
+def test_groups_without_cells_are_refused_at_once(
+    roughly_trained, grouped, monkeypatch, groups, error, message
+):
+    def compute(*args, **kwargs):
+        raise AssertionError("samples were drawn")
+
+    monkeypatch.setattr(type(roughly_trained), "_get_denoised_samples", compute)
+    monkeypatch.setattr(type(roughly_trained), "get_normalized_expression", compute)
+    with pytest.raises(error, match=message):
+        roughly_trained.differential_expression(grouped, **groups)
+
+
+def test_cells_without_a_group_are_among_the_rest(roughly_trained, grouped):
+    adata = grouped.copy()
+    adata.obs["part"] = adata.obs["number"].astype(object).where(adata.obs["number"] < 2, None)
+    settings = {"silent": True, "n_samples_overall": 5, "m_permutation": 5}
+    table = roughly_trained.differential_expression(adata, groupby="part", **settings)
+    assert table["comparison"].unique().tolist() == ["0 vs Rest", "1 vs Rest"]
+    rest = adata.to_df()[grouped.obs["number"] != 0].mean()
+    found = table[table["group1"] == 0]["raw_mean2"]
+    np.testing.assert_allclose(found, rest[found.index], rtol=1e-5)
+
+
+# --------------------------------------------------------------------- by likelihood
+
+CHANGE = {"groupby": "cell_type", "mode": "change", "silent": True}
+
+
+@pytest.fixture(scope="module")
+def joint():
+    """A model of cells that lack modalities, and their MuData."""
+    mdata = make_mdata(unpaired=True)
+    SCGMVAE.setup_mudata(mdata, modalities=KINDS)
+    model = SCGMVAE(mdata, **NETWORK, n_components=3)
+    model.train(**TRAINING | {"max_epochs": 40, "pretrain_epochs": 80})
+    return model, mdata
+
+
+def measured_means(mdata, modality, transform=lambda x: x):
+    """Means of each type and of the rest over the cells that have a modality, features × types."""
+    part = mdata[modality]
+    kinds = mdata.obs["cell_type"].loc[part.obs_names].to_numpy()
+    x = pd.DataFrame(transform(part.X.toarray()), columns=part.var_names)
+    own = x.groupby(kinds).mean().T
+    return own, pd.DataFrame({kind: x[kinds != kind].mean() for kind in own})
+
+
+def test_modalities_are_compared_one_by_one_over_the_cells_that_have_them(joint):
+    model, mdata = joint
+    whole = model.differential_expression(**CHANGE)
+    assert whole["modality"].value_counts().to_dict() == {"rna": 180, "protein": 18, "atac": 240}
+    for name in KINDS:
+        alone = model.differential_expression(**CHANGE, modality=name)
+        part = whole[whole["modality"] == name].dropna(axis=1, how="all")
+        assert set(alone.index) == set(mdata[name].var_names)
+        # draws go on from one modality to the next
+        raw = alone.columns[alone.columns.str.startswith(("raw_", "non_zeros_"))]
+        keys = ["group1", "modality"]
+        pd.testing.assert_frame_equal(
+            alone.set_index(keys, append=True)[raw].sort_index(),
+            part.set_index(keys, append=True)[raw].sort_index(),
+        )
+        own, rest = measured_means(mdata, name)
+        for kind, rows in alone.groupby("group1"):
+            np.testing.assert_allclose(rows["raw_mean1"], own.loc[rows.index, kind], rtol=1e-5)
+            np.testing.assert_allclose(rows["raw_mean2"], rest.loc[rows.index, kind], rtol=1e-5)
+    share, _ = measured_means(mdata, "protein", lambda x: x > 0)
+    rows = whole[(whole["modality"] == "protein") & (whole["group1"] == "a")]
+    np.testing.assert_allclose(rows["non_zeros_proportion1"], share.loc[rows.index, "a"])
+
+
+def test_peaks_are_compared_by_differences_of_their_probabilities(joint):
+    model, mdata = joint
+    pair = CHANGE | {"group1": "a", "group2": "b", "modality": "atac"}
+    table = model.differential_expression(**pair)
+    assert "lfc_mean" not in table
+    assert (table["delta"] == 0.05).all()
+    own, _ = measured_means(mdata, "atac")
+    truth = (own["a"] - own["b"])[table.index]
+    assert np.corrcoef(table["difference_mean"], truth)[0, 1] > 0.95
+    assert table["difference_mean"].abs().max() < 1
+    assert table.loc[truth.abs() > 0.25, "is_de_fdr_0.05"].mean() > 0.9
+    assert table.loc[truth.abs() < 0.05, "is_de_fdr_0.05"].mean() < 0.05
+    given = model.differential_expression(**pair, delta=0.3)
+    assert (given["delta"] == 0.3).all()
+    assert given["is_de_fdr_0.05"].sum() < table["is_de_fdr_0.05"].sum()
+
+
+def test_proteins_are_compared_without_their_background(joint):
+    model, mdata = joint
+    table = model.differential_expression(**CHANGE, modality="protein")
+    assert (table["pseudocounts"] == 1).all()
+    foreground = model.impute("protein", n_samples=50).to_df(layer="foreground")
+    kinds = mdata.obs["cell_type"].astype(str)
+    for kind, rows in table.groupby("group1"):
+        expected = foreground[kinds == kind].mean()[rows.index]
+        np.testing.assert_allclose(rows["scale1"], expected, rtol=0.1, atol=0.3)
+    own, rest = measured_means(mdata, "protein")
+    carried = (own > 30) & (rest < 20)
+    called = table.set_index("group1", append=True)["is_de_fdr_0.05"].unstack()
+    assert carried.to_numpy().any()
+    assert called[own.columns].loc[own.index].to_numpy()[carried.to_numpy()].all()
+
+
+def test_genes_of_a_joint_model_are_compared_by_ratios(joint):
+    model, mdata = joint
+    table = model.differential_expression(**CHANGE, modality="rna")
+    sizes = mdata["rna"].X.sum(1)
+    own, rest = measured_means(mdata, "rna", lambda x: 1e4 * x / np.asarray(sizes))
+    for kind, rows in table.groupby("group1"):
+        ratio = np.log2((own[kind] / rest[kind])[rows.index])
+        assert np.corrcoef(ratio, rows["lfc_mean"])[0, 1] > 0.9
+        np.testing.assert_allclose(
+            rows["raw_normalized_mean1"], own.loc[rows.index, kind], rtol=1e-5
+        )
+    typical = sizes.mean()
+    np.testing.assert_allclose(table["pseudocounts"], 0.01 / typical, rtol=0.01)
+
+
+def test_what_a_group_was_not_measured_for_is_not_called():
+    mdata = make_mdata()
+    has = np.arange(240) < 150
+    mdata = mudata.MuData({"rna": mdata["rna"], "protein": mdata["protein"][has].copy()})
+    mdata.obs["has"] = np.where(mdata.obs_names.isin(mdata["protein"].obs_names), "yes", "no")
+    SCGMVAE.setup_mudata(mdata, modalities={"rna": "nb", "protein": "protein"})
+    model = SCGMVAE(mdata, **NETWORK, n_components=3)
+    model.train(**TRAINING)
+    settings = {"group1": "yes", "group2": "no", "modality": "protein", "delta": 0.0}
+    table = model.differential_expression(**CHANGE | {"groupby": "has"}, **settings)
+    assert table["raw_mean2"].isna().all()
+    assert not table["is_supported"].any()
+    assert not table["is_de_fdr_0.05"].any()
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_values_that_are_no_counts_are_compared_by_differences(likelihood):
+    rng = np.random.default_rng(0)
+    group = np.repeat([0, 1], 100)
+    x = rng.normal(-1, 0.5, size=(200, 20))
+    x[group == 1, :5] += 2
+    if likelihood == "bernoulli":
+        x = (x > -1).astype(float)
+    adata = AnnData(x.astype(np.float32))
+    adata.obs["group"] = np.array(["p", "q"])[group]
+    SCGMVAE.setup_anndata(adata)
+    model = SCGMVAE(adata, **NETWORK, n_components=2, likelihood=likelihood)
+    model.train(**TRAINING | {"max_epochs": 40, "pretrain_epochs": 80})
+    table = model.differential_expression(
+        groupby="group", group1="q", mode="change", silent=True
+    ).loc[adata.var_names]
+    truth = x[group == 1].mean(0) - x[group == 0].mean(0)
+    assert "lfc_mean" not in table
+    np.testing.assert_allclose(table["difference_mean"], truth, atol=0.35)
+    assert table["proba_de"].iloc[:5].min() > 0.8
+    if likelihood == "gaussian":
+        assert table["is_de_fdr_0.05"].tolist() == [True] * 5 + [False] * 15
+    ratios = model.differential_expression(
+        groupby="group", mode="change", silent=True, change_fn=lambda a, b, c: 2 * (a - b)
+    )
+    assert "lfc_mean" in ratios  # as the user's own function has it
+
+
+def test_modalities_that_are_not_there_are_refused(joint, roughly_trained):
+    model, _ = joint
+    with pytest.raises(ValueError, match="'peaks' is none of them"):
+        model.differential_expression(groupby="cell_type", modality="peaks")
+    with pytest.raises(RuntimeError, match="reads one modality"):
+        roughly_trained.differential_expression(groupby="component", modality="rna")
