@@ -34,6 +34,8 @@ N_VECTORS = 5
 """Number of eigenvectors whose orders are tried, the constant one among them."""
 T_APART = 0.005
 """T up to which both sides of a cut count as apart."""
+FEW = 5000
+"""Number of cells up to which all distances are computed."""
 
 
 class Cut(NamedTuple):
@@ -63,7 +65,10 @@ def shared_neighbor_graph(
     """
     n = len(z)
     k = min(n_neighbors, max(3, n // 4), n - 1)
-    nearest = NearestNeighbors(n_neighbors=k).fit(z).kneighbors(return_distance=False)
+    # of one population of a thousand cells a tree takes three times as long as all distances
+    algorithm = "brute" if n <= FEW else "auto"
+    search = NearestNeighbors(n_neighbors=k, algorithm=algorithm).fit(z)
+    nearest = search.kneighbors(return_distance=False)
     rows = np.repeat(np.arange(n), k)
     near = sparse.csr_matrix((np.ones(n * k, np.float32), (rows, nearest.ravel())), shape=(n, n))
     shared = (near @ near.T).multiply((near + near.T) > 0).tocsr()
