@@ -14,7 +14,7 @@ from scvi.model.base._de_core import _de_core
 
 from scgmvae.data.groups import groups_to_compare
 from scgmvae.data.keys import FEATURE_MODALITY_KEY
-from scgmvae.data.matrices import read_rows
+from scgmvae.data.matrices import is_on_disk, read_rows
 from scgmvae.data.modalities import panels_of
 from scgmvae.distributions.families import COUNT_LIKELIHOODS
 from scgmvae.model.expression import ExpressionMixin
@@ -32,6 +32,8 @@ RAREST = 0.01
 ratio: scvi-tools takes a gene with fewer for one that is not expressed."""
 PROTEIN_COUNTS = 1.0
 """Counts that are added where the foregrounds of proteins are compared by ratio."""
+BLOCK = 16_384
+"""Number of cells whose values are read at once."""
 LEAST_OPENING = 0.05
 """Difference of the probabilities of being open above which a peak differs, as in PeakVI."""
 
@@ -81,12 +83,11 @@ class DifferencesMixin(ExpressionMixin):
 
         Returns
         -------
-        DataFrame, one row per gene and comparison. It has ``is_supported`` as well, of counts and
-        of modalities, unless ``all_stats`` is off: whether any of the cells has a count of the
-        gene, and the means of the data, of counts normalised, differ in the direction that the
-        model says. A gene that is not supported is not called (``is_de_fdr_...``). Of several
-        modalities also the ``modality`` of each feature. Means of raw values are over the cells
-        in which a feature was measured.
+        DataFrame, one row per gene and comparison. Unless ``all_stats`` is off, it has
+        ``is_supported`` as well: whether any of the cells has a value of the gene, and the means
+        of the data, of counts normalised, differ in the direction that the model says. A gene that
+        is not supported is not called (``is_de_fdr_...``). Of several modalities also the
+        ``modality`` of each feature; means of raw values are over the cells with the modality.
 
         Raises
         ------
@@ -113,20 +114,23 @@ class DifferencesMixin(ExpressionMixin):
         number = None if modality is None else self._modality_number(modality)
         if idx1 is None:
             group1, group2 = groups_to_compare(adata, groupby, group1, group2)
+        ends = np.cumsum([size for _, size in self._kinds])
+        compared = [
+            Compared(kind, end - size, end)
+            for (kind, size), end in zip(self._kinds, ends.tolist(), strict=True)
+        ]
         groups = (groupby, group1, group2, idx1, idx2)
-        if self.modalities_ is None:
-            changes = _changes(self._module_kwargs["likelihood"]) | kwargs
-            table = super().differential_expression(adata, *groups, **changes)
-            if self.module.is_count and "raw_normalized_mean1" in table:
-                _mark_supported(table, "raw_normalized_mean")
-            return _renamed(table, changes)
-        chosen = list(self.modalities_) if number is None else [modality]
-        tables = [self._differences_of(name, adata, groups, **kwargs) for name in chosen]
+        tables = []
+        for i in range(len(compared)) if number is None else [number]:
+            table = self._differences_of(compared[i], adata, groups, **kwargs)
+            if self.modalities_ is not None:
+                table.insert(0, FEATURE_MODALITY_KEY, list(self.modalities_)[i])
+            tables.append(table)
         return pd.concat(tables)
 
     def _differences_of(
         self,
-        modality: str,
+        compared: Compared,
         adata: AnnData,
         groups: tuple[Any, ...],
         mode: str = "vanilla",
@@ -143,25 +147,28 @@ class DifferencesMixin(ExpressionMixin):
         importance_weighting_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> pd.DataFrame:
-        """The table of one modality; arguments as in scvi-tools."""
-        number = self._modality_number(modality)
-        first, end = self.module.ranges[number]
-        compared = Compared(self._kinds[number][0], first, end)
-        names = adata.var_names[first:end]
+        """The table of some features; arguments as in scvi-tools, by their likelihood."""
+        features = slice(compared.first, compared.end)
+        names = adata.var_names[features]
         read = partial(
             self.get_normalized_expression,
-            gene_list=names,
+            gene_list=None if self.modalities_ is None else names,
             return_numpy=True,
             batch_size=batch_size,
             weights=weights,
             **(importance_weighting_kwargs or {}),
         )
-        typical = self.module.typical_counts[first:end].sum().item()
-        changes = _changes(compared.likelihood, max(typical, 1.0)) | kwargs
+        manager = self.get_anndata_manager(adata, required=True)
+        typical = None
+        if self.modalities_ is not None or is_on_disk(
+            manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        ):
+            typical = max(self.module.typical_counts[features].sum().item(), 1.0)
+        changes = _changes(compared.likelihood, typical) | kwargs
         if delta is not None:
             changes["delta"] = delta
         table = _de_core(
-            self.get_anndata_manager(adata, required=True),
+            manager,
             read,
             self.get_latent_representation if filter_outlier_cells else None,
             *groups,
@@ -180,7 +187,6 @@ class DifferencesMixin(ExpressionMixin):
         if all_stats:
             is_normalized = "raw_normalized_mean1" in table
             _mark_supported(table, "raw_normalized_mean" if is_normalized else "raw_mean")
-        table.insert(0, FEATURE_MODALITY_KEY, modality)
         return _renamed(table, changes)
 
 
@@ -224,21 +230,28 @@ def _raw_statistics(
 ) -> dict[str, NDArray[np.float64]]:
     """Means and shares above zero of two groups, over the cells with the feature, each (G_m,)."""
     x, panels = manager.get_from_registry(REGISTRY_KEYS.X_KEY), panels_of(manager.adata)
-    found = {}
-    for side, rows in enumerate(map(np.flatnonzero, (is_first, is_second)), start=1):
-        part = sparse.csr_matrix(read_rows(x, rows))[:, compared.first : compared.end]
-        n = np.full(part.shape[1], len(rows), float)
+    names = ["raw_mean", "non_zeros_proportion", "raw_normalized_mean"]
+    if compared.likelihood not in COUNT_LIKELIHOODS:
+        names.pop()
+    found = {f"{name}{side}": np.empty(0) for name in names for side in (1, 2)}
+    for side, is_own in ((1, is_first), (2, is_second)):
+        rows = np.flatnonzero(is_own)
+        measured = np.full(compared.end - compared.first, len(rows), float)
         if panels is not None:
             code, table = panels
             n_of_panels = np.bincount(code[rows], minlength=len(table))
-            n = (n_of_panels @ table[:, compared.first : compared.end]).astype(float)
-        n[n == 0] = np.nan
-        found[f"raw_mean{side}"] = np.asarray(part.sum(0)).ravel() / n
-        found[f"non_zeros_proportion{side}"] = np.asarray((part != 0).sum(0)).ravel() / n
-        if compared.likelihood in COUNT_LIKELIHOODS:
+            measured = (n_of_panels @ table[:, compared.first : compared.end]).astype(float)
+        sums = np.zeros((len(names), len(measured)))
+        for some in np.split(rows, range(BLOCK, len(rows), BLOCK)):
+            part = sparse.csr_matrix(read_rows(x, some), dtype=float)
+            part = part[:, compared.first : compared.end]
             sizes = np.asarray(part.sum(1)).ravel()
-            part = sparse.diags_array(1e4 / np.maximum(sizes, 1)) @ part
-            found[f"raw_normalized_mean{side}"] = np.asarray(part.sum(0)).ravel() / n
+            normalized = sparse.diags_array(1e4 / np.where(sizes == 0, 1, sizes)) @ part
+            parts = (part, part != 0, normalized)[: len(names)]
+            sums += [np.asarray(values.sum(0)).ravel() for values in parts]
+        with np.errstate(invalid="ignore"):  # a group may have no cell with the feature
+            means = sums / measured
+        found |= {f"{name}{side}": mean for name, mean in zip(names, means, strict=True)}
     return found
 
 

@@ -1,5 +1,6 @@
 """Tests of model.differences: groups, and what a change is for each likelihood."""
 
+import anndata
 import mudata
 import numpy as np
 import pandas as pd
@@ -233,3 +234,15 @@ def test_modalities_that_are_not_there_are_refused(joint, roughly_trained):
         model.differential_expression(groupby="cell_type", modality="peaks")
     with pytest.raises(RuntimeError, match="reads one modality"):
         roughly_trained.differential_expression(groupby="component", modality="rna")
+
+
+def test_data_on_disk_are_compared_as_those_in_memory(roughly_trained, tmp_path):
+    adata = roughly_trained.adata
+    AnnData(adata.X, adata.obs[["component", "batch"]], adata.var).write_h5ad(tmp_path / "x.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "x.h5ad", backed="r")
+    settings = {"groupby": "component", "mode": "change", "silent": True, "pseudocounts": 1e-5}
+    on_disk = roughly_trained.differential_expression(backed, **settings)
+    pd.testing.assert_frame_equal(on_disk, roughly_trained.differential_expression(**settings))
+    del settings["pseudocounts"]  # which scvi-tools would estimate from all cells in memory
+    found = roughly_trained.differential_expression(backed, **settings)["pseudocounts"].unique()
+    np.testing.assert_allclose(found, 0.01 / adata.X.sum(1).mean(), rtol=1e-4)
