@@ -37,14 +37,12 @@ __all__ = [
     "check_obs_names",
     "check_size_factors",
     "check_var_names",
+    "columns_of_user",
     "default_layer",
     "refuse_minified",
     "rows_of",
     "unchanged_on_error",
 ]
-
-INTERNAL = ("_scvi", "_scgmvae")
-"""What the names of columns begin with that no user has made."""
 
 NO_LABEL = ("", "na", "nan", "none", "unassigned", "unknown", "unlabeled", "unlabelled")
 """Usual names, in small letters, of cells without a label."""
@@ -123,6 +121,11 @@ def check_var_names(adata: AnnData) -> None:
         )
 
 
+def columns_of_user(obs: pd.DataFrame) -> list[Any]:
+    """Names of the columns, but for those that registration has made."""
+    return [name for name in obs.columns if not str(name).startswith(("_scvi", "_scgmvae"))]
+
+
 def check_columns(
     adata: AnnData,
     *,
@@ -157,10 +160,10 @@ def check_columns(
             if column not in adata.obs:
                 reader = "The model reads" if of_model else f"{argument} names"
                 place = "mdata" if MODALITIES_KEY in adata.uns else "adata"
-                known = adata.obs.columns[~adata.obs.columns.str.startswith(INTERNAL)]
+                known = listed_like(column, columns_of_user(adata.obs))
                 raise KeyError(
                     f"{reader} the obs column {column!r}, which {place}.obs does not have. "
-                    f"Its columns are: {listed_like(column, known)}."
+                    f"Its columns are: {known}."
                 )
             missing = adata.obs_names[adata.obs[column].isna()]
             if is_whole and len(missing):

@@ -42,7 +42,7 @@ def bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:
     """
     at = NonZero.of(x)
     # of half precision sums would lose digits
-    whole = logits.to(torch.promote_types(logits.dtype, x.dtype))
+    whole = logits.to(torch.promote_types(logits.dtype, torch.float))
     samples = whole.reshape(-1, *logits.shape[-2:])
     values = [_BernoulliLogProb.apply(*at, sample) for sample in samples]
     return torch.stack(values).view(logits.shape[:-1])

@@ -120,8 +120,13 @@ class ZeroInflatedNegativeBinomial(scvi_distributions.ZeroInflatedNegativeBinomi
 class Bernoulli(torch.distributions.Bernoulli):
     """Bernoulli on logits; its normalised expression is the probability of a 1."""
 
+    typical_logits: Tensor | None = None
+    """Logits in a cell of typical depth, where they depend on the depth."""
+
     def get_normalized(self, key: str) -> Tensor:
-        """Probabilities, ``(..., n, G)``, for every ``key``."""
+        """Probabilities, ``(..., n, G)``, for the key ``"scale"`` in a cell of typical depth."""
+        if key == "scale" and self.typical_logits is not None:
+            return self.typical_logits.sigmoid()
         return self.probs
 
 

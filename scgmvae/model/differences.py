@@ -12,6 +12,7 @@ from scvi import REGISTRY_KEYS
 from scvi.model.base import RNASeqMixin
 from scvi.model.base._de_core import _de_core
 
+from scgmvae.data import validation
 from scgmvae.data.groups import groups_to_compare
 from scgmvae.data.keys import FEATURE_MODALITY_KEY
 from scgmvae.data.matrices import is_on_disk, read_rows
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 __all__ = ["DifferencesMixin"]
 
 RAREST = 0.01
-"""Counts per cell, at the depth of a typical one, that are added where genes are compared by
-ratio: scvi-tools takes a gene with fewer for one that is not expressed."""
-PROTEIN_COUNTS = 1.0
-"""Counts that are added where the foregrounds of proteins are compared by ratio."""
-BLOCK = 16_384
-"""Number of cells whose values are read at once."""
+"""Pseudocount in counts per typical cell: scvi-tools takes a gene with fewer for one that is not
+expressed."""
+TYPICAL_COUNTS = 1e4
+"""Counts of a typical cell where a model does not know them."""
 LEAST_OPENING = 0.05
 """Difference of the probabilities of being open above which a peak differs, as in PeakVI."""
+BLOCK = 16_384
+"""Number of cells whose values are read at once."""
 
 
 class Compared(NamedTuple):
@@ -44,6 +45,8 @@ class Compared(NamedTuple):
     likelihood: str
     first: int
     end: int
+    has_depth: bool
+    """Whether their raw values grow with the depth of a cell."""
 
 
 class DifferencesMixin(ExpressionMixin):
@@ -58,6 +61,7 @@ class DifferencesMixin(ExpressionMixin):
         group2: object = None,
         idx1: ArrayLike | str | None = None,
         idx2: ArrayLike | str | None = None,
+        *,
         modality: str | None = None,
         **kwargs: Any,
     ) -> pd.DataFrame:
@@ -84,10 +88,11 @@ class DifferencesMixin(ExpressionMixin):
         Returns
         -------
         DataFrame, one row per gene and comparison. Unless ``all_stats`` is off, it has
-        ``is_supported`` as well: whether any of the cells has a value of the gene, and the means
-        of the data, of counts normalised, differ in the direction that the model says. A gene that
-        is not supported is not called (``is_de_fdr_...``). Of several modalities also the
-        ``modality`` of each feature; means of raw values are over the cells with the modality.
+        ``is_supported`` as well: whether any of the cells has a value other than 0, and the means
+        of the data, for the same depth where there is one, differ in the direction that the model
+        says. A gene that is not supported is not called (``is_de_fdr_...``). Of several modalities
+        it has the ``modality`` of each feature as well; false discovery rates are of each
+        modality, and means of raw values are over the cells in which a feature was measured.
 
         Raises
         ------
@@ -104,22 +109,36 @@ class DifferencesMixin(ExpressionMixin):
         Cells are the units, and clusters that were found in the same cells differ by necessity:
         :meth:`test_markers` and :meth:`test_condition` are tests that mind this.
 
-        With ``mode="change"`` counts are compared by log2 ratios: frequencies of genes, and of
-        proteins the expected counts without the background, one count added. Peaks are compared
-        by the difference of their probabilities of being open, with ``delta=0.05``, and other
-        values by the difference of their means; the columns are then ``difference_mean`` and so
-        on in place of ``lfc_mean``. Cells that lack a modality count with what the others say.
+        With ``mode="change"`` genes are compared by log2 ratios of their frequencies, and proteins
+        by those of expected counts without the background, to which one is added. Peaks are
+        compared by the difference of the probabilities that they are open in a cell of typical
+        depth, with ``delta=0.05``, and other values by that of their means, with 0.25 in their
+        unit; the columns are then ``difference_mean`` and so on in place of ``lfc_mean``. For data
+        on disk, and for several modalities, the pseudocounts of genes are 0.01 counts in a typical
+        cell; for others scvi-tools estimates them.
+
+        The values of cells that lack a modality are predicted from their other modalities. Memory
+        grows with draws × features: of 100,000 peaks take ``n_samples_overall=1000`` and
+        ``m_permutation=2000``.
         """
         adata = self._validate_anndata(adata)
         number = None if modality is None else self._modality_number(modality)
         if idx1 is None:
             group1, group2 = groups_to_compare(adata, groupby, group1, group2)
+        else:
+            idx1, idx2 = _masks(adata, idx1, idx2)
+        groups = {
+            "groupby": groupby,
+            "group1": group1,
+            "group2": group2,
+            "idx1": idx1,
+            "idx2": idx2,
+        }
         ends = np.cumsum([size for _, size in self._kinds])
         compared = [
-            Compared(kind, end - size, end)
+            Compared(kind, end - size, end, kind in COUNT_LIKELIHOODS or self._has_depth(kind))
             for (kind, size), end in zip(self._kinds, ends.tolist(), strict=True)
         ]
-        groups = (groupby, group1, group2, idx1, idx2)
         tables = []
         for i in range(len(compared)) if number is None else [number]:
             table = self._differences_of(compared[i], adata, groups, **kwargs)
@@ -128,13 +147,16 @@ class DifferencesMixin(ExpressionMixin):
             tables.append(table)
         return pd.concat(tables)
 
+    def _has_depth(self, likelihood: str) -> bool:
+        """Whether open peaks are more in a deeper cell, as they are in models of modalities."""
+        return likelihood == "bernoulli" and self.modalities_ is not None
+
     def _differences_of(
         self,
         compared: Compared,
         adata: AnnData,
-        groups: tuple[Any, ...],
+        groups: dict[str, Any],
         mode: str = "vanilla",
-        delta: float | None = None,
         batch_size: int | None = None,
         all_stats: bool = True,
         batch_correction: bool = False,
@@ -159,38 +181,56 @@ class DifferencesMixin(ExpressionMixin):
             **(importance_weighting_kwargs or {}),
         )
         manager = self.get_anndata_manager(adata, required=True)
-        typical = None
-        if self.modalities_ is not None or is_on_disk(
-            manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        ):
-            typical = max(self.module.typical_counts[features].sum().item(), 1.0)
-        changes = _changes(compared.likelihood, typical) | kwargs
-        if delta is not None:
-            changes["delta"] = delta
+        x, typical = manager.get_from_registry(REGISTRY_KEYS.X_KEY), None
+        if self.modalities_ is not None or is_on_disk(x):
+            typical = self.module.typical_counts[features].sum().item() or TYPICAL_COUNTS
+        changes = _changes(compared.likelihood, typical, kwargs)
         table = _de_core(
-            manager,
-            read,
-            self.get_latent_representation if filter_outlier_cells else None,
-            *groups,
-            all_stats,
-            partial(_raw_statistics, compared),
-            names,
-            mode,
-            batchid1,
-            batchid2,
-            changes.pop("delta", 0.25),
-            batch_correction,
-            fdr_target,
-            silent,
+            adata_manager=manager,
+            model_fn=read,
+            representation_fn=self.get_latent_representation if filter_outlier_cells else None,
+            **groups,
+            all_stats=all_stats,
+            all_stats_fn=partial(_raw_statistics, compared),
+            col_names=names,
+            mode=mode,
+            batchid1=batchid1,
+            batchid2=batchid2,
+            batch_correction=batch_correction,
+            fdr=fdr_target,
+            silent=silent,
             **changes,
         )
         if all_stats:
-            is_normalized = "raw_normalized_mean1" in table
-            _mark_supported(table, "raw_normalized_mean" if is_normalized else "raw_mean")
+            is_own = kwargs.get("change_fn") not in (None, "log-fold")
+            _mark_supported(table, compared, is_own)
         return _renamed(table, changes)
 
 
-def _changes(likelihood: str, typical: float | None = None) -> dict[str, Any]:
+def _masks(
+    adata: AnnData, idx1: ArrayLike | str, idx2: ArrayLike | str | None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which cells are of the one side and of the other; ``None`` is all that are left."""
+
+    def mask(chosen: ArrayLike | str) -> NDArray[np.bool_]:
+        if isinstance(chosen, str):
+            return adata.obs_names.isin(adata.obs.query(chosen).index)
+        is_chosen = np.zeros(adata.n_obs, dtype=bool)
+        is_chosen[validation.rows_of(adata, chosen)] = True
+        return is_chosen
+
+    first = mask(idx1)
+    sides = first, ~first if idx2 is None else mask(idx2)
+    for name, side in zip(("idx1", "idx2"), sides, strict=True):
+        if not side.any():
+            raise ValueError(
+                f"Both sides of a comparison need cells, but {name} leaves none. "
+                f"idx1 is {idx1!r:.100}, idx2 is {idx2!r:.100}."
+            )
+    return sides
+
+
+def _changes(likelihood: str, typical: float | None, given: dict[str, Any]) -> dict[str, Any]:
     """What a change of a feature is: arguments of scvi-tools' test with ``mode="change"``.
 
     Parameters
@@ -199,17 +239,34 @@ def _changes(likelihood: str, typical: float | None = None) -> dict[str, Any]:
         Name of the likelihood.
     typical
         Counts of a typical cell; ``None`` leaves scvi-tools to tell what is too rare to compare.
+    given
+        Arguments of the user, before which these stand back.
     """
+    given = {
+        name: value
+        for name, value in given.items()
+        if value is not None or name not in ("change_fn", "pseudocounts")
+    }
+    defaults: dict[str, Any] = {"delta": 0.25}
+    if typical is not None:
+        defaults["pseudocounts"] = RAREST / typical
+    if "change_fn" in given or likelihood in COUNT_LIKELIHOODS:
+        return defaults | given
     if likelihood == "protein":
-        return {"pseudocounts": PROTEIN_COUNTS}
-    if likelihood in COUNT_LIKELIHOODS:
-        return {} if typical is None else {"pseudocounts": RAREST / typical}
-    changes: dict[str, Any] = {"change_fn": _difference, "pseudocounts": 0.0}
-    return changes | ({"delta": LEAST_OPENING} if likelihood == "bernoulli" else {})
+        return defaults | {"change_fn": _log_ratio_of_counts} | given
+    defaults |= {"change_fn": _difference, "pseudocounts": 0.0}
+    if likelihood == "bernoulli":
+        defaults["delta"] = LEAST_OPENING
+    return defaults | given
+
+
+def _log_ratio_of_counts(values: NDArray, others: NDArray, pseudocounts: float) -> NDArray:
+    """Log2 ratio of pairs of draws, to which one count is added."""
+    return np.log2(values + 1) - np.log2(others + 1)
 
 
 def _difference(values: NDArray, others: NDArray, pseudocounts: float) -> NDArray:
-    """Difference of the values of pairs of draws; scvi-tools asks for the third argument."""
+    """Difference of pairs of draws."""
     return values - others
 
 
@@ -217,8 +274,7 @@ def _renamed(table: pd.DataFrame, changes: dict[str, Any]) -> pd.DataFrame:
     """The table, in which no difference is called a log fold change."""
     if changes.get("change_fn") is not _difference:
         return table
-    is_change = table.columns.str.startswith("lfc_")
-    changed = table.columns[is_change]
+    changed = table.columns[table.columns.str.startswith("lfc_")]
     return table.rename(columns={name: f"difference_{name[4:]}" for name in changed})
 
 
@@ -228,10 +284,10 @@ def _raw_statistics(
     is_first: NDArray[np.bool_],
     is_second: NDArray[np.bool_],
 ) -> dict[str, NDArray[np.float64]]:
-    """Means and shares above zero of two groups, over the cells with the feature, each (G_m,)."""
+    """Means, and shares of values other than 0, of the cells with the feature, each (G_m,)."""
     x, panels = manager.get_from_registry(REGISTRY_KEYS.X_KEY), panels_of(manager.adata)
     names = ["raw_mean", "non_zeros_proportion", "raw_normalized_mean"]
-    if compared.likelihood not in COUNT_LIKELIHOODS:
+    if not compared.has_depth:
         names.pop()
     found = {f"{name}{side}": np.empty(0) for name in names for side in (1, 2)}
     for side, is_own in ((1, is_first), (2, is_second)):
@@ -243,8 +299,9 @@ def _raw_statistics(
             measured = (n_of_panels @ table[:, compared.first : compared.end]).astype(float)
         sums = np.zeros((len(names), len(measured)))
         for some in np.split(rows, range(BLOCK, len(rows), BLOCK)):
-            part = sparse.csr_matrix(read_rows(x, some), dtype=float)
-            part = part[:, compared.first : compared.end]
+            part = sparse.csr_matrix(
+                read_rows(x, some)[:, compared.first : compared.end], dtype=float
+            )
             sizes = np.asarray(part.sum(1)).ravel()
             normalized = sparse.diags_array(1e4 / np.where(sizes == 0, 1, sizes)) @ part
             parts = (part, part != 0, normalized)[: len(names)]
@@ -255,11 +312,17 @@ def _raw_statistics(
     return found
 
 
-def _mark_supported(table: pd.DataFrame, mean: str) -> None:
-    """Say which genes the data support, by these means, and call no other."""
+def _mark_supported(table: pd.DataFrame, compared: Compared, is_own: bool) -> None:
+    """Say which features the data support, and call no other.
+
+    The direction of a change that a user has defined (``is_own``) is that of the model's means.
+    """
+    mean = "raw_normalized_mean" if compared.has_depth else "raw_mean"
     change = np.sign(table[f"{mean}1"] - table[f"{mean}2"])
-    told = table["lfc_median" if "lfc_median" in table else "bayes_factor"]
-    has_values = (table["raw_mean1"].abs() > 0) | (table["raw_mean2"].abs() > 0)
+    told = table["scale1"] - table["scale2"]
+    if not is_own:
+        told = table["lfc_median" if "lfc_median" in table else "bayes_factor"]
+    has_values = (table["non_zeros_proportion1"] > 0) | (table["non_zeros_proportion2"] > 0)
     table["is_supported"] = has_values & (np.sign(told) == change)
     for name in table.columns[table.columns.str.startswith("is_de_fdr_")]:
         table[name] &= table["is_supported"]

@@ -102,12 +102,10 @@ class ModalitiesMixin(DecodingMixin):
         with torch.inference_mode(), torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             found = stacked(self._drawn(tensors, number, n_samples) for tensors in loader)
-        values = found.pop("mean")
+        values, obs = found.pop("mean"), adata.obs.iloc[rows]
         return AnnData(
             values,
-            obs=adata.obs.iloc[rows].loc[
-                :, lambda obs: ~obs.columns.str.startswith(validation.INTERNAL)
-            ],
+            obs=obs[validation.columns_of_user(obs)],
             var=adata.var.iloc[first:end].drop(columns=FEATURE_MODALITY_KEY),
             layers=found,
         )

@@ -21,9 +21,7 @@ N_QUANTILES = 1001
 """Number of quantiles of the training cells' distances that a model keeps."""
 
 PRIOR_CELLS = 10
-"""Number of cells with the covariance of all components that count among those of each."""
-SMALLEST_VARIANCE = 1e-6
-"""Share of the mean variance that every direction of z has at least."""
+"""Number of cells of the mean covariance of all components that count among those of each."""
 
 OUTERMOST = 0.01
 """Share of the training cells that count as outliers: their confidence is reduced."""
@@ -52,10 +50,12 @@ class NoveltyMixin(PosteriorsMixin):
             \delta = \min_k \lVert \Sigma_k^{-1/2} (z - m_k) \rVert
 
         at the posterior mean of z, a Mahalanobis distance, with :math:`m_k` and :math:`\Sigma_k`
-        the mean and the covariance of the training cells of component k: those of a rare type are
-        as near to it as those of a common one. Ten cells of the covariance of all components count
-        among those of each. The novelty is the share of the training cells that have a smaller
-        distance, so among these themselves it is uniform. Near 1 a cell fits no component.
+        the mean and the covariance of q(z|x) of the training cells of component k together. Those
+        of a rare type are as near to it as those of a common one. Because few cells tell little,
+        ten of the mean covariance of all components count among them, and the covariance is that
+        of a new cell around the mean of n, larger by 1/n. The novelty is the share of the training
+        cells that have a smaller distance, so among these themselves it is uniform. Near 1 a cell
+        fits no component.
 
         Parameters
         ----------
@@ -82,10 +82,11 @@ class NoveltyMixin(PosteriorsMixin):
         Notes
         -----
         Cells like those trained on, but not seen in training, lie nearer to the components than
-        the training cells do, because the encoder was not fitted to them; half of them may
-        have a novelty below 0.25. So compare the novelty of groups of new cells with one another
-        too. Types that resemble a known one, such as naive and memory T cells, hardly stand out
-        (``docs/benchmarks.md``).
+        the training cells do, because the encoder was not fitted to them: in the benchmark half
+        of them had a novelty below 0.3. So compare the novelty of groups of new cells with one
+        another too. Types that resemble a known one, such as naive and memory T cells, hardly
+        stand out (``docs/benchmarks.md``), nor does what lies within a component of scattered
+        cells, such as doublets.
 
         Examples
         --------
@@ -113,19 +114,23 @@ class NoveltyMixin(PosteriorsMixin):
 
     def _remember_training_cells(self, posteriors: dict[str, NDArray]) -> None:
         """Keep where the training cells are, and their distances: novelty is measured by them."""
-        z = posteriors["z_loc"].astype(float)
+        z, variances = (posteriors[name].astype(float) for name in ("z_loc", "z_var"))
         _, component = np.unique(posteriors["log_proba"].argmax(1), return_inverse=True)
-        groups = [z[component == k] for k in range(component.max() + 1)]
-        self.occupied_means_ = np.array([group.mean(0) for group in groups])
-        centered = [group - group.mean(0) for group in groups]
-        scatters = np.array([group.T @ group for group in centered])
-        n_cells = np.array([len(group) for group in groups])[:, None, None]
-        # the few cells of a rare type say little: shrink towards all cells
-        pooled = scatters.sum(0) / len(z)
-        covariances = (scatters + PRIOR_CELLS * pooled) / (n_cells + PRIOR_CELLS)
+        of_component = [np.flatnonzero(component == k) for k in range(component.max() + 1)]
+        means, scatters = [], []
+        for rows in of_component:
+            mean = z[rows].mean(0)
+            deviations = z[rows] - mean
+            means.append(mean)
+            # a latent that tells nothing has means that hardly differ, but wide posteriors
+            scatters.append(deviations.T @ deviations + np.diag(variances[rows].sum(0)))
+        n_cells = np.array([len(rows) for rows in of_component])[:, None, None]
+        pooled = np.sum(scatters, axis=0) / len(z)
+        covariances = (np.array(scatters) + PRIOR_CELLS * pooled) / (n_cells + PRIOR_CELLS)
+        covariances *= 1 + 1 / n_cells  # the mean of few cells is not where that of the type is
         values, vectors = np.linalg.eigh(covariances)
-        floor = SMALLEST_VARIANCE * values.mean() or 1.0
-        self.occupied_whitening_ = vectors / np.sqrt(values.clip(min=floor))[:, None]
+        self.occupied_means_ = np.array(means)
+        self.occupied_whitening_ = vectors / np.sqrt(values)[:, None]
         shares = np.linspace(0, 1, N_QUANTILES)
         self.distance_quantiles_ = np.quantile(self._distance(posteriors), shares)
 

@@ -370,7 +370,9 @@ class JointCGMVAE(CGMVAE):
                 parts.append(make_protein_likelihood(heads, dispersion))
             elif modality.likelihood == "bernoulli":
                 logits = heads[0] + size if is_given else heads[0]
-                parts.append(Bernoulli(logits=logits, validate_args=False))
+                peaks = Bernoulli(logits=logits, validate_args=False)
+                peaks.typical_logits = heads[0]
+                parts.append(peaks)
             else:
                 if FAMILIES[modality.likelihood].is_count:
                     size = size - self._log_measured_share(heads[0], m, observed)

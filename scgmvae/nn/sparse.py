@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NonZero",
-    "columns_split",
     "column_sums",
+    "columns_split",
     "csr_tensor",
     "dense",
     "is_sparse",
@@ -78,7 +78,8 @@ def column_sums(x: Tensor) -> Tensor:
     if not is_sparse(x):
         return x.sum(0, dtype=torch.double)
     # peaks are so many that a dense copy of some thousand cells would fill the memory
-    return torch.bincount(x.col_indices(), weights=x.values().double(), minlength=x.shape[1])
+    sums = torch.bincount(x.col_indices(), weights=x.values().double(), minlength=x.shape[1])
+    return sums.double()  # they are whole numbers where nothing is counted
 
 
 def scale_rows(x: Tensor, size: Tensor) -> Tensor:

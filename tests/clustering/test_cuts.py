@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from scgmvae.clustering import cuts
 from scgmvae.clustering.cuts import cut_weight, shared_neighbor_graph, weakest_cut
 
 
@@ -104,3 +105,10 @@ def test_a_group_that_is_apart_is_cut_off_last_where_others_are_as_well():
     z[600:, 1] += 15  # nearer, and with the same T
     cut = weakest_cut(shared_neighbor_graph(z), z)
     assert cut.side.sum() == 300
+
+
+def test_all_distances_and_a_tree_give_the_same_graph(monkeypatch):
+    z = np.random.default_rng(0).normal(size=(400, 10))
+    by_distances = shared_neighbor_graph(z)
+    monkeypatch.setattr(cuts, "FEW", 0)
+    assert (by_distances != shared_neighbor_graph(z)).nnz == 0

@@ -148,26 +148,50 @@ def test_peaks_are_compared_by_differences_of_their_probabilities(joint):
     assert np.corrcoef(table["difference_mean"], truth)[0, 1] > 0.95
     assert table["difference_mean"].abs().max() < 1
     assert table.loc[truth.abs() > 0.25, "is_de_fdr_0.05"].mean() > 0.9
-    assert table.loc[truth.abs() < 0.05, "is_de_fdr_0.05"].mean() < 0.05
+    assert table.loc[truth.abs() < 0.05, "is_de_fdr_0.05"].mean() < 0.1
     given = model.differential_expression(**pair, delta=0.3)
     assert (given["delta"] == 0.3).all()
     assert given["is_de_fdr_0.05"].sum() < table["is_de_fdr_0.05"].sum()
 
 
+def test_depth_alone_makes_no_peak_differ():
+    rng = np.random.default_rng(0)
+    mdata = make_mdata(400, n_peaks=200)
+    is_shallow = rng.permutation(400) < 200
+    x = mdata["atac"].X
+    is_kept = rng.random(x.nnz) < np.repeat(np.where(is_shallow, 0.4, 1.0), np.diff(x.indptr))
+    x.data *= is_kept
+    x.eliminate_zeros()
+    mdata.obs["depth"] = np.where(is_shallow, "shallow", "deep")
+    SCGMVAE.setup_mudata(mdata, modalities=KINDS)
+    model = SCGMVAE(mdata, **NETWORK, n_components=3)
+    model.train(**TRAINING | {"max_epochs": 40, "pretrain_epochs": 80})
+    settings = CHANGE | {"groupby": "depth", "group1": "deep", "modality": "atac"}
+    table = model.differential_expression(**settings)
+    assert (table["raw_mean1"] > 1.5 * table["raw_mean2"]).mean() > 0.9
+    assert abs(np.log(table["scale1"] / table["scale2"])).median() < 0.1
+    assert 0.2 < table["is_supported"].mean() < 0.8
+    assert table["is_de_fdr_0.05"].sum() == 0
+    shares = model.get_normalized_expression().filter(like="atac").mean(axis=1)
+    assert abs(np.log(shares[is_shallow].mean() / shares[~is_shallow].mean())) < 0.1
+
+
 def test_proteins_are_compared_without_their_background(joint):
     model, mdata = joint
     table = model.differential_expression(**CHANGE, modality="protein")
-    assert (table["pseudocounts"] == 1).all()
     foreground = model.impute("protein", n_samples=50).to_df(layer="foreground")
     kinds = mdata.obs["cell_type"].astype(str)
     for kind, rows in table.groupby("group1"):
         expected = foreground[kinds == kind].mean()[rows.index]
         np.testing.assert_allclose(rows["scale1"], expected, rtol=0.1, atol=0.3)
+        # a log ratio to which one count is added is bounded by the counts
+        largest = foreground[rows.index].max()
+        assert (rows["lfc_mean"].abs() <= np.log2(largest + 1) + 0.5).all()
     own, rest = measured_means(mdata, "protein")
-    carried = (own > 30) & (rest < 20)
+    carried = ((own > 30) & (rest < 20)).to_numpy()
     called = table.set_index("group1", append=True)["is_de_fdr_0.05"].unstack()
-    assert carried.to_numpy().any()
-    assert called[own.columns].loc[own.index].to_numpy()[carried.to_numpy()].all()
+    assert carried.any()
+    assert called[own.columns].loc[own.index].to_numpy()[carried].all()
 
 
 def test_genes_of_a_joint_model_are_compared_by_ratios(joint):
@@ -222,10 +246,62 @@ def test_values_that_are_no_counts_are_compared_by_differences(likelihood):
     assert table["proba_de"].iloc[:5].min() > 0.8
     if likelihood == "gaussian":
         assert table["is_de_fdr_0.05"].tolist() == [True] * 5 + [False] * 15
-    ratios = model.differential_expression(
-        groupby="group", mode="change", silent=True, change_fn=lambda a, b, c: 2 * (a - b)
-    )
-    assert "lfc_mean" in ratios  # as the user's own function has it
+
+
+@pytest.mark.parametrize(
+    ("given", "delta", "called"),
+    [
+        ({"delta": None}, None, "difference_mean"),  # scvi-tools estimates it
+        ({"change_fn": None}, 0.05, "difference_mean"),
+        ({"change_fn": lambda a, b, c: 2 * (b - a)}, 0.25, "lfc_mean"),
+        ({"change_fn": "log-fold", "pseudocounts": None}, 0.25, "lfc_mean"),
+    ],
+    ids=["delta", "None", "own", "log-fold"],
+)
+def test_what_is_given_goes_before_the_defaults_of_a_modality(joint, given, delta, called):
+    model, _ = joint
+    pair = CHANGE | {"group1": "a", "group2": "b", "modality": "atac"}
+    table = model.differential_expression(**pair, **given)
+    assert called in table
+    assert np.isfinite(table[called]).all()
+    if delta is None:
+        assert not table["delta"].isin([0.05, 0.25]).any()
+    else:
+        assert (table["delta"] == delta).all()
+    assert table["is_supported"].mean() > 0.5  # also of a change that counts the other way round
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"idx1": []}, "at least one cell"),
+        ({"idx1": np.ones(240, bool)}, "idx2 leaves none"),
+        ({"idx1": [1, 2], "idx2": "cell_type == 'none'"}, "idx2 leaves none"),
+        ({"idx1": [1, 500]}, "numbers below"),
+    ],
+    ids=str,
+)
+def test_sides_without_cells_are_refused(joint, given, message):
+    model, _ = joint
+    with pytest.raises(ValueError, match=message):
+        model.differential_expression(**given, modality="rna")
+    assert not model.adata.obs.columns.str.startswith("_scvi_temp").any()
+
+
+def test_cells_are_compared_by_numbers_masks_and_queries(joint):
+    model, _ = joint
+    is_a = (model.adata.obs["cell_type"] == "a").to_numpy()
+    settings = {"modality": "protein", "silent": True}
+    found = [
+        model.differential_expression(idx1=idx1, idx2=idx2, **settings)
+        for idx1, idx2 in (
+            (np.flatnonzero(is_a), None),
+            (is_a, ~is_a),
+            ("cell_type == 'a'", "cell_type != 'a'"),
+        )
+    ]
+    pd.testing.assert_frame_equal(found[0], found[1])
+    pd.testing.assert_frame_equal(found[0], found[2])
 
 
 def test_modalities_that_are_not_there_are_refused(joint, roughly_trained):

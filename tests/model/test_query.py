@@ -1,5 +1,7 @@
 """Tests of model.query: queries mapped into a reference, and cells that fit nowhere."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -453,19 +455,53 @@ def test_novelty_is_the_share_of_training_cells_that_are_nearer(with_novel):
 
 def distances(model, adata):
     """Mahalanobis distance of z to the training cells of the nearest component, cell by cell."""
-    z, of_training = model.get_latent_representation(adata), model.get_latent_representation()
-    z, of_training = z.astype(float), of_training.astype(float)
+    z = model.get_latent_representation(adata).astype(float)
+    means, variances = model.get_latent_representation(return_dist=True)
     component = model.predict(model.adata, components=True)
-    groups = [of_training[component == name] for name in np.unique(component)]
-    deviations = np.concatenate([group - group.mean(0) for group in groups])
-    pooled = deviations.T @ deviations / len(deviations)
+    groups = [component == name for name in np.unique(component)]
+    scatters = [
+        len(means[own]) * np.cov(means[own].T, bias=True) + np.diag(variances[own].sum(0))
+        for own in groups
+    ]
+    pooled = sum(scatters) / len(means)
     nearest = np.full(len(z), np.inf)
-    for group in groups:
-        covariance = np.cov(group.T, bias=True) * len(group) + 10 * pooled
-        inverse = np.linalg.inv(covariance / (len(group) + 10))
-        squares = [(row - group.mean(0)) @ inverse @ (row - group.mean(0)) for row in z]
+    for own, scatter in zip(groups, scatters, strict=True):
+        n = own.sum()
+        inverse = np.linalg.inv((scatter + 10 * pooled) / (n + 10) * (1 + 1 / n))
+        from_mean = z - means[own].mean(0)
+        squares = np.einsum("ij,jk,ik->i", from_mean, inverse, from_mean)
         nearest = np.minimum(nearest, np.sqrt(squares))
     return nearest
+
+
+def measured_by(model, z, variance, component):
+    """A copy of the model whose novelty is measured by other training cells."""
+    changed = copy.copy(model)
+    log_proba = np.log(np.eye(component.max() + 1)[component] + 1e-6)
+    changed._remember_training_cells({"z_loc": z, "z_var": variance, "log_proba": log_proba})
+    return lambda new: changed._novelty({"z_loc": new})
+
+
+def test_a_latent_that_tells_nothing_makes_no_cell_novel(with_novel):
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(600, 4)) * [1, 1, 1, 0.003]  # the last one has the prior's variance
+    variance = np.broadcast_to([0.01, 0.01, 0.01, 1.0], z.shape)
+    novelty = measured_by(with_novel[2], z, variance, np.zeros(600, int))
+    moved = rng.normal(size=(600, 4)) * [1, 1, 1, 0.003] + [0, 0, 0, 0.1]
+    assert abs(np.median(novelty(moved)) - 0.5) < 0.1
+    assert np.median(novelty(moved + [8, 0, 0, 0])) > 0.99
+
+
+@pytest.mark.parametrize("n_rare", [1, 3, 20])
+def test_new_cells_of_a_rare_type_are_no_outliers(with_novel, n_rare):
+    rng = np.random.default_rng(1)
+    component = np.repeat([0, 1], [800, n_rare])
+    centers = np.array([[0.0] * 5, [9.0] * 5])
+    z = centers[component] + rng.normal(size=(len(component), 5))
+    novelty = measured_by(with_novel[2], z, np.full(z.shape, 0.05), component)
+    new = centers[1] + rng.normal(size=(500, 5))
+    assert (novelty(new) > 0.99).mean() < (0.3 if n_rare == 1 else 0.12)
+    assert (novelty(new - 4.5) > 0.99).mean() > 0.9
 
 
 def test_confidence_falls_for_the_outermost_hundredth_alone(with_novel):
@@ -534,7 +570,8 @@ def test_components_without_cells_are_near_to_nothing(make_model, train):
     used = model.component_table()["n_cells"].to_numpy() > 0
     assert not used.all()
     assert len(model.occupied_means_) == used.sum()
-    np.testing.assert_allclose(model._distance(model._posteriors()), distances(model, adata))
+    found = model._distance(model._posteriors())
+    np.testing.assert_allclose(found, distances(model, adata), rtol=1e-5)
 
 
 @pytest.mark.parametrize("arguments", [("model", "data"), ("data", "untrained")])

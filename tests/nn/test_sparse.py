@@ -7,6 +7,7 @@ from scipy.sparse import csr_matrix
 
 from scgmvae.nn.sparse import (
     NonZero,
+    column_sums,
     csr_tensor,
     dense,
     is_sparse,
@@ -111,6 +112,15 @@ def test_rows_are_scaled_by_one_number_each(x):
     assert is_sparse(csr)
     torch.testing.assert_close(dense(csr), expected)
     torch.testing.assert_close(scale_rows(x, size), expected)
+
+
+def test_column_sums_are_those_of_all_cells_in_double_precision(x):
+    expected = x.sum(0, dtype=torch.double)
+    for given in (x, x.to_sparse_csr()):
+        torch.testing.assert_close(column_sums(given), expected)
+    nothing = torch.zeros(3, 4)
+    for given in (nothing, nothing.to_sparse_csr()):
+        torch.testing.assert_close(column_sums(given), torch.zeros(4, dtype=torch.double))
 
 
 def test_row_sums_of_large_counts_are_exact_in_single_precision():
