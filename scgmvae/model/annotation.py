@@ -96,7 +96,7 @@ class AnnotationMixin(NoveltyMixin):
         target.obsm[f"X_{key_added}"] = posteriors["z_loc"]
         if self.module.mixture_started:
             proba = np.exp(self._clustering.log_proba(posteriors["log_proba"]))
-            novelty = self._novelty(posteriors)
+            novelty = self._novelty_if_measured(posteriors)
             target.obsm[f"X_{key_added}_w"] = posteriors["w_loc"]
             target.obsm[f"{key_added}_proba"] = proba
             clusters = pd.Categorical.from_codes(proba.argmax(1), list(self.cluster_names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,11 @@ N_QUANTILES = 1001
 
 PRIOR_CELLS = 10
 """Number of cells of the mean covariance of all components that count among those of each."""
+
+NOT_MEASURED = (
+    "Novelty is measured by the training cells when training ends, but this model was saved before, "
+    "or by an earlier version. Load it with its data and train it for one more epoch."
+)
 
 OUTERMOST = 0.01
 """Share of the training cells that count as outliers: their confidence is reduced."""
@@ -99,10 +105,7 @@ class NoveltyMixin(PosteriorsMixin):
 
     def _novelty(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
         if self.occupied_means_ is None:
-            raise RuntimeError(
-                "Novelty is measured by the training cells when training ends, but this model was "
-                "saved before. Load it with its data and train it for one more epoch."
-            )
+            raise RuntimeError(NOT_MEASURED)
         shares = np.linspace(0, 1, N_QUANTILES)
         return np.interp(self._distance(posteriors), self.distance_quantiles_, shares)
 
@@ -138,7 +141,20 @@ class NoveltyMixin(PosteriorsMixin):
         """How sure it is that each cluster is one of its own, (M,)."""
         return np.ones(len(self.cluster_names))
 
+    def _novelty_if_measured(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
+        """Novelty of each cell, or NaN and a warning if the model has nothing to measure it by."""
+        if self.occupied_means_ is not None:
+            return self._novelty(posteriors)
+        warnings.warn(
+            f"The novelty of the cells is left out, and so is its part in their confidence. "
+            f"{NOT_MEASURED}",
+            UserWarning,
+            stacklevel=4,
+        )
+        return np.full(len(posteriors["z_loc"]), np.nan)
+
     def _confidence(self, proba: NDArray, novelty: NDArray) -> NDArray[np.float32]:
         """Probability of the chosen cluster, and that it is one, less for outliers, (n,)."""
         is_own = self._evidence()[proba.argmax(1)]
-        return (proba.max(1) * is_own * ((1 - novelty) / OUTERMOST).clip(max=1)).astype(np.float32)
+        is_inside = np.where(np.isnan(novelty), 1.0, ((1 - novelty) / OUTERMOST).clip(max=1))
+        return (proba.max(1) * is_own * is_inside).astype(np.float32)

@@ -186,7 +186,7 @@ def test_a_view_is_no_query(conditioned, new_cells):
 
 
 def test_the_query_comes_before_the_model(conditioned):
-    message = "AnnData of the query, but it is a SCGMVAE"
+    message = "AnnData or MuData of the query, but it is a SCGMVAE"
     with unchanged(conditioned):
         for _ in TWICE:
             with pytest.raises(ValueError, match=message):
