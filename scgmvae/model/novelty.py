@@ -25,8 +25,8 @@ PRIOR_CELLS = 10
 """Number of cells of the mean covariance of all components that count among those of each."""
 
 NOT_MEASURED = (
-    "Novelty is measured by the training cells when training ends, but this model was saved before, "
-    "or by an earlier version. Load it with its data and train it for one more epoch."
+    "Novelty is measured by the training cells when training ends, but this model was saved "
+    "before, or by an earlier version. Load it with its data and train it for one more epoch."
 )
 
 OUTERMOST = 0.01
