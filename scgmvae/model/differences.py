@@ -20,6 +20,7 @@ from scgmvae.data.modalities import panels_of
 from scgmvae.distributions.families import COUNT_LIKELIHOODS
 from scgmvae.model.expression import ExpressionMixin
 from scgmvae.model.seeded import seeded
+from scgmvae.model.splits import BLOCK
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,8 +36,6 @@ TYPICAL_COUNTS = 1e4
 """Counts of a typical cell where a model does not know them."""
 LEAST_OPENING = 0.05
 """Difference of the probabilities of being open above which a peak differs, as in PeakVI."""
-BLOCK = 16_384
-"""Number of cells whose values are read at once."""
 
 
 class Compared(NamedTuple):
@@ -134,9 +133,11 @@ class DifferencesMixin(ExpressionMixin):
             "idx1": idx1,
             "idx2": idx2,
         }
+        # more peaks are open in a deeper cell; ones and zeros of one modality have no depth
+        deep = COUNT_LIKELIHOODS if self.modalities_ is None else (*COUNT_LIKELIHOODS, "bernoulli")
         ends = np.cumsum([size for _, size in self._kinds])
         compared = [
-            Compared(kind, end - size, end, kind in COUNT_LIKELIHOODS or self._has_depth(kind))
+            Compared(kind, end - size, end, kind in deep)
             for (kind, size), end in zip(self._kinds, ends.tolist(), strict=True)
         ]
         tables = []
@@ -146,10 +147,6 @@ class DifferencesMixin(ExpressionMixin):
                 table.insert(0, FEATURE_MODALITY_KEY, list(self.modalities_)[i])
             tables.append(table)
         return pd.concat(tables)
-
-    def _has_depth(self, likelihood: str) -> bool:
-        """Whether open peaks are more in a deeper cell, as they are in models of modalities."""
-        return likelihood == "bernoulli" and self.modalities_ is not None
 
     def _differences_of(
         self,

@@ -87,12 +87,11 @@ class NoveltyMixin(PosteriorsMixin):
 
         Notes
         -----
-        Cells like those trained on, but not seen in training, lie nearer to the components than
-        the training cells do, because the encoder was not fitted to them: in the benchmark half
-        of them had a novelty below 0.3. So compare the novelty of groups of new cells with one
-        another too. Types that resemble a known one, such as naive and memory T cells, hardly
-        stand out (``docs/benchmarks.md``), nor does what lies within a component of scattered
-        cells, such as doublets.
+        Cells like those trained on, but not seen in training, may lie nearer to the components
+        than the training cells do, because the encoder was not fitted to them. So compare the
+        novelty of groups of new cells with one another too. Types that resemble a known one, such
+        as naive and memory T cells, hardly stand out (``docs/benchmarks.md``), nor does what lies
+        within a component of scattered cells, such as doublets.
 
         Examples
         --------
