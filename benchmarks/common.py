@@ -123,16 +123,17 @@ def merge(
     return merged
 
 
-Run = Callable[[int, bool], list[dict[str, object]]]
-"""Seed, and whether the short form is asked for → rows."""
+Rows = list[dict[str, object]]
+Run = Callable[[int, bool], Rows | Iterator[Rows]]
+"""Seed, and whether the short form is asked for → rows, all at once or part by part."""
 
 
 def run_tasks(script: str, description: str, tasks: dict[str, tuple[Run, list[str]]]) -> None:
     """The command line of a script of several tasks, each of which has a JSON of its own.
 
     The JSON has the name of the script, followed by that of the task where there are several. Rows
-    are merged into it after every seed. A task comes with the columns that, beside the seed, tell
-    its rows apart.
+    are merged into it after every seed, or every part of it. A task comes with the columns that,
+    beside the seed, tell its rows apart.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
@@ -147,9 +148,10 @@ def run_tasks(script: str, description: str, tasks: dict[str, tuple[Run, list[st
         run, by = tasks[task]
         path = args.out / f"{script}{f'-{task}' if len(tasks) > 1 else ''}.json"
         for seed in [0] if args.short else args.seeds:
-            rows = run(seed, args.short)
-            table = merge(path, rows, [*by, "seed"], script=f"{script}.py", short=args.short)
-            print(pd.DataFrame(rows).round(3).to_string(index=False), flush=True)
+            found = run(seed, args.short)
+            for rows in [found] if isinstance(found, list) else found:
+                table = merge(path, rows, [*by, "seed"], script=f"{script}.py", short=args.short)
+                print(pd.DataFrame(rows).round(3).to_string(index=False), flush=True)
         print(summarise(table, by).to_string())
         if len(by) > 1:
             print(summarise(table, by[:1]).to_string())

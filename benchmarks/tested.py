@@ -19,7 +19,7 @@ cost     seconds of the tests by number of cells
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -307,13 +307,12 @@ def types(seed: int, short: bool) -> list[Row]:
     return rows
 
 
-def truth(seed: int, short: bool) -> list[Row]:
-    """Real data, K found and K given; SCVI with Leiden beside them."""
+def truth(seed: int, short: bool) -> Iterator[list[Row]]:
+    """Real data, K found and K given; SCVI with Leiden beside them. A set at a time."""
     sets = ["simulated"] if short else [
         "sc_mixology", "baron_mouse", "two_populations", "mouse_bladder", "pbmc3k", "pbmc4k",
         "paul15", "kang",
     ]  # fmt: skip
-    rows = []
     for name in sets:
         adata, batch_key = load_counts(name)
         if name == "baron_mouse":
@@ -338,22 +337,21 @@ def truth(seed: int, short: bool) -> list[Row]:
         clusters |= {"SCGMVAE, K given": given["clusters"]} | graph | by_pcs(adata, seed)
         if not short:
             clusters |= by_scvi(adata, batch_key, seed)
-        for method, codes in clusters.items():
-            rows.append(
-                {
-                    "data": name,
-                    "method": method,
-                    "seed": seed,
-                    "ARI": adjusted_rand_score(labels, codes),
-                    "F1 rare": best_f1(labels, codes),
-                    "n_clusters": len(np.unique(codes)),
-                    **{
-                        name: value if method == "SCGMVAE, K found" else np.nan
-                        for name, value in of_own.items()
-                    },
-                }
-            )
-    return rows
+        yield [
+            {
+                "data": name,
+                "method": method,
+                "seed": seed,
+                "ARI": adjusted_rand_score(labels, codes),
+                "F1 rare": best_f1(labels, codes),
+                "n_clusters": len(np.unique(codes)),
+                **{
+                    name: value if method == "SCGMVAE, K found" else np.nan
+                    for name, value in of_own.items()
+                },
+            }
+            for method, codes in clusters.items()
+        ]
 
 
 def by_scvi(adata: AnnData, batch_key: str | None, seed: int) -> dict[str, np.ndarray]:

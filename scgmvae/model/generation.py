@@ -193,8 +193,7 @@ class GenerationMixin(DecodingMixin):
             return self._density(new, outputs)
 
         generated = self._generate(loader, new_conditions, predict, n_samples, seed, adata.var)
-        obs = adata.obs.iloc[rows]
-        obs = obs.loc[:, ~obs.columns.str.startswith("_scvi")]
+        obs = adata.obs.iloc[rows][validation.columns_of_user(adata.obs)]
         former = {f"{column}_from": obs[column] for column in conditions}
         generated.obs = obs.assign(**columns_of(new_conditions, obs.index), **former)
         return self._parted(generated)

@@ -436,13 +436,16 @@ class TrainingMixin(StartMixin):
             default = joint_epochs if n_obs is None else recipe.pretraining.epochs(n_obs)
             pretrain_epochs = default if has_mixture else 0
         settings = recipe.weights(self.module.n_input) if has_mixture else {}
+        if recipe.has_priors and n_obs is not None:  # of a stream of cells nobody knows n
+            settings["prior_weight"] = 1 / n_obs
         if training.goes_on:
             settings["guide_weight"] = 0.0
         elif request.guide_weight is not None:
             settings["guide_weight"] = request.guide_weight
         settings |= request.plan_kwargs or {}
         if self.reference_categories_ is not None:
-            settings["weight_decay"] = 0.0  # it would move frozen weights
+            # it would move frozen weights
+            settings |= {"weight_decay": 0.0, "prior_weight": 0.0}
         return StagedTrainingPlan(
             self.module, pretrain_epochs=pretrain_epochs, joint_epochs=joint_epochs, **settings
         )

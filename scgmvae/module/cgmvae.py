@@ -92,6 +92,10 @@ Widths = int | Sequence[int]
 LOG_WEIGHT_BOUND = 7.0
 """Logits of π stay within ±7: if α of an unused component reached 0, log Γ would be infinite."""
 
+DISPERSION_PRECISION = 24.0
+"""Precision of the prior of log inverse dispersions, beside one bound for each cell: by the
+likelihood of held-out cells (``benchmarks/studies/priors.py``)."""
+
 INPUT_DROPOUT_RATE = 0.3
 """Share of the pixels that a mixture of images hides from its encoder in training. Convolutions
 get 0: each sees few pixels at once, and pixels with holes among them are unlike those that it
@@ -428,6 +432,17 @@ class CGMVAE(ExtendableModule):
             self.decoder.start_at(raw, head=-1)
             return None
         return nn.Parameter(raw, requires_grad=not fixed)
+
+    def prior_precisions(self) -> list[tuple[nn.Parameter, float]]:
+        """Parameters of p(x|z,c) with a normal prior around 0, and its precision, 1 / variance.
+
+        They are the log inverse dispersions of counts. Those of a rare gene are hardly known from
+        its counts, and a decoder that has learned the training cells takes it for less dispersed
+        than it is in other cells. The logarithm of another scale would depend on the unit of x.
+        """
+        if self.raw_dispersion is None or not self.is_count:
+            return []
+        return [(self.raw_dispersion, DISPERSION_PRECISION)]
 
     @property
     def _dispersion_rows(self) -> tuple[int, ...]:

@@ -106,8 +106,16 @@ class CheckedPlan(TrainingPlan):
     ) -> Callable[[Iterable[Tensor]], Optimizer]:
         fused = self.device.type in ("cpu", "cuda")
         return lambda params: optimizer_cls(
-            params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=fused
+            self._groups_of(params),
+            lr=self.lr,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            fused=fused,
         )
+
+    def _groups_of(self, params: Iterable[Tensor]) -> list[dict[str, Any]]:
+        """The parameters in groups, some of which have a weight decay of their own."""
+        return [{"params": list(params)}]
 
 
 class StagedTrainingPlan(CheckedPlan):
@@ -140,6 +148,10 @@ class StagedTrainingPlan(CheckedPlan):
         has to reconstruct the undistorted images, so that z forgets the distortion.
     lr, weight_decay, eps
         Settings of the Adam optimiser: step length, weight decay and epsilon.
+    prior_weight
+        Weight of the log prior of dispersions (:meth:`scgmvae.CGMVAE.prior_precisions`) beside
+        the bound of a cell: 1 / number of training cells is that of the model. It is added to
+        their weight decay.
     lr_decline
         Share of the joint stage, at its end, over which the step length falls linearly to 0. It
         has no effect with ``reduce_lr_on_plateau``.
@@ -164,6 +176,7 @@ class StagedTrainingPlan(CheckedPlan):
         lr: float = STEP_LENGTH,
         weight_decay: float = 1e-6,
         eps: float = 1e-8,
+        prior_weight: float = 0.0,
         lr_decline: float = 0.0,
         n_epochs_kl_warmup: int | None = None,
         **kwargs: object,
@@ -183,6 +196,7 @@ class StagedTrainingPlan(CheckedPlan):
         check_whole(1, n_samples=n_samples)
         check_at_least(
             0,
+            prior_weight=prior_weight,
             distortion=distortion,
             kl_warmup=kl_warmup,
             pretrain_kl_weight=pretrain_kl_weight,
@@ -201,8 +215,23 @@ class StagedTrainingPlan(CheckedPlan):
         self.n_samples = n_samples
         self.monte_carlo_kl = monte_carlo_kl
         self.distortion = distortion
+        self.prior_weight = prior_weight
         self.lr_decline = lr_decline
         self._totals: dict[str, Tensor] = {}
+
+    def _groups_of(self, params: Iterable[Tensor]) -> list[dict[str, Any]]:
+        """The parameters in groups: one for each precision of a prior, the others first."""
+        precisions = {}
+        if self.prior_weight:
+            precisions = {id(param): tau for param, tau in self.module.prior_precisions()}
+        groups = {0.0: []} | {tau: [] for tau in precisions.values()}
+        for param in params:
+            groups[precisions.get(id(param), 0.0)].append(param)
+        return [
+            {"params": members, "weight_decay": self.weight_decay + self.prior_weight * tau}
+            for tau, members in groups.items()
+            if members
+        ]
 
     @property
     def epochs_done(self) -> float:
