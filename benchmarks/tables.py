@@ -218,6 +218,20 @@ TABLES = {
             "n_clusters": ("clusters", 1),
         },
     ),
+    "priors": Table(
+        ("priors",),
+        {
+            "data": "data",
+            "precision of dispersions": "precision, dispersions",
+            "prior of weights": "prior of weights",
+        },
+        {
+            "held out": ("held out, nats", 1),
+            "trained on": ("trained on, nats", 1),
+            "ARI": ("ARI", 3),
+            "n_clusters": ("clusters", 1),
+        },
+    ),
     "default-cut": Table(
         ("default_cut",),
         {"strength": "strength", "apart": "apart without 3 genes", "from below": "from below"},

@@ -433,16 +433,16 @@ class CGMVAE(ExtendableModule):
             return None
         return nn.Parameter(raw, requires_grad=not fixed)
 
-    def prior_precisions(self) -> list[tuple[nn.Parameter, float]]:
-        """Parameters of p(x|z,c) with a normal prior around 0, and its precision, 1 / variance.
+    def log_prior(self) -> Tensor | float:
+        """Log prior of log inverse dispersions of counts, up to a constant; 0 without any.
 
-        They are the log inverse dispersions of counts. Those of a rare gene are hardly known from
-        its counts, and a decoder that has learned the training cells takes it for less dispersed
-        than it is in other cells. The logarithm of another scale would depend on the unit of x.
+        They are normal around 0. Those of a rare gene are hardly known from its counts, and a
+        decoder that has learned the training cells takes it for less dispersed than it is in
+        others. The logarithm of another scale would depend on the unit of x, so it has no prior.
         """
         if self.raw_dispersion is None or not self.is_count:
-            return []
-        return [(self.raw_dispersion, DISPERSION_PRECISION)]
+            return 0.0
+        return -0.5 * DISPERSION_PRECISION * self.raw_dispersion.square().sum()
 
     @property
     def _dispersion_rows(self) -> tuple[int, ...]:

@@ -106,16 +106,8 @@ class CheckedPlan(TrainingPlan):
     ) -> Callable[[Iterable[Tensor]], Optimizer]:
         fused = self.device.type in ("cpu", "cuda")
         return lambda params: optimizer_cls(
-            self._groups_of(params),
-            lr=self.lr,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            fused=fused,
+            params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=fused
         )
-
-    def _groups_of(self, params: Iterable[Tensor]) -> list[dict[str, Any]]:
-        """The parameters in groups, some of which have a weight decay of their own."""
-        return [{"params": list(params)}]
 
 
 class StagedTrainingPlan(CheckedPlan):
@@ -149,9 +141,8 @@ class StagedTrainingPlan(CheckedPlan):
     lr, weight_decay, eps
         Settings of the Adam optimiser: step length, weight decay and epsilon.
     prior_weight
-        Weight of the log prior of dispersions (:meth:`scgmvae.CGMVAE.prior_precisions`) beside
-        the bound of a cell: 1 / number of training cells is that of the model. It is added to
-        their weight decay.
+        Weight of the log prior of dispersions (:meth:`scgmvae.CGMVAE.log_prior`) beside the bound
+        of a cell: 1 / number of training cells is that of the model.
     lr_decline
         Share of the joint stage, at its end, over which the step length falls linearly to 0. It
         has no effect with ``reduce_lr_on_plateau``.
@@ -219,20 +210,6 @@ class StagedTrainingPlan(CheckedPlan):
         self.lr_decline = lr_decline
         self._totals: dict[str, Tensor] = {}
 
-    def _groups_of(self, params: Iterable[Tensor]) -> list[dict[str, Any]]:
-        """The parameters in groups: one for each precision of a prior, the others first."""
-        precisions = {}
-        if self.prior_weight:
-            precisions = {id(param): tau for param, tau in self.module.prior_precisions()}
-        groups = {0.0: []} | {tau: [] for tau in precisions.values()}
-        for param in params:
-            groups[precisions.get(id(param), 0.0)].append(param)
-        return [
-            {"params": members, "weight_decay": self.weight_decay + self.prior_weight * tau}
-            for tau, members in groups.items()
-            if members
-        ]
-
     @property
     def epochs_done(self) -> float:
         """Epochs since the start of this training, with the fraction of the current one."""
@@ -290,7 +267,8 @@ class StagedTrainingPlan(CheckedPlan):
             x, shape = batch[REGISTRY_KEYS.X_KEY], self.module.image_shape
             batch[SEEN_KEY] = distorted(x, shape, self.distortion)
         batch = self.module.in_training(batch)
-        return self._step(batch, self.kl_weight, self.current_guide_weight).loss
+        loss = self._step(batch, self.kl_weight, self.current_guide_weight).loss
+        return loss - self.prior_weight * self.module.log_prior() if self.prior_weight else loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Record the terms of a validation minibatch."""

@@ -38,6 +38,7 @@ def test_the_step_length_of_a_trained_model_is_checked_as_well(conditioned):
     [
         "weight_decay",
         "eps",
+        "prior_weight",
         "kl_warmup",
         "pretrain_kl_weight",
         "max_kl_weight",
