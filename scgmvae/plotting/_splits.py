@@ -88,10 +88,11 @@ def _draw_split(
         to = depth[child] if child >= 0 else end
         axis.plot([x, x, to], [y[split], y[child], y[child]], color=color, lw=1, ls=style)
         genes = row.get(f"genes_{side}", "")
+        is_beside_strength = 0 < y[child] - y[split] < 1
         axis.annotate(
             plain(genes),
             (x, y[child]),
-            (11, 1.5),  # to the right of the strength
+            (11 if is_beside_strength else 3, 1.5),
             textcoords="offset points",
             fontsize=6,
             color="0.35",

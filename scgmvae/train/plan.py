@@ -142,7 +142,7 @@ class StagedTrainingPlan(CheckedPlan):
         Settings of the Adam optimiser: step length, weight decay and epsilon.
     prior_weight
         Weight of the log prior of dispersions (:meth:`scgmvae.CGMVAE.log_prior`) beside the bound
-        of a cell: 1 / number of training cells is that of the model.
+        of a cell: 1 / number of cells is that of the model.
     lr_decline
         Share of the joint stage, at its end, over which the step length falls linearly to 0. It
         has no effect with ``reduce_lr_on_plateau``.
