@@ -25,12 +25,12 @@ written by `benchmarks/page.py` from `benchmarks/results/`: mean ± sd over seed
 with the same settings on all data sets. *given* are methods that are told K, the number of
 labelled types, *found* those that are not. The start of scgmvae was chosen on these very data
 sets (see [Benchmarks](benchmarks.md)), and that of its peers was not, so expect less of a
-difference elsewhere. All figures of scgmvae but the likelihood are older than its [tested
-clusters](benchmarks.md): its start was a Leiden partition. Labels of pbmc3k come from a graph clustering, which favours
-methods like Leiden. scgmvae and SCVI are told the batches of sc_mixology and the condition of
-kang, PCA is not: much of the difference in the means comes from sc_mixology. SCVI was trained
-for 100 epochs on nine tenths of the cells, its default share. Seconds are processor seconds from
-counts to clusters, on a busy machine.
+difference elsewhere. All figures of scgmvae but the likelihood are older than its
+[tested clusters](benchmarks.md): its start was a Leiden partition. Labels of pbmc3k come from a
+graph clustering, which favours methods like Leiden. scgmvae and SCVI are told the batches of
+sc_mixology and the condition of kang, PCA is not: much of the difference in the means comes from
+sc_mixology. SCVI was trained for 100 epochs on nine tenths of the cells, its default share.
+Seconds are processor seconds from counts to clusters, on a busy machine.
 """
 
 

@@ -222,6 +222,7 @@ TABLES = {
         ("priors",),
         {
             "data": "data",
+            "start": "start, dispersions",
             "precision of dispersions": "precision, dispersions",
             "prior of weights": "prior of weights",
         },

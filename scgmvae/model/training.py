@@ -436,7 +436,7 @@ class TrainingMixin(StartMixin):
             default = joint_epochs if n_obs is None else recipe.pretraining.epochs(n_obs)
             pretrain_epochs = default if has_mixture else 0
         settings = recipe.weights(self.module.n_input) if has_mixture else {}
-        if recipe.has_priors and n_obs is not None:  # of a stream of cells nobody knows n
+        if n_obs is not None:  # of a stream of cells nobody knows n
             settings["prior_weight"] = 1 / n_obs
         if training.goes_on:
             settings["guide_weight"] = 0.0

@@ -440,9 +440,12 @@ class CGMVAE(ExtendableModule):
         decoder that has learned the training cells takes it for less dispersed than it is in
         others. The logarithm of another scale would depend on the unit of x, so it has no prior.
         """
-        if self.raw_dispersion is None or not self.is_count:
-            return 0.0
-        return -0.5 * DISPERSION_PRECISION * self.raw_dispersion.square().sum()
+        squares = sum(raw.square().sum() for raw in self._dispersions_of_counts())
+        return -0.5 * DISPERSION_PRECISION * squares
+
+    def _dispersions_of_counts(self) -> list[Tensor]:
+        """Log inverse dispersions of counts, but for those that the decoder gives."""
+        return [] if self.raw_dispersion is None or not self.is_count else [self.raw_dispersion]
 
     @property
     def _dispersion_rows(self) -> tuple[int, ...]:

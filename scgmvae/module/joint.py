@@ -194,6 +194,14 @@ class JointCGMVAE(CGMVAE):
         raw = inverse_bounded_exp(torch.cat(values), LOG_DISPERSION_BOUND)
         return nn.Parameter(raw.expand(*self._dispersion_rows, -1).clone())
 
+    def _dispersions_of_counts(self) -> list[Tensor]:
+        """Log inverse dispersions of the modalities that are counts."""
+        return [
+            self.raw_dispersion[..., first:end]
+            for modality, (first, end) in zip(self.modalities, self.ranges, strict=True)
+            if FAMILIES[modality.likelihood].is_count
+        ]
+
     @property
     def is_count(self) -> bool:
         """Whether no modality has values below zero, so that x can be drawn as counts are."""

@@ -88,6 +88,7 @@ def _draw_split(
         to = depth[child] if child >= 0 else end
         axis.plot([x, x, to], [y[split], y[child], y[child]], color=color, lw=1, ls=style)
         genes = row.get(f"genes_{side}", "")
+        # the strength of the split would hide the beginning of genes just below it
         is_beside_strength = 0 < y[child] - y[split] < 1
         axis.annotate(
             plain(genes),

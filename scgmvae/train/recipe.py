@@ -69,8 +69,6 @@ class Recipe:
     """Settings of the training plan of a model with a mixture."""
     per_value: dict[str, float] = field(default_factory=dict)
     """Further settings, multiplied by the number of values in x, as the likelihood is."""
-    has_priors: bool = False
-    """Whether dispersions have a prior."""
     largest_minibatch: int = SMALLEST_MINIBATCH
     """Number of cells to which minibatches grow where there are many cells."""
 
@@ -109,7 +107,6 @@ COUNTS = Recipe(
     joint=Length(2500, 20, 120),
     start="tested",
     straight=True,
-    has_priors=True,
     largest_minibatch=1024,
 )
 """Recipe for counts."""

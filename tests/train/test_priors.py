@@ -9,7 +9,9 @@ from torch.distributions import Normal
 
 from scgmvae import SCGMVAE
 from scgmvae.datasets import digits, synthetic_counts
+from scgmvae.distributions.joint import Modality
 from scgmvae.module.cgmvae import CGMVAE, DISPERSION_PRECISION
+from scgmvae.module.joint import JointCGMVAE
 
 
 def weight_of(model):
@@ -65,7 +67,18 @@ def test_dispersions_from_the_decoder_have_no_prior():
 def test_images_have_no_prior():
     model = SCGMVAE(digits()[:200].copy(), image_shape=(8, 8), n_components=3, **NETWORK)
     model.train(**TRAINING)
-    assert weight_of(model) == 0
+    assert model.module.log_prior() == 0
+
+
+def test_each_modality_that_is_counts_has_a_prior_whatever_the_others_are():
+    modalities = [
+        Modality("rna", "nb", 4), Modality("logs", "gaussian", 3), Modality("atac", "bernoulli", 2)
+    ]  # fmt: skip
+    module = JointCGMVAE(9, modalities=modalities, n_components=3)
+    raw = torch.arange(9.0)
+    module.raw_dispersion.data.copy_(raw)
+    expected = -0.5 * DISPERSION_PRECISION * (raw[:4] ** 2).sum()
+    torch.testing.assert_close(module.log_prior(), expected)
 
 
 def test_a_query_has_no_prior(counts):
