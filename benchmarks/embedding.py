@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anndata
@@ -181,6 +181,14 @@ def labelled(name: str, seed: int) -> tuple[AnnData, str | None]:
     return adata, batch_key
 
 
+def in_halves(adata: AnnData, seed: int) -> AnnData:
+    """The same cells, at random in two parts that obs names."""
+    adata = adata.copy()
+    half = np.random.default_rng(seed).permutation(adata.n_obs) % 2
+    adata.obs["half"] = pd.Categorical(half.astype(str))
+    return adata
+
+
 def small(adata: AnnData) -> AnnData:
     """As many cells as the short form needs."""
     return adata[:300].copy()
@@ -216,33 +224,28 @@ def rows_of(data: str, adata: AnnData, batch_key: str | None, seed: int, short: 
     return rows
 
 
-def real(seed: int, short: bool) -> list[Row]:
-    """Real cells."""
-    rows = []
+def real(seed: int, short: bool) -> Iterator[list[Row]]:
+    """Real cells, a set at a time."""
     for name in ("simulated",) if short else SETS:
-        rows += rows_of(name, *labelled(name, seed), seed, short)
-    return rows
+        yield rows_of(name, *labelled(name, seed), seed, short)
 
 
-def simulated(seed: int, short: bool) -> list[Row]:
-    """Four designs with known types."""
-    rows = []
+def simulated(seed: int, short: bool) -> Iterator[list[Row]]:
+    """Four designs with known types, one at a time."""
     for name in list(SIMULATORS)[: 1 if short else None]:
         adata, batch_key = labelled(name, seed)
-        rows += rows_of(name, small(adata) if short else adata, batch_key, seed, short)
-    return rows
+        yield rows_of(name, small(adata) if short else adata, batch_key, seed, short)
 
 
-def null(seed: int, short: bool) -> list[Row]:
+def null(seed: int, short: bool) -> Iterator[list[Row]]:
     """A batch that is none: what of the neighbours without correction is kept with it."""
-    rows = []
     for name in ("simulated",) if short else ("pbmc3k", "mouse_bladder", "paul15"):
         adata, _ = labelled(name, seed)
-        half = np.random.default_rng(seed).permutation(adata.n_obs) % 2
-        adata.obs["half"] = pd.Categorical(half.astype(str))
+        adata = in_halves(adata, seed)
         without = methods(None, None, seed, short)
         again = methods(None, None, seed + 100, short)
         plain = {"Harmony": "PCA"}
+        rows = []
         for method, embed in methods("half", None, seed, short).items():
             if method == "PCA":
                 continue
@@ -266,17 +269,17 @@ def null(seed: int, short: bool) -> list[Row]:
                     "kept by another seed": neighbors_kept(of_none, of_seed),
                 }
             )
-    return rows
+        yield rows
 
 
-def settings(seed: int, short: bool) -> list[Row]:
-    """scgmvae with one default changed at a time."""
-    rows = []
+def settings(seed: int, short: bool) -> Iterator[list[Row]]:
+    """scgmvae with one default changed at a time, a set at a time."""
     sets = [*SIMULATORS, *SETS]
     for data in ("simulated",) if short else sets:
         adata, batch_key = labelled(data, seed)
         types = adata.obs["cell_type"].astype(str).to_numpy()
         batches = None if batch_key is None else adata.obs[batch_key].astype(str).to_numpy()
+        rows = []
         for setting in list(SETTINGS)[: 2 if short else None]:
             z, own = by_scgmvae(adata.copy(), batch_key, seed, short, setting=setting)
             rows.append(
@@ -292,7 +295,7 @@ def settings(seed: int, short: bool) -> list[Row]:
             print(
                 pd.DataFrame(rows[-1:]).round(3).to_string(index=False, header=False), flush=True
             )
-    return rows
+        yield rows
 
 
 TASKS = {

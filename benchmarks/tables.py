@@ -218,8 +218,8 @@ TABLES = {
             "n_clusters": ("clusters", 1),
         },
     ),
-    "priors": Table(
-        ("priors",),
+    "priors-likelihood": Table(
+        ("priors-likelihood",),
         {
             "data": "data",
             "start": "start, dispersions",
@@ -231,6 +231,21 @@ TABLES = {
             "trained on": ("trained on, nats", 1),
             "ARI": ("ARI", 3),
             "n_clusters": ("clusters", 1),
+        },
+    ),
+    "priors-embeddings": Table(
+        ("priors-embeddings",),
+        {"data": "data", "prior of weights": "prior of weights"},
+        {
+            "CiLISI": ("CiLISI", 2),
+            "kBET": ("kBET", 2),
+            "least mixing": ("least mixing", 2),
+            "purity": ("purity", 3),
+            "best ARI": ("best ARI", 3),
+            "k-means ARI": ("k-means ARI", 3),
+            "own ARI": ("own ARI", 3),
+            "own clusters": ("own clusters", 1),
+            "kept": ("null batch, kept", 2),
         },
     ),
     "default-cut": Table(

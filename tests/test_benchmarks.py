@@ -57,7 +57,11 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             {f"split_seeds-{task}": (4, "ARI") for task in ("default", "long", "wide")},
             id="split_seeds",
         ),
-        pytest.param("studies/priors.py", {"priors": (2, "ARI")}, id="priors"),
+        pytest.param(
+            "studies/priors.py",
+            {"priors-likelihood": (2, "ARI"), "priors-embeddings": (2, "best ARI")},
+            id="priors",
+        ),
         pytest.param("studies/default_cut.py", {"default_cut": (8, None)}, id="default_cut"),
         pytest.param(
             "studies/joint_encoders.py", {"joint_encoders": (5, "ARI")}, id="joint_encoders"

@@ -1,13 +1,18 @@
-"""Are held-out cells more likely where parameters of the decoder have a prior?
+"""What does a prior of the decoder's parameters do to held-out cells, and to the embedding?
 
-    SCGMVAE_DATA_DIR=... python benchmarks/studies/priors.py [--seeds 0 1]
+    SCGMVAE_DATA_DIR=... python benchmarks/studies/priors.py [--tasks likelihood embeddings]
 
-Each set is trained on nine tenths of its cells, once for every prior: of the log inverse
-dispersions of the genes, normal around 0 with a given precision (1 / variance), and of the weights
-of the decoder's last layer, of variance 1 / number of its inputs; and for two inverse dispersions
-from which training starts. *held out* is log p(x) of the other cells by importance sampling,
-*trained on* that of as many training cells, in nats per cell; *ARI* is the agreement of the
-clusters with the known types.
+likelihood  Each set is trained on nine tenths of its cells, once for every prior: of the log
+            inverse dispersions of the genes, normal around 0 with a given precision (1 /
+            variance), and of the weights of the decoder's last layer, of variance 1 / number of
+            its inputs; and for two inverse dispersions from which training starts. *held out* is
+            log p(x) of the other cells by importance sampling, *trained on* that of as many
+            training cells, in nats per cell; *ARI* is the agreement of the clusters with the
+            known types.
+embeddings  The scores of ``embedding.py``, and the share of neighbours that are kept when half of
+            the cells count as a batch, without and with the prior of the weights. That of the
+            dispersions is the default.
+
 ``--short`` runs few epochs on simulated cells.
 """
 
@@ -15,22 +20,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partialmethod
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 from anndata import AnnData
+from simulators import SIMULATORS
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import tested
-from common import run_tasks
-from embedding import labelled
+from common import run_tasks, threads_kept
+from embedding import SETS as OF_EMBEDDINGS
+from embedding import by_scgmvae, in_halves, labelled
+from embedding_scores import neighbors_kept, scores_of
 
 from scgmvae import CGMVAE, SCGMVAE
 from scgmvae.distributions.families import FAMILIES
+from scgmvae.module.cgmvae import DISPERSION_PRECISION
 
 SETS = ("pbmc3k", "mouse_bladder", "sc_mixology", "baron_mouse", "partly shared")
 PRIORS = (
@@ -39,6 +49,8 @@ PRIORS = (
 )  # fmt: skip
 """Start of inverse dispersions, precision of their logarithms, whether weights have a prior."""
 N_SAMPLES = 100
+NULL = ("pbmc3k", "mouse_bladder", "paul15")
+"""Sets of which half of the cells count as a batch."""
 
 
 def log_prior(module: CGMVAE, of_dispersion: float, of_weights: str) -> Tensor:
@@ -56,7 +68,13 @@ def log_likelihood(model: SCGMVAE, adata: AnnData, n_samples: int) -> float:
     return float(np.asarray(values, dtype=float).mean())
 
 
-def priors(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
+def prior_of(of_dispersion: float, of_weights: str) -> AbstractContextManager[object]:
+    """The block in which modules have a prior."""
+    prior = partialmethod(log_prior, of_dispersion, of_weights)
+    return patch.object(CGMVAE, "log_prior", prior)
+
+
+def likelihood(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
     """A row for every set and prior, a set at a time."""
     for name in ("simulated",) if short else SETS:
         adata, batch_key = labelled(name, 0)
@@ -67,9 +85,8 @@ def priors(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
         )
         rows = []
         for start, of_dispersion, of_weights in PRIORS[:2] if short else PRIORS:
-            prior = partialmethod(log_prior, of_dispersion, of_weights)
             counts = {"nb": FAMILIES["nb"]._replace(start_dispersion=start)}
-            with patch.dict(FAMILIES, counts), patch.object(CGMVAE, "log_prior", prior):
+            with patch.dict(FAMILIES, counts), prior_of(of_dispersion, of_weights):
                 fit = tested.fitted(train, batch_key, seed, short)
             n_samples = 5 if short else N_SAMPLES
             rows.append(
@@ -88,6 +105,38 @@ def priors(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
         yield rows
 
 
+@threads_kept()
+def embeddings(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
+    """A row for every set, without and with a prior of the weights, a set at a time."""
+    for name in ("simulated",) if short else (*SIMULATORS, *OF_EMBEDDINGS, "pbmc4k"):
+        adata, batch_key = labelled(name, seed)
+        types = adata.obs["cell_type"].astype(str).to_numpy()
+        batches = None if batch_key is None else adata.obs[batch_key].astype(str).to_numpy()
+        rows = []
+        for of_weights in ("no", "yes"):
+            with prior_of(DISPERSION_PRECISION, of_weights):
+                z, own = by_scgmvae(adata.copy(), batch_key, seed, short)
+                in_two = None
+                if name in NULL:
+                    in_two, _ = by_scgmvae(in_halves(adata, seed), "half", seed, short)
+            rows.append(
+                {
+                    "data": name,
+                    "prior of weights": of_weights,
+                    "seed": seed,
+                    **scores_of(z, types, batches, seed),
+                    "own ARI": adjusted_rand_score(types, own),
+                    "own clusters": len(np.unique(own)),
+                    "kept": np.nan if in_two is None else neighbors_kept(z, in_two),
+                }
+            )
+        yield rows
+
+
 if __name__ == "__main__":
     by = ["data", "start", "precision of dispersions", "prior of weights"]
-    run_tasks("priors", __doc__.split("\n")[0], {"priors": (priors, by)})
+    tasks = {
+        "likelihood": (likelihood, by),
+        "embeddings": (embeddings, ["data", "prior of weights"]),
+    }
+    run_tasks("priors", __doc__.split("\n")[0], tasks)
