@@ -250,7 +250,12 @@ TABLES = {
     ),
     "default-cut": Table(
         ("default_cut",),
-        {"strength": "strength", "apart": "apart without 3 genes", "from below": "from below"},
+        {
+            "cells": "cells in a test",
+            "strength": "strength",
+            "apart": "apart without 3 genes",
+            "from below": "from below",
+        },
         {
             "ARI": ("ARI", 3),
             "ARI of two seeds": ("ARI of two seeds", 3),

@@ -62,7 +62,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             {"priors-likelihood": (2, "ARI"), "priors-embeddings": (2, "best ARI")},
             id="priors",
         ),
-        pytest.param("studies/default_cut.py", {"default_cut": (8, None)}, id="default_cut"),
+        pytest.param("studies/default_cut.py", {"default_cut": (18, None)}, id="default_cut"),
         pytest.param(
             "studies/joint_encoders.py", {"joint_encoders": (5, "ARI")}, id="joint_encoders"
         ),

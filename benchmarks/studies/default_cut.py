@@ -2,10 +2,11 @@
 
     SCGMVAE_DATA_DIR=... python benchmarks/studies/default_cut.py [--seeds 0 1]
 
-Each set is trained on twice for every seed, and every rule cuts the same trees. A rule has the
-strength from which on a split is one between clusters; the distance that the sides must have
-without the three genes that differ most (``few_genes.APART``; 0 asks for none); and the share of
-its strength to which a split raises those above it (``split_tree.FROM_BELOW``; 0 raises none).
+Each set is trained on twice for every seed, and every rule cuts the same trees: one whose tests
+have at most 1,000 cells, and one for the number of the defaults. A rule has the strength from
+which on a split is one between clusters; the distance that the sides must have without the three
+genes that differ most (``few_genes.APART``; 0 asks for none); and the share of its strength to
+which a split raises those above it (``split_tree.FROM_BELOW``; 0 raises none).
 
 *ARI* is the agreement with the known types, *of two seeds* that of the clusters of both trainings.
 ``--short`` runs few epochs on simulated cells.
@@ -14,7 +15,9 @@ its strength to which a split raises those above it (``split_tree.FROM_BELOW``; 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -31,15 +34,18 @@ from embedding import labelled
 
 from scgmvae.clustering import few_genes, split_tree
 from scgmvae.clustering.group_sums import GroupSums
+from scgmvae.model.splits import SplitsMixin
 
 SETS = (
     "sc_mixology", "baron_mouse", "two_populations", "mouse_bladder", "pbmc3k", "pbmc4k", "paul15",
     "kang", "partly shared",
 )  # fmt: skip
+CELLS = (1000, split_tree.CELLS_IN_TEST)
+"""Largest numbers of cells in a test."""
 COLUMNS = ("strength", "apart", "from below")
 RULES = (
-    (0.5, 3.5, 0.7), (0.5, 0.0, 0.0), (0.5, 3.5, 0.0), (0.5, 5.0, 0.0), (0.5, 3.5, 1.0),
-    (0.45, 3.5, 0.7), (0.6, 3.5, 0.7), (0.7, 3.5, 0.7),
+    (0.55, 3.5, 0.7), (0.45, 3.5, 0.7), (0.5, 3.5, 0.7), (0.6, 3.5, 0.7), (0.7, 3.5, 0.7),
+    (0.5, 0.0, 0.0), (0.5, 3.5, 0.0), (0.5, 5.0, 0.0), (0.5, 3.5, 1.0),
 )  # fmt: skip
 """Strength, distance without the three genes, share from below; the first are the defaults."""
 
@@ -65,37 +71,44 @@ class Grown(NamedTuple):
             return tree.clusters(tree.height >= strength)[self.component]
 
 
-def grown(name: str, seed: int, short: bool) -> tuple[pd.Series, Grown]:
-    """Known types, and the tree of a training."""
+def grown(name: str, seed: int, short: bool) -> tuple[pd.Series, dict[int, Grown]]:
+    """Known types, and the trees of a training by the number of cells in a test."""
     adata, batch_key = labelled(name, 0)
-    model = tested.fitted(adata, batch_key, seed, short, tested.BRIEF)["model"]
-    component = model._posteriors()["log_proba"].argmax(1)
-    sums = model._sums_by_group(np.arange(len(component)), component, model.module.n_components)
-    return adata.obs["cell_type"], Grown(
-        split_tree.SplitTree.of_arrays(model.split_tree_), component, sums
-    )
+    trees: dict[int, Grown] = {}
+    original = SplitsMixin._grown_tree
+
+    def several(self: SplitsMixin, rows: NDArray, *args: object) -> tuple[object, NDArray]:
+        for n_cells in CELLS:
+            with patch.object(split_tree, "CELLS_IN_TEST", n_cells):
+                tree, leaf = original(self, rows, *args)
+            trees[n_cells] = Grown(tree, leaf, self._sums_by_group(rows, leaf))
+        return tree, leaf
+
+    with patch.object(SplitsMixin, "_grown_tree", several):
+        tested.fitted(adata, batch_key, seed, short, tested.BRIEF)
+    return adata.obs["cell_type"], trees
 
 
-def cut(seed: int, short: bool) -> list[dict[str, object]]:
-    """A row for every set and rule."""
-    rows = []
+def cut(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
+    """A row for every set and rule, a set at a time."""
     for name in ("simulated",) if short else SETS:
         (types, first), (_, second) = (grown(name, s, short) for s in (seed, seed + 100))
-        for rule in RULES:
-            codes = first.clusters(*rule)
+        rows = []
+        for n_cells, rule in product(CELLS, RULES):
+            codes, again = (trees[n_cells].clusters(*rule) for trees in (first, second))
             rows.append(
                 {
                     "data": name,
+                    "cells": n_cells,
                     **dict(zip(COLUMNS, rule, strict=True)),
                     "seed": seed,
                     "ARI": adjusted_rand_score(types, codes),
-                    "ARI of two seeds": adjusted_rand_score(codes, second.clusters(*rule)),
+                    "ARI of two seeds": adjusted_rand_score(codes, again),
                     "n_clusters": len(np.unique(codes)),
                 }
             )
-        print(pd.DataFrame(rows[-len(RULES) :]).round(3).to_string(index=False), flush=True)
-    return rows
+        yield rows
 
 
 if __name__ == "__main__":
-    run_tasks("default_cut", __doc__.split("\n")[0], {"cut": (cut, ["data", *COLUMNS])})
+    run_tasks("default_cut", __doc__.split("\n")[0], {"cut": (cut, ["data", "cells", *COLUMNS])})

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 LARGEST_P = 0.01
-STRENGTH = 0.5
+STRENGTH = 0.55
 """Strength from which on a split is one between clusters."""
 FINEST = 0.3
 """Strength from which on a split is in the tree."""
@@ -50,7 +50,7 @@ FROM_BELOW = 0.7
 together by a weak split on the way to it."""
 APART = 0.95
 """Strength from which on a split needs no support by the levels of a condition."""
-CELLS_IN_TEST = 1000
+CELLS_IN_TEST = 2500
 """Largest number of cells in a test."""
 FEWEST_IN_SAMPLE = 30
 """Smallest number of cells of the smaller side in a sample of all cells."""

@@ -296,7 +296,7 @@ class SplitsMixin(PopulationsMixin):
         Parameters
         ----------
         strength
-            Least strength, in (0, 1], of a split that is made. ``None`` is 0.5. Lower values give
+            Least strength, in (0, 1], of a split that is made. ``None`` is 0.55. Lower values give
             states within types; up to 0.4 they also give splits that repeat from type to type, or
             rest on few genes, which count 0.4 of their strength.
         n
@@ -312,7 +312,7 @@ class SplitsMixin(PopulationsMixin):
         Examples
         --------
         >>> model.cut(n=2)
-        >>> model.cut(strength=0.5)
+        >>> model.cut(strength=0.45)
         """
         tree = self._split_tree()
         if n is not None and strength is not None:
@@ -396,7 +396,7 @@ class SplitsMixin(PopulationsMixin):
             obs column of the groups. Cells without a group are left out.
         strength
             Least strength of a border between two groups that are not the same, in (0, 1];
-            ``None`` is 0.5.
+            ``None`` is 0.55.
         key_added
             obs column to write the groups to after merging those that one population explains;
             ``None`` writes nothing.

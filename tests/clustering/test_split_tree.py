@@ -84,7 +84,7 @@ def test_what_is_far_apart_is_not_held_together_by_a_weak_split_above_it(tree):
 def test_a_split_that_repeats_counts_less(tree):
     repeated = replace(tree, is_repeated=np.array([False, True]))
     np.testing.assert_allclose(repeated.height, [0.5, 0.36])
-    assert repeated.clusters(repeated.height >= STRENGTH).tolist() == [0, 1, 1]
+    assert repeated.clusters(repeated.height >= 0.5).tolist() == [0, 1, 1]
     first = replace(tree, is_repeated=np.array([True, False]))
     np.testing.assert_allclose(first.height, [0.2, 0.2])  # and so do those below it
     narrow = replace(repeated, is_of_few_genes=np.array([False, True]))
