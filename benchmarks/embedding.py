@@ -41,6 +41,8 @@ from scgmvae.clustering.partition import log_normalized_pcs
 
 Row = dict[str, object]
 SETS = ("sc_mixology", "baron_mouse", "kang", "pbmc3k", "mouse_bladder", "paul15")
+NULL = ("pbmc3k", "mouse_bladder", "paul15")
+"""Sets of which half of the cells count as a batch."""
 UNKNOWN = "unknown"
 SHORT = {"max_epochs": 2, "pretrain_epochs": 4}
 
@@ -239,7 +241,7 @@ def simulated(seed: int, short: bool) -> Iterator[list[Row]]:
 
 def null(seed: int, short: bool) -> Iterator[list[Row]]:
     """A batch that is none: what of the neighbours without correction is kept with it."""
-    for name in ("simulated",) if short else ("pbmc3k", "mouse_bladder", "paul15"):
+    for name in ("simulated",) if short else NULL:
         adata, _ = labelled(name, seed)
         adata = in_halves(adata, seed)
         without = methods(None, None, seed, short)

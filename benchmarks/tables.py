@@ -585,9 +585,17 @@ def of_files(spec: Table, results: Path = RESULTS) -> pd.DataFrame:
     return spec.keep(pd.concat(parts, ignore_index=True))
 
 
+def together(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Rows in the order of the file, but those that differ in the last column alone together."""
+    if len(by) == 1:
+        return rows
+    group = rows.groupby(by[:-1], sort=False, dropna=False).ngroup()
+    return rows.loc[group.sort_values(kind="stable").index]
+
+
 def made_of(spec: Table, results: Path = RESULTS) -> str:
     """Rows of strings, and a line with what made them."""
-    rows = of_files(spec, results)
+    rows = together(of_files(spec, results), list(spec.by))
     rows[list(spec.by)] = rows[list(spec.by)].astype(str)
     groups = rows.groupby(list(spec.by), sort=False)
     shown = pd.DataFrame(

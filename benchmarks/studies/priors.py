@@ -27,16 +27,16 @@ from unittest.mock import patch
 
 import numpy as np
 from anndata import AnnData
-from simulators import SIMULATORS
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import tested
-from common import run_tasks, threads_kept
+from common import run_tasks
+from embedding import NULL, by_scgmvae, in_halves, labelled
 from embedding import SETS as OF_EMBEDDINGS
-from embedding import by_scgmvae, in_halves, labelled
 from embedding_scores import neighbors_kept, scores_of
+from simulators import SIMULATORS
 
 from scgmvae import CGMVAE, SCGMVAE
 from scgmvae.distributions.families import FAMILIES
@@ -49,8 +49,6 @@ PRIORS = (
 )  # fmt: skip
 """Start of inverse dispersions, precision of their logarithms, whether weights have a prior."""
 N_SAMPLES = 100
-NULL = ("pbmc3k", "mouse_bladder", "paul15")
-"""Sets of which half of the cells count as a batch."""
 
 
 def log_prior(module: CGMVAE, of_dispersion: float, of_weights: str) -> Tensor:
@@ -105,7 +103,6 @@ def likelihood(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
         yield rows
 
 
-@threads_kept()
 def embeddings(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
     """A row for every set, without and with a prior of the weights, a set at a time."""
     for name in ("simulated",) if short else (*SIMULATORS, *OF_EMBEDDINGS, "pbmc4k"):

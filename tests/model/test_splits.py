@@ -12,6 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from scgmvae import SCGMVAE
 from scgmvae.clustering.cuts import shared_neighbor_graph
+from scgmvae.clustering.split_tree import STRENGTH
 from scgmvae.datasets import synthetic_counts
 
 LENGTH = {"max_epochs": 20, "pretrain_epochs": 30}
@@ -123,7 +124,7 @@ def test_the_table_has_every_split(fit):
     assert (table["above"] < table.index).all()
     np.testing.assert_allclose(table["strength"], 1 - table["t"] / table["null"])
     assert (table["p"] <= 0.01).all()
-    assert (table.loc[table["is_made"], "strength"] >= 0.5).all()
+    assert (table.loc[table["is_made"], "strength"] >= STRENGTH).all()
     assert (table["batch_levels"] == 2).all()
     assert (table["t_without_batch"] < table["null"]).all()
     for split, row in table.iterrows():
@@ -232,7 +233,7 @@ def test_groups_that_are_wrong_are_told(model):
     assert table["hides_more"].tolist() == [True, False, False, False]
     assert table.loc["2", "merged"] == table.loc["2b", "merged"] == "2+2b"
     assert table.loc["2", "nearest"] == "2b"
-    assert table.loc["2", "border_strength"] < 0.5
+    assert table.loc["2", "border_strength"] < STRENGTH
     assert table["n_cells"].sum() == 599
     assert model.adata.obs["merged"].isna().sum() == 1
     assert set(model.adata.obs["merged"].dropna()) == {"0", "2+2b", "3"}
