@@ -100,7 +100,7 @@ def reader(tmp_path, monkeypatch, hub):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plt, "show", lambda *args, **kwargs: None)
     monkeypatch.setitem(plt.rcParams, "figure.max_open_warning", 0)  # a gallery has many
-    monkeypatch.setattr(SCGMVAE, "train", shortened(SCGMVAE.train, SHORT | {"pretrain_epochs": 1}))
+    monkeypatch.setattr(SCGMVAE, "train", shortened(SCGMVAE.train, SHORT | {"pretrain_epochs": 5}))
     monkeypatch.setattr(DualVAE, "train", shortened(DualVAE.train, SHORT))
     monkeypatch.setattr("scgmvae.datasets.two_photon", lambda: two_photon(40))
     yield
