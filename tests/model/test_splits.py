@@ -233,7 +233,7 @@ def test_groups_that_are_wrong_are_told(model):
     assert table["hides_more"].tolist() == [True, False, False, False]
     assert table.loc["2", "merged"] == table.loc["2b", "merged"] == "2+2b"
     assert table.loc["2", "nearest"] == "2b"
-    assert table.loc["2", "border_strength"] < STRENGTH
+    assert table.loc["2", "border_strength"] < 0.5
     assert table["n_cells"].sum() == 599
     assert model.adata.obs["merged"].isna().sum() == 1
     assert set(model.adata.obs["merged"].dropna()) == {"0", "2+2b", "3"}

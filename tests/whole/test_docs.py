@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import mudata
+import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -138,6 +139,12 @@ def tables(monkeypatch):
     import tables
 
     return tables
+
+
+def test_rows_that_differ_in_the_last_column_alone_stand_together(tables):
+    rows = pd.DataFrame({"data": ["a", "b", "a"], "method": ["x", "x", "y"]})
+    ordered = tables.together(rows, ["data", "method"])
+    assert ordered.to_numpy().tolist() == [["a", "x"], ["a", "y"], ["b", "x"]]
 
 
 def test_the_tables_of_every_page_are_those_of_the_results(tables):
