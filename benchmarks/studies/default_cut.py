@@ -33,7 +33,7 @@ import tested
 from common import run_tasks
 from embedding import labelled
 
-from scgmvae.clustering import few_genes, split_tree
+from scgmvae.clustering import cut_tests, few_genes, split_tree
 from scgmvae.clustering.group_sums import GroupSums
 from scgmvae.model.splits import SplitsMixin
 
@@ -41,7 +41,7 @@ SETS = (
     "sc_mixology", "baron_mouse", "two_populations", "mouse_bladder", "pbmc3k", "pbmc4k", "paul15",
     "kang", "partly shared",
 )  # fmt: skip
-CELLS = (1000, split_tree.CELLS_IN_TEST)
+CELLS = (1000, cut_tests.CELLS_IN_TEST)
 """Largest numbers of cells in a test."""
 COLUMNS = ("strength", "apart", "from below")
 RULES = (
@@ -81,7 +81,7 @@ def grown(name: str, seed: int, short: bool) -> tuple[pd.Series, dict[int, Grown
 
     def several(self: SplitsMixin, rows: NDArray, *args: object) -> tuple[object, NDArray]:
         for n_cells in CELLS:
-            with patch.object(split_tree, "CELLS_IN_TEST", n_cells):
+            with patch.object(cut_tests, "CELLS_IN_TEST", n_cells):
                 tree, leaf = original(self, rows, *args)
             trees[n_cells] = Grown(tree, leaf, self._sums_by_group(rows, leaf))
         return tree, leaf

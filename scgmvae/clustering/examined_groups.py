@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from scgmvae.clustering.cuts import SMALLEST_SIDE, cut_weight, shared_neighbor_graph
-from scgmvae.clustering.one_population import Evidence, evidence_of
+from scgmvae.clustering.cut_tests import LARGEST_P, TestedCut, evidence_of_cut, tested_cut
+from scgmvae.clustering.cuts import SMALLEST_SIDE, shared_neighbor_graph
 from scgmvae.clustering.partition import weights_between
-from scgmvae.clustering.split_tree import LARGEST_P, TestedCut, cells_in_test, tested_cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy import sparse
 
-    from scgmvae.clustering.one_population import Encoded
+    from scgmvae.clustering.one_population import Encoded, Evidence
 
 __all__ = ["GroupTests", "examine_groups"]
 
@@ -151,6 +150,4 @@ def _evidence_between(
         side = ~side
     if side.sum() < SMALLEST_SIDE:
         return None
-    some = cells_in_test(z[rows], side, rng)
-    t = cut_weight(shared_neighbor_graph(z[rows[some]]), side[some])
-    return evidence_of(t, z[rows[some]], encoder_of(rows[some]), rng)
+    return evidence_of_cut(z[rows], side, partial(_of_rows, encoder_of, rows), rng)

@@ -26,6 +26,8 @@ __all__ = ["Evidence", "evidence_of", "one_population"]
 N_ROUNDS = 2
 """Number of corrections of the Gaussian."""
 FEWEST_DRAWS, MOST_DRAWS = 4, 15
+CELLS_DRAWN = 2500
+"""Number of cells up to which further draws cost little: of small groups there are more draws."""
 CLEAR_P = 1e-3
 """p from which on no further draws are needed."""
 T_FLOOR = 0.005
@@ -92,12 +94,17 @@ def _factor(cov: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def evidence_of(
-    t: float, z: NDArray[np.floating], encoded: Encoded, rng: np.random.Generator
+    t: float,
+    z: NDArray[np.floating],
+    encoded: Encoded,
+    rng: np.random.Generator,
+    weakest: float = 0.0,
 ) -> Evidence:
     """Compare a cut with the weakest cuts of one population.
 
     The logarithms of their T are near normal, so p comes from a t distribution: four draws can
-    say more than the rank among twenty. Draws go on only while p is neither clear nor hopeless.
+    say more than the rank among twenty. Draws go on only while p is neither clear nor hopeless,
+    and the cut may be as strong as it has to be.
 
     Parameters
     ----------
@@ -109,19 +116,27 @@ def evidence_of(
         Function that decodes n points, draws x and encodes them again.
     rng
         Source of the draws.
+    weakest
+        Strength below which p does not matter.
     """
     mean, factor = one_population(z, encoded, rng)
+    fewest = min(max(FEWEST_DRAWS, CELLS_DRAWN // len(z)), MOST_DRAWS)
     null: list[float] = []
     p = 1.0
-    while len(null) < MOST_DRAWS:
+    while len(null) < fewest * MOST_DRAWS / FEWEST_DRAWS:
         drawn = encoded(mean + rng.standard_normal(z.shape) @ factor.T, rng)
         cut = weakest_cut(shared_neighbor_graph(drawn), drawn)
         null.append(1.0 if cut is None else cut.t)
-        if len(null) >= FEWEST_DRAWS:
+        if len(null) >= fewest:
             p = _p_value(t, np.array(null))
-            if not CLEAR_P < p < 0.3:
+            if not CLEAR_P < p < 0.3 or _largest_strength(t, np.array(null)) < weakest:
                 break
     return Evidence(t, float(np.mean(null)), p)
+
+
+def _largest_strength(t: float, null: NDArray[np.floating]) -> float:
+    """Strength with the mean of the draws two standard errors higher."""
+    return 1 - t / (null.mean() + 2 * null.std(ddof=1) / np.sqrt(len(null)))
 
 
 def _p_value(t: float, null: NDArray[np.floating]) -> float:

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scgmvae.clustering.cuts import (
-    SMALLEST_SIDE,
-    Cut,
-    cut_weight,
-    shared_neighbor_graph,
-    weakest_cut,
-)
+from scgmvae.clustering.cut_tests import TestedCut, tested_cut
+from scgmvae.clustering.cuts import SMALLEST_SIDE
 from scgmvae.clustering.few_genes import splits_of_few_genes
-from scgmvae.clustering.one_population import Evidence, evidence_of
 from scgmvae.clustering.repeated import repeated_splits
-from scgmvae.clustering.support import Support, support_of, without_level_means
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,59 +20,16 @@ if TYPE_CHECKING:
     from scgmvae.clustering.group_sums import GroupSums
     from scgmvae.clustering.one_population import Encoded
 
-__all__ = [
-    "LARGEST_P",
-    "STRENGTH",
-    "SplitTree",
-    "TestedCut",
-    "cells_in_test",
-    "grow",
-    "tested_cut",
-]
+__all__ = ["STRENGTH", "SplitTree", "grow"]
 
-LARGEST_P = 0.01
 STRENGTH = 0.55
 """Strength from which on a split is one between clusters."""
-FINEST = 0.3
-"""Strength from which on a split is in the tree."""
 SET_BACK = 0.4
 """Share of its strength for which a split counts that repeats from type to type, or rests on few
 genes."""
 FROM_BELOW = 0.7
 """Share of its height to which a split raises the one above it: what is far apart is not held
 together by a weak split on the way to it."""
-APART = 0.95
-"""Strength from which on a split needs no support by the levels of a condition."""
-CELLS_IN_TEST = 2500
-"""Largest number of cells in a test."""
-FEWEST_IN_SAMPLE = 30
-"""Smallest number of cells of the smaller side in a sample of all cells."""
-HOPELESS = 0.8
-"""T from which on a cut is not tested."""
-
-
-class TestedCut(NamedTuple):
-    """The weakest cut of some cells, and what speaks for it."""
-
-    cut: Cut
-    evidence: Evidence
-    supports: tuple[Support, ...]
-    """What each condition says."""
-
-    @property
-    def is_supported(self) -> bool:
-        """Whether no condition speaks against it."""
-        return all(support.is_given for support in self.supports)
-
-    @property
-    def is_split(self) -> bool:
-        """Whether it belongs into the tree."""
-        strength = self.evidence.strength
-        return (
-            self.evidence.p <= LARGEST_P
-            and strength >= FINEST
-            and (self.is_supported or strength >= APART)
-        )
 
 
 @dataclass(frozen=True)
@@ -256,106 +206,6 @@ class SplitTree:
         return written(0 if self.n_splits else -1) + ";"
 
 
-def tested_cut(
-    z: NDArray[np.floating],
-    encoder_of: Callable[[NDArray[np.integer]], Encoded],
-    levels: Sequence[NDArray[np.integer]],
-    rng: np.random.Generator,
-    smallest: int = SMALLEST_SIDE,
-) -> TestedCut | None:
-    """The weakest cut of some cells, tested.
-
-    Where the levels of a condition speak against the cut, the cut is one between levels. Then the
-    levels are moved onto each other, and the weakest cut of what results is tested.
-
-    Parameters
-    ----------
-    z
-        Cells, ``(n, L)``.
-    encoder_of
-        Function that takes rows of these cells and returns how points in z are decoded and
-        encoded again under their conditions.
-    levels
-        Level of each cell, ``(n,)``, for each condition.
-    rng
-        Source of draws.
-    smallest
-        Smallest number of cells on a side.
-
-    Returns
-    -------
-    The cut and what speaks for it, or ``None`` where there are too few cells.
-    """
-    if len(z) < 2 * smallest:
-        return None
-    best = _tested(z, encoder_of, levels, rng, smallest)
-    if best is None or best.is_supported:
-        return best
-    against = [
-        level for level, support in zip(levels, best.supports, strict=True) if not support.is_given
-    ]
-    moved = _tested(z, encoder_of, levels, rng, smallest, against)
-    if moved is not None and moved.is_split and not best.is_split:
-        return moved
-    return best
-
-
-def _tested(
-    z: NDArray[np.floating],
-    encoder_of: Callable[[NDArray[np.integer]], Encoded],
-    levels: Sequence[NDArray[np.integer]],
-    rng: np.random.Generator,
-    smallest: int,
-    moved_by: Sequence[NDArray[np.integer]] = (),
-) -> TestedCut | None:
-    """The weakest cut of cells of which some conditions' levels were moved onto each other."""
-    seen = _moved(z, moved_by)
-    cut = weakest_cut(shared_neighbor_graph(seen), seen, smallest)
-    if cut is None:
-        return None
-    rows = cells_in_test(seen, cut.side, rng)
-    t = cut.t
-    if len(rows) < len(z):
-        t = cut_weight(shared_neighbor_graph(seen[rows]), cut.side[rows])
-    if t >= HOPELESS:
-        return TestedCut(cut, Evidence(t, t, 1.0), ())
-    encode, moved_rows = encoder_of(rows), [level[rows] for level in moved_by]
-    evidence = evidence_of(
-        t, seen[rows], lambda u, source: _moved(encode(u, source), moved_rows), rng
-    )
-    supports: tuple[Support, ...] = ()
-    if evidence.strength >= FINEST:
-        supports = tuple(
-            support_of(seen, cut.side, level, cut.t, evidence.null) for level in levels
-        )
-    return TestedCut(cut, evidence, supports)
-
-
-def _moved(
-    z: NDArray[np.floating], moved_by: Sequence[NDArray[np.integer]]
-) -> NDArray[np.floating]:
-    for level in moved_by:
-        z = without_level_means(z, level)
-    return z
-
-
-def cells_in_test(
-    z: NDArray[np.floating], side: NDArray[np.bool_], rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Rows of the cells of a test: a sample of all, or the smaller side and what is near it.
-
-    A sample of all would hold too few cells of a rare group.
-    """
-    n = len(z)
-    if n <= CELLS_IN_TEST:
-        return np.arange(n)
-    if side.sum() * CELLS_IN_TEST / n >= FEWEST_IN_SAMPLE:
-        return np.sort(rng.permutation(n)[:CELLS_IN_TEST])
-    small, others = np.flatnonzero(side), np.flatnonzero(~side)
-    distance = np.linalg.norm(z[others] - z[small].mean(0), axis=1)
-    return np.sort(np.concatenate([small, others[np.argsort(distance)[: CELLS_IN_TEST // 2]]]))
-
-
 def grow(
     z: NDArray[np.floating],
     encoder_of: Callable[[NDArray[np.integer]], Encoded],
@@ -395,11 +245,10 @@ def grow(
     The tree, and the leaf of each cell, ``(n,)``, the largest leaf first. There are fewer than K
     leaves where the cells cannot be split into as many.
     """
-    rng = np.random.default_rng(seed)
     smallest = SMALLEST_SIDE
     if n_leaves is not None:  # so many that a leaf may have fewer cells
         smallest = min(smallest, max(2, len(z) // (4 * n_leaves)))
-    growing = _Growing(z, encoder_of, levels, rng, smallest)
+    growing = _Growing(z, encoder_of, levels, seed, smallest)
     growing.split_while(lambda found: found.is_split)
     if n_leaves is not None:
         growing.split_while(lambda _: True, n_leaves)
@@ -426,11 +275,11 @@ class _Growing:
         z: NDArray[np.floating],
         encoder_of: Callable[[NDArray[np.integer]], Encoded],
         levels: Sequence[NDArray[np.integer]],
-        rng: np.random.Generator,
+        seed: int,
         smallest: int,
     ):
         self.z, self.encoder_of, self.levels = z, encoder_of, levels
-        self.rng, self.smallest = rng, smallest
+        self.seed, self.smallest = seed, smallest
         self.leaf = np.zeros(len(z), dtype=np.int64)
         self.children: list[list[int]] = []
         self.splits: list[TestedCut] = []
@@ -443,7 +292,8 @@ class _Growing:
             self.z[rows],
             lambda some: self.encoder_of(rows[some]),
             [level[rows] for level in self.levels],
-            self.rng,
+            # by the cells, so that no test moves the draws of another
+            np.random.default_rng([self.seed, rows[0], rows[-1], len(rows)]),
             self.smallest,
         )
 

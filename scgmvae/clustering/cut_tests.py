@@ -1,0 +1,203 @@
+"""The weakest cut of some cells, and what one population and the conditions say of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from scgmvae.clustering.cuts import (
+    SMALLEST_SIDE,
+    Cut,
+    cut_weight,
+    shared_neighbor_graph,
+    weakest_cut,
+)
+from scgmvae.clustering.one_population import CLEAR_P, Evidence, evidence_of
+from scgmvae.clustering.support import Support, support_of, without_level_means
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from scgmvae.clustering.one_population import Encoded
+
+__all__ = ["FINEST", "LARGEST_P", "TestedCut", "evidence_of_cut", "tested_cut"]
+
+LARGEST_P = 0.01
+FINEST = 0.3
+"""Strength from which on a split is in the tree."""
+APART = 0.95
+"""Strength from which on a split needs no support by the levels of a condition."""
+CELLS_IN_FIRST_TEST, CELLS_IN_TEST = 1000, 2500
+"""Largest numbers of cells in a test: in the first, and in one of a cut that this leaves open."""
+WORTH_A_FIRST_TEST = 2 * CELLS_IN_FIRST_TEST
+"""Number of cells beyond which a first test with a part of them saves time."""
+OPEN = (0.15, 0.85)
+"""Strengths between which a first test leaves open whether and where a split is in the tree.
+More cells change a strength by .1 at most (``docs/decisions.md``)."""
+FEWEST_IN_SAMPLE = 30
+"""Smallest number of cells of the smaller side in a sample of all cells."""
+HOPELESS = 0.8
+"""T from which on a cut is not tested."""
+
+
+class TestedCut(NamedTuple):
+    """The weakest cut of some cells, and what speaks for it."""
+
+    cut: Cut
+    evidence: Evidence
+    supports: tuple[Support, ...]
+    """What each condition says."""
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether no condition speaks against it."""
+        return all(support.is_given for support in self.supports)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether it belongs into the tree."""
+        strength = self.evidence.strength
+        return (
+            self.evidence.p <= LARGEST_P
+            and strength >= FINEST
+            and (self.is_supported or strength >= APART)
+        )
+
+
+def tested_cut(
+    z: NDArray[np.floating],
+    encoder_of: Callable[[NDArray[np.integer]], Encoded],
+    levels: Sequence[NDArray[np.integer]],
+    rng: np.random.Generator,
+    smallest: int = SMALLEST_SIDE,
+) -> TestedCut | None:
+    """The weakest cut of some cells, tested.
+
+    Where the levels of a condition speak against the cut, the cut is one between levels. Then the
+    levels are moved onto each other, and the weakest cut of what results is tested.
+
+    Parameters
+    ----------
+    z
+        Cells, ``(n, L)``.
+    encoder_of
+        Function that takes rows of these cells and returns how points in z are decoded and
+        encoded again under their conditions.
+    levels
+        Level of each cell, ``(n,)``, for each condition.
+    rng
+        Source of draws.
+    smallest
+        Smallest number of cells on a side.
+
+    Returns
+    -------
+    The cut and what speaks for it, or ``None`` where there are too few cells.
+    """
+    if len(z) < 2 * smallest:
+        return None
+    best = _tested(z, encoder_of, levels, rng, smallest)
+    if best is None or best.is_supported:
+        return best
+    against = [
+        level for level, support in zip(levels, best.supports, strict=True) if not support.is_given
+    ]
+    moved = _tested(z, encoder_of, levels, rng, smallest, against)
+    if moved is not None and moved.is_split and not best.is_split:
+        return moved
+    return best
+
+
+def _tested(
+    z: NDArray[np.floating],
+    encoder_of: Callable[[NDArray[np.integer]], Encoded],
+    levels: Sequence[NDArray[np.integer]],
+    rng: np.random.Generator,
+    smallest: int,
+    moved_by: Sequence[NDArray[np.integer]] = (),
+) -> TestedCut | None:
+    """The weakest cut of cells of which some conditions' levels were moved onto each other."""
+    seen = _moved(z, moved_by)
+    cut = weakest_cut(shared_neighbor_graph(seen), seen, smallest)
+    if cut is None:
+        return None
+
+    def moved_encoder_of(rows: NDArray[np.integer]) -> Encoded:
+        encode, moved_rows = encoder_of(rows), [level[rows] for level in moved_by]
+        return lambda u, source: _moved(encode(u, source), moved_rows)
+
+    evidence = evidence_of_cut(seen, cut.side, moved_encoder_of, rng, cut.t)
+    supports: tuple[Support, ...] = ()
+    if evidence.strength >= FINEST:
+        supports = tuple(
+            support_of(seen, cut.side, level, cut.t, evidence.null) for level in levels
+        )
+    return TestedCut(cut, evidence, supports)
+
+
+def _moved(
+    z: NDArray[np.floating], moved_by: Sequence[NDArray[np.integer]]
+) -> NDArray[np.floating]:
+    for level in moved_by:
+        z = without_level_means(z, level)
+    return z
+
+
+def evidence_of_cut(
+    z: NDArray[np.floating],
+    side: NDArray[np.bool_],
+    encoder_of: Callable[[NDArray[np.integer]], Encoded],
+    rng: np.random.Generator,
+    t: float | None = None,
+) -> Evidence:
+    """Compare a cut with the weakest cuts of one population, by as many cells as that takes.
+
+    Most cuts of many cells are plain already in a thousand of them.
+
+    Parameters
+    ----------
+    z
+        The cells that are cut, ``(n, L)``.
+    side
+        Which cells are on the smaller side, ``(n,)``.
+    encoder_of
+        As in :func:`tested_cut`.
+    rng
+        Source of draws.
+    t
+        T of the cut of all these cells, where it is known.
+    """
+    sizes = (CELLS_IN_FIRST_TEST, CELLS_IN_TEST)
+    for n_cells in sizes if len(z) > WORTH_A_FIRST_TEST else sizes[1:]:
+        rows = _cells_in_test(z, side, n_cells, rng)
+        if t is None or len(rows) < len(z):
+            of_rows = cut_weight(shared_neighbor_graph(z[rows]), side[rows])
+        else:
+            of_rows = t
+        if of_rows >= HOPELESS:
+            return Evidence(of_rows, of_rows, 1.0)
+        evidence = evidence_of(of_rows, z[rows], encoder_of(rows), rng, weakest=FINEST)
+        is_plain = evidence.strength > OPEN[1] and evidence.p <= CLEAR_P
+        if is_plain or evidence.strength < OPEN[0]:
+            break
+    return evidence
+
+
+def _cells_in_test(
+    z: NDArray[np.floating], side: NDArray[np.bool_], most: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Rows of the cells of a test: a sample of all, or the smaller side and what is near it.
+
+    A sample of all would hold too few cells of a rare group.
+    """
+    n = len(z)
+    if n <= most:
+        return np.arange(n)
+    if side.sum() * most / n >= FEWEST_IN_SAMPLE:
+        return np.sort(rng.permutation(n)[:most])
+    small, others = np.flatnonzero(side), np.flatnonzero(~side)
+    distance = np.linalg.norm(z[others] - z[small].mean(0), axis=1)
+    return np.sort(np.concatenate([small, others[np.argsort(distance)[: most // 2]]]))
