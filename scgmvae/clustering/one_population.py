@@ -26,7 +26,7 @@ __all__ = ["Evidence", "evidence_of", "one_population"]
 N_ROUNDS = 2
 """Number of corrections of the Gaussian."""
 FEWEST_DRAWS, MOST_DRAWS = 4, 15
-CELLS_DRAWN = 2500
+CELLS_DRAWN = 1000
 """Number of cells up to which further draws cost little: of small groups there are more draws."""
 CLEAR_P = 1e-3
 """p from which on no further draws are needed."""
