@@ -23,8 +23,8 @@ class GroupSums(NamedTuple):
     """Sums of x, (K, G)."""
     squares: NDArray[np.float64]
     """Sums of the squares of x, (K, G)."""
-    n_cells: NDArray[np.int64]
-    """Number of cells, (K,)."""
+    n_cells: NDArray[np.int64] | NDArray[np.float64]
+    """Number of cells, (K,), or of those in which each feature was measured, (K, G)."""
 
     def of_measured(self, share: NDArray[np.float64]) -> GroupSums:
         """Sums that have the means of the cells in which each feature was measured.
@@ -99,9 +99,9 @@ def welch_test(
     of_sides: list[NDArray[np.float64] | int] = []
     for groups in (side, other):
         total, squares, n = (values[groups].sum(0) for values in sums)
-        mean = total / max(n, 1)
-        variance = (squares - n * mean**2).clip(min=0) / max(n - 1, 1)
-        of_sides += [mean, np.sqrt(variance), max(n, 2)]
+        mean = total / np.maximum(n, 1)
+        variance = (squares - n * mean**2).clip(min=0) / np.maximum(n - 1, 1)
+        of_sides += [mean, np.sqrt(variance), np.maximum(n, 2)]
     with np.errstate(divide="ignore", invalid="ignore"):  # a gene that neither side shows
         found = ttest_ind_from_stats(*of_sides, equal_var=False)
     return np.nan_to_num(found.statistic), np.nan_to_num(found.pvalue, nan=1.0)

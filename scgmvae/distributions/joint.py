@@ -25,7 +25,13 @@ from scgmvae.nn.bounds import bounded_exp
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Modality", "ProteinMixture", "SideBySide", "make_protein_likelihood"]
+__all__ = [
+    "Modality",
+    "ProteinMixture",
+    "SideBySide",
+    "inverse_dispersions",
+    "make_protein_likelihood",
+]
 
 LOG_MEAN_BOUND = 14.0
 """Log mean counts of background and foreground stay within ±14."""
@@ -159,3 +165,21 @@ class SideBySide(Distribution):
             As in scvi-tools: ``"scale"`` or ``"mu"``.
         """
         return torch.cat([part.get_normalized(key) for part in self.parts], dim=-1)
+
+
+def inverse_dispersions(p_x: Distribution) -> Tensor:
+    """Inverse dispersion of each value, ``(..., n, G)``; infinite for values without any.
+
+    Parameters
+    ----------
+    p_x
+        p(x|z,c) of one modality or of several.
+    """
+    if isinstance(p_x, SideBySide):
+        return torch.cat([inverse_dispersions(part) for part in p_x.parts], dim=-1)
+    theta = getattr(p_x, "theta1" if isinstance(p_x, ProteinMixture) else "theta", None)
+    return (
+        p_x.mean.new_full((), torch.inf).expand(p_x.batch_shape)
+        if theta is None
+        else (theta.expand(p_x.batch_shape))
+    )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
@@ -16,9 +17,12 @@ from scvi import REGISTRY_KEYS
 from scgmvae import checks
 from scgmvae.clustering.group_sums import GroupSums, sums_by_group, welch_test
 from scgmvae.data.groups import groups_of
+from scgmvae.data.keys import FEATURE_MODALITY_KEY, MODALITIES_KEY, PANELS_KEY
 from scgmvae.data.matrices import read_rows
-from scgmvae.data.normalization import log_normalized
+from scgmvae.data.modalities import panels_of
+from scgmvae.data.normalization import on_log_scale
 from scgmvae.data.thinning import halves
+from scgmvae.distributions.joint import inverse_dispersions
 from scgmvae.model.markers import log2_means
 from scgmvae.model.splits import BLOCK
 from scgmvae.model.training import TrainingMixin
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MarkerTestsMixin"]
 
+DIVISIBLE = ("nb", "poisson", "protein")
+"""Likelihoods of counts that are the sum of two independent ones."""
 FEWEST_POSITIVE = 10
 """Number of cells with any count of a gene from which on it is tested."""
 AGAIN = 0.5
@@ -47,7 +53,9 @@ class MarkerTestsMixin(TrainingMixin):
         and otherwise with the defaults of :meth:`train`, and its clusters are compared by the
         second half. This takes as long as training did, and half of the counts tell fewer genes.
         Labels that the model was set up with are known to both, so they must not come from a
-        clustering of the same counts.
+        clustering of the same counts. Of several modalities those with the likelihoods ``"nb"``,
+        ``"poisson"`` and ``"protein"`` are divided and tested; the others are the same for both
+        models, and are not in the table.
 
         Parameters
         ----------
@@ -62,19 +70,21 @@ class MarkerTestsMixin(TrainingMixin):
         Returns
         -------
         DataFrame with a row per cluster and gene, most significant first: ``cluster``, ``gene``;
-        ``lfc``, the log2 fold change against all other cells as in :meth:`markers`; ``fraction``
-        and ``fraction_rest``, the shares of the cells with any count of the gene; ``p`` of
-        Welch's t of log(1 + counts per 10,000); ``q``, the false discovery rate within the
-        cluster (Benjamini and Hochberg); ``overlap``, of the cells that are in the cluster or in
-        its counterpart among the new ones the share that are in both, 1 with ``groupby``. Genes
-        that fewer than ten of the cells show are not tested: their p is missing.
+        of several modalities the ``modality``; ``lfc``, the log2 fold change against all other
+        cells as in :meth:`markers`; ``fraction`` and ``fraction_rest``, the shares of the cells
+        with any count of the gene; ``p`` of Welch's t of log(1 + counts per 10,000), of proteins
+        of log(1 + counts); ``q``, the false discovery rate within the cluster, and of several
+        modalities within each (Benjamini and Hochberg); ``overlap``, of the cells that are in the
+        cluster or in its counterpart among the new ones the share that are in both, 1 with
+        ``groupby``. Genes that fewer than ten of the cells show are not tested: their p is
+        missing. Cells in which a feature was not measured do not count for it.
 
         Raises
         ------
         KeyError
             If there is no such obs column.
         NotImplementedError
-            If the likelihood is neither ``"nb"`` nor ``"poisson"``.
+            If the model has no counts of these likelihoods.
         RuntimeError
             If the model has no trained components, or no data.
         ValueError
@@ -97,10 +107,11 @@ class MarkerTestsMixin(TrainingMixin):
         """
         checks.check_seed(seed)
         adata = self._validate_anndata()
-        if self._module_kwargs["likelihood"] not in ("nb", "poisson"):
+        is_divisible = self._is_divisible
+        if not is_divisible.any():
             raise NotImplementedError(
-                "Genes are tested by counts of the likelihoods 'nb' and 'poisson', but this model "
-                f"has {self._module_kwargs['likelihood']!r}."
+                "Genes are tested by counts of the likelihoods 'nb', 'poisson' and 'protein', but "
+                f"this model has {checks.listed([name for name, _ in self._kinds])}."
             )
         x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         counts = sparse.csr_matrix(read_rows(x, np.arange(adata.n_obs)))
@@ -109,12 +120,13 @@ class MarkerTestsMixin(TrainingMixin):
             groups = groups_of(adata, groupby=groupby).dropna()
             rows, names = adata.obs_names.get_indexer(groups.index), groups.cat.categories
             _check_several(len(names))
-            codes = groups.cat.codes.to_numpy()
-            return _tests(counts[rows], codes, names, self._setup.gene_names, None)
+            return self._tests(counts[rows], rows, groups.cat.codes.to_numpy(), names)
         self._check_mixture()
         _check_several(len(self.cluster_names))
-        first, second = halves(counts, self._inverse_dispersions(), np.random.default_rng(seed))
-        rows = np.flatnonzero(first.sum(1))  # a cell of few counts may have none in this half
+        divided = counts.multiply(is_divisible).tocsr()
+        first, second = halves(divided, self._inverse_dispersions(), np.random.default_rng(seed))
+        first = (first + counts.multiply(~is_divisible)).tocsr()
+        rows = np.flatnonzero(first.getnnz(1))  # a cell of few counts may have none in this half
         again = self._trained_on(first[rows], rows)
         codes, overlap = self._matched(again, rows)
         found = overlap >= AGAIN
@@ -126,18 +138,26 @@ class MarkerTestsMixin(TrainingMixin):
                 UserWarning,
                 stacklevel=2,
             )
-        table = _tests(second, codes, self.cluster_names, self._setup.gene_names, overlap)
+        table = self._tests(second, np.arange(len(codes)), codes, self.cluster_names, overlap)
         return table[table["cluster"].isin(self.cluster_names[found])].reset_index(drop=True)
 
+    @property
+    def _is_divisible(self) -> NDArray[np.bool_]:
+        """Which features are counts that can be divided, (G,)."""
+        return np.concatenate(
+            [np.full(size, likelihood in DIVISIBLE) for likelihood, size in self._kinds]
+        )
+
     def _inverse_dispersions(self) -> NDArray[np.floating]:
-        """Inverse dispersion of each gene, (G,), or of each value, (n, G)."""
-        if self._module_kwargs["likelihood"] == "poisson":
-            return np.full(self.module.n_input, np.inf)
+        """Inverse dispersion of each feature, (G,), or of each value, (n, G)."""
         n_obs = 1 if self.module.dispersion == "gene" else self.adata.n_obs  # all are alike
-        parts = [
-            self.get_likelihood_parameters(indices=some)["dispersions"].reshape(len(some), -1)
-            for some in np.split(np.arange(n_obs), range(BLOCK, n_obs, BLOCK))
-        ]
+        loader = self._make_data_loader(self.adata, np.arange(n_obs), batch_size=BLOCK)
+        parts = []
+        with torch.inference_mode():
+            for tensors in loader:
+                given = self._as_given(tensors)[1]
+                p_x = self.module.generative(**given, only_x=True)["px"]
+                parts.append(inverse_dispersions(p_x).cpu().numpy())
         return parts[0][0] if n_obs == 1 else np.concatenate(parts)
 
     def _trained_on(
@@ -146,6 +166,11 @@ class MarkerTestsMixin(TrainingMixin):
         """A model of the same settings, trained as long on other counts of some of the cells."""
         adata = AnnData(counts, obs=self.adata.obs.iloc[rows].copy())
         adata.var_names = self._setup.gene_names
+        if self.modalities_ is not None:
+            adata.var[FEATURE_MODALITY_KEY] = self.adata.var[FEATURE_MODALITY_KEY].array
+            for key in (MODALITIES_KEY, PANELS_KEY):
+                if key in self.adata.uns:
+                    adata.uns[key] = self.adata.uns[key]
         arguments = self._setup.arguments | {"layer": None}
         type(self).setup_anndata(adata, **arguments)
         changed = {"adata": adata, "n_components": len(self.cluster_names)}
@@ -188,6 +213,99 @@ class MarkerTestsMixin(TrainingMixin):
         """Number of the cluster of each cell, (n,), also of clusters without a label."""
         return self._clustering.log_proba(self._posteriors()["log_proba"]).argmax(1)
 
+    def _tests(
+        self,
+        counts: sparse.csr_matrix,
+        rows: NDArray[np.integer],
+        codes: NDArray[np.integer],
+        names: pd.Index | NDArray[np.str_],
+        overlap: NDArray[np.float64] | None = None,
+    ) -> pd.DataFrame:
+        """The table of all genes between each group and the others, as which cells at −1 count.
+
+        ``counts``, (n, G), and ``codes``, (n,), are those of the cells in ``rows``.
+        """
+        n_groups = len(names)
+        codes = np.where(codes < 0, n_groups, codes)
+        n_measured = self._n_measured(counts, rows, codes, n_groups + 1)
+
+        def sums_of(is_shown: bool) -> GroupSums:
+            blocks = np.split(np.arange(len(codes)), range(BLOCK, len(codes), BLOCK))
+            parts = (
+                (some, sparse.csr_matrix(counts[some] > 0, dtype=float))
+                if is_shown
+                else (some, on_log_scale(counts[some], self._kinds))
+                for some in blocks
+            )
+            sums = sums_by_group(parts, codes, n_groups + 1, counts.shape[1])
+            return sums._replace(n_cells=n_measured)
+
+        sums, shown = sums_of(False), sums_of(True)
+        is_shown = shown.x.sum(0) >= FEWEST_POSITIVE
+        genes = np.flatnonzero(self._is_divisible)
+        of_modality = {}
+        if self.modalities_ is not None:
+            of_modality["modality"] = self.adata.var[FEATURE_MODALITY_KEY].astype(str).array[genes]
+        tables = []
+        for group in np.flatnonzero(np.bincount(codes, minlength=n_groups)[:n_groups]).tolist():
+            sides = np.array([group]), np.delete(np.arange(n_groups + 1), group)
+            n = np.array([n_measured[side].sum(0) for side in sides])
+            n[n == 0] = np.nan  # where a modality is missing there is no mean
+            own, rest = (
+                log2_means(sums.x[side].sum(0) / m) for side, m in zip(sides, n, strict=True)
+            )
+            share, share_rest = (
+                shown.x[side].sum(0) / m for side, m in zip(sides, n, strict=True)
+            )
+            p = welch_test(sums, *sides)[1]
+            p[~is_shown | ~(n > 1).all(0)] = np.nan
+            table = pd.DataFrame(
+                {
+                    "cluster": names[group],
+                    "gene": self._setup.gene_names[genes],
+                    **of_modality,
+                    "lfc": (own - rest)[genes],
+                    "fraction": share[genes],
+                    "fraction_rest": share_rest[genes],
+                    "p": p[genes],
+                    "q": np.nan,
+                    "overlap": 1.0 if overlap is None else overlap[group],
+                }
+            )
+            by = table.groupby("modality", sort=False) if of_modality else [(None, table)]
+            for _, part in by:
+                tested = part.index[part["p"].notna()]
+                table.loc[tested, "q"] = false_discovery_control(table.loc[tested, "p"])
+            tables.append(table.sort_values("p", kind="stable"))
+        return pd.concat(tables, ignore_index=True)
+
+    def _n_measured(
+        self,
+        counts: sparse.csr_matrix,
+        rows: NDArray[np.integer],
+        codes: NDArray[np.integer],
+        n_groups: int,
+    ) -> NDArray[np.float64]:
+        """Number of cells of each group in which each feature was measured, (K, G).
+
+        A cell of which no count is left has no depth, and does not count for genes.
+        """
+        sizes = [size for _, size in self._kinds]
+        code, table = panels_of(self.adata) or (
+            np.zeros(self.adata.n_obs, dtype=np.int64),
+            np.ones((1, sum(sizes)), dtype=bool),
+        )
+        parts, first = [], 0
+        for (likelihood, _), end in zip(self._kinds, np.cumsum(sizes), strict=True):
+            has = np.ones(len(rows), dtype=bool)
+            if likelihood != "protein":
+                has = counts[:, first:end].getnnz(1) > 0
+            n = np.zeros((n_groups, len(table)))
+            np.add.at(n, (codes[has], code[rows[has]]), 1)
+            parts.append(n @ table[:, first:end])
+            first = end
+        return np.hstack(parts)
+
 
 def _check_several(n_clusters: int) -> None:
     if n_clusters < 2:
@@ -195,55 +313,3 @@ def _check_several(n_clusters: int) -> None:
             "Genes are tested between a cluster and all other cells, but there is one cluster "
             "alone."
         )
-
-
-def _tests(
-    counts: sparse.csr_matrix,
-    codes: NDArray[np.integer],
-    names: pd.Index | NDArray[np.str_],
-    genes: NDArray[np.str_],
-    overlap: NDArray[np.float64] | None,
-) -> pd.DataFrame:
-    """The table of all genes between each group and the others, as which cells at −1 count."""
-    n_groups, n_genes = len(names), counts.shape[1]
-    has_counts = np.flatnonzero(counts.sum(1))  # half of few counts may be none
-    counts, codes = counts[has_counts], codes[has_counts]
-    codes = np.where(codes < 0, n_groups, codes)
-
-    def sums_of(is_shown: bool) -> GroupSums:
-        blocks = np.split(np.arange(len(codes)), range(BLOCK, len(codes), BLOCK))
-        parts = (
-            (some, sparse.csr_matrix(counts[some] > 0, dtype=float))
-            if is_shown
-            else (some, log_normalized(counts[some]).X)
-            for some in blocks
-        )
-        return sums_by_group(parts, codes, n_groups + 1, n_genes)
-
-    sums, shown = sums_of(False), sums_of(True)
-    is_tested = shown.x.sum(0) >= FEWEST_POSITIVE
-    tables = []
-    for group in np.flatnonzero(sums.n_cells[:n_groups]).tolist():
-        side, rest = np.array([group]), np.delete(np.arange(n_groups + 1), group)
-        _, p = welch_test(sums, side, rest)
-        p[~is_tested] = np.nan
-        q = np.full(n_genes, np.nan)
-        q[is_tested] = false_discovery_control(p[is_tested])
-        n = [sums.n_cells[part].sum() for part in (side, rest)]
-        own, others = (
-            log2_means(sums.x[part].sum(0) / m) for part, m in zip((side, rest), n, strict=True)
-        )
-        table = pd.DataFrame(
-            {
-                "cluster": names[group],
-                "gene": genes,
-                "lfc": own - others,
-                "fraction": shown.x[side].sum(0) / n[0],
-                "fraction_rest": shown.x[rest].sum(0) / n[1],
-                "p": p,
-                "q": q,
-                "overlap": 1.0 if overlap is None else overlap[group],
-            }
-        )
-        tables.append(table.sort_values("p", kind="stable"))
-    return pd.concat(tables, ignore_index=True)

@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 from multimodal import KINDS, make_mdata
+from scipy.stats import false_discovery_control, ttest_ind
 from sklearn.metrics import adjusted_rand_score
 from small import NETWORK, TRAINING
 
 from scgmvae import SCGMVAE
+from scgmvae.data.normalization import log_normalized
 
 FEW = {"rna": "nb", "protein": "protein"}
 
@@ -497,8 +499,6 @@ def test_settings_of_several_modalities_are_refused_for_one(counts):
 def test_what_a_joint_model_does_not_have_is_said(unpaired):
     model, _ = unpaired
     with pytest.raises(NotImplementedError, match="'joint'"):
-        model.test_markers()
-    with pytest.raises(NotImplementedError, match="'joint'"):
         model.get_feature_correlation_matrix()
     with pytest.raises(NotImplementedError, match="'joint'"):
         model.differential_expression(groupby="batch", weights="importance")
@@ -586,3 +586,50 @@ def test_nine_of_ten_further_draws_lie_between_the_bounds_of_an_imputed_value(un
     ]
     # of counts a bound is often one of several draws, so that there are some more
     assert 0.9 < np.nanmean(inside) < 0.95
+
+
+def test_counts_of_several_modalities_are_tested_where_they_were_measured(unpaired):
+    model, mdata = unpaired
+    table = model.test_markers("cell_type")
+    assert set(table["modality"]) == {"rna", "protein"}
+    rna = mdata["rna"]
+    is_own = (mdata.obs.loc[rna.obs_names, "cell_type"] == "a").to_numpy()
+    x = log_normalized(rna.X).X.toarray().astype(float)
+    expected = ttest_ind(x[is_own], x[~is_own], equal_var=False).pvalue
+    found = table[(table["cluster"] == "a") & (table["modality"] == "rna")].set_index("gene")
+    is_tested = (rna.X > 0).sum(0).A1 >= 10
+    np.testing.assert_allclose(
+        found.loc[rna.var_names, "p"][is_tested], expected[is_tested], rtol=1e-3
+    )
+    protein = mdata["protein"]  # which sixty cells lack
+    is_own = (mdata.obs.loc[protein.obs_names, "cell_type"] == "a").to_numpy()
+    x = np.log1p(protein.X.toarray().astype(float))
+    expected = ttest_ind(x[is_own], x[~is_own], equal_var=False).pvalue
+    found = table[(table["cluster"] == "a") & (table["modality"] == "protein")].set_index("gene")
+    found = found.loc[protein.var_names]
+    np.testing.assert_allclose(found["p"], expected, rtol=1e-3)
+    np.testing.assert_allclose(found["q"], false_discovery_control(expected), rtol=1e-3)
+    np.testing.assert_allclose(found["fraction"], (protein.X[is_own] > 0).mean(0).A1)
+
+
+def test_clusters_of_several_modalities_are_tested_on_the_other_half_of_the_counts(unpaired):
+    model, mdata = unpaired
+    before = mdata.obs.copy()
+    theta = model._inverse_dispersions()
+    assert theta.shape == (146,) and np.isfinite(theta[:66]).all() and np.isinf(theta[66:]).all()
+    table = model.test_markers()
+    assert set(table["cluster"]) == set(model.cluster_names)
+    assert (table["overlap"] > 0.9).all()
+    assert table.groupby("modality")["p"].min().max() < 1e-10
+    assert mdata.obs.equals(before)
+
+
+def test_a_cluster_that_lacks_a_modality_has_no_p_there(unpaired):
+    model, mdata = unpaired
+    has = mdata.obs_names.isin(mdata["protein"].obs_names)
+    model.adata.obs["whole"] = np.where(has, "whole", "part")
+    table = model.test_markers("whole")
+    del model.adata.obs["whole"]
+    of_proteins = table["modality"] == "protein"
+    assert table.loc[of_proteins, ["lfc", "p", "q"]].isna().all().all()
+    assert table.loc[~of_proteins, "p"].notna().any()

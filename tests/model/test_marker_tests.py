@@ -145,5 +145,5 @@ def test_other_likelihoods_and_single_clusters_are_refused(counts, make_model, t
     with pytest.raises(ValueError, match="there is one cluster alone"):
         model.test_markers()
     model = train(make_model(counts.copy(), n_components=2, likelihood="zinb"), **LENGTH)
-    with pytest.raises(NotImplementedError, match="'nb' and 'poisson'.*'zinb'"):
+    with pytest.raises(NotImplementedError, match="'nb', 'poisson' and 'protein'.*'zinb'"):
         model.test_markers()
