@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from scgmvae.clustering import cut_tests
-from scgmvae.clustering.cuts import shared_neighbor_graph, weakest_cut
 from scgmvae.clustering.cut_tests import FINEST, OPEN, evidence_of_cut
+from scgmvae.clustering.cuts import shared_neighbor_graph, weakest_cut
 from scgmvae.clustering.one_population import FEWEST_DRAWS, MOST_DRAWS, evidence_of
 from scgmvae.clustering.split_tree import grow
 
