@@ -262,6 +262,19 @@ TABLES = {
             "n_clusters": ("clusters", 1),
         },
     ),
+    "cells-in-test": Table(
+        ("cells_in_test",),
+        {"strength by 1,000 cells": "strength by 1,000 cells"},
+        {
+            "groups": ("groups", 0),
+            "mean change": ("mean change by 2,500", 2),
+            "largest change": ("largest change", 2),
+            "least by 2,500": ("least by 2,500", 2),
+            "largest by 2,500": ("largest by 2,500", 2),
+            "seconds": ("seconds", 1),
+            "seconds by 2,500": ("seconds by 2,500", 1),
+        },
+    ),
     "embedding-summary": Table(
         ("embedding-real", "embedding-simulated"),
         {"method": "method"},

@@ -36,7 +36,7 @@ WORTH_A_FIRST_TEST = 2 * CELLS_IN_FIRST_TEST
 """Number of cells beyond which a first test with a part of them saves time."""
 OPEN = (0.15, 0.85)
 """Strengths between which a first test leaves open whether and where a split is in the tree.
-More cells change a strength by .1 at most (``docs/decisions.md``)."""
+Outside of them more cells hardly change that (``docs/decisions.md``)."""
 FEWEST_IN_SAMPLE = 30
 """Smallest number of cells of the smaller side in a sample of all cells."""
 HOPELESS = 0.8
