@@ -13,7 +13,7 @@ from scgmvae import checks
 from scgmvae.data import validation
 from scgmvae.data.keys import FEATURE_MODALITY_KEY
 from scgmvae.data.minibatches import stacked
-from scgmvae.distributions.joint import ProteinMixture
+from scgmvae.distributions.proteins import ProteinMixture
 from scgmvae.model.decoding import DecodingMixin
 
 if TYPE_CHECKING:

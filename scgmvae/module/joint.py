@@ -11,7 +11,7 @@ their own, and what a panel lacks has no part in the likelihood and is not seen 
 from __future__ import annotations
 
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -21,14 +21,16 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from scgmvae.checks import check_positive, check_rate, listed
 from scgmvae.data.keys import GUIDE_KEY, PANEL_KEY, PANELS_KEY
 from scgmvae.distributions.families import FAMILIES, JOINT
-from scgmvae.distributions.joint import Modality, SideBySide, make_protein_likelihood
+from scgmvae.distributions.joint import Modality, SideBySide
 from scgmvae.distributions.likelihoods import (
     LOG_DISPERSION_BOUND,
     Bernoulli,
     log_likelihood,
     make_likelihood,
 )
+from scgmvae.distributions.proteins import make_protein_likelihood
 from scgmvae.module.cgmvae import CGMVAE, GaussianScale
+from scgmvae.module.panels import Panels, PanelTable, with_each_alone
 from scgmvae.nn import sparse
 from scgmvae.nn.bounds import inverse_bounded_exp
 from scgmvae.nn.experts import Experts, Seen
@@ -42,29 +44,18 @@ if TYPE_CHECKING:
 
     from scgmvae.distributions.families import Likelihood
 
-__all__ = ["JointCGMVAE", "Panels"]
+__all__ = ["JointCGMVAE"]
 
 HIDDEN_SHARE = 0.03
 """Share of the cells of which, in training, one modality alone is read, drawn anew in every step.
 Without it no modality of whole cells would learn to stand for a cell by itself; with more of it
 each learns by heart what it does not show of the training cells."""
 
+FEW_FEATURES = 256
+"""Number of features up to which the values of a modality take less time with their zeros."""
 
 _BLOCKS = WeakTensorKeyDictionary()
 """A CSR minibatch x → its blocks of columns, as long as x lives: a step needs them three times."""
-
-
-class Panels(NamedTuple):
-    """Which features were measured in each cell of a minibatch."""
-
-    code: Tensor
-    """Panel of each cell, (n,)."""
-    table: Tensor
-    """Whether each panel holds each feature, (P, G)."""
-
-    def mask(self, first: int, end: int) -> Tensor:
-        """Whether some neighbouring features were measured in each cell, (n, end − first)."""
-        return self.table[:, first:end][self.code]
 
 
 class JointCGMVAE(CGMVAE):
@@ -124,6 +115,8 @@ class JointCGMVAE(CGMVAE):
         self.ranges = list(pairwise([0, *ends]))
         """First column of each modality in x, and the one after its last."""
         super().__init__(n_input, *args, likelihood=likelihood, **kwargs)
+        every = torch.ones(1, n_input, dtype=torch.bool)
+        self.register_buffer("every_feature", every, persistent=False)
 
     # -------------------------------------------------------------------------- being made
 
@@ -222,7 +215,11 @@ class JointCGMVAE(CGMVAE):
         """Panels of the cells of a minibatch; ``None`` if all cells have all features."""
         if PANELS_KEY not in tensors:
             return None
-        return Panels(tensors[PANEL_KEY].reshape(-1).long(), tensors[PANELS_KEY])
+        return self._panels_of(tensors[PANEL_KEY].reshape(-1).long(), tensors[PANELS_KEY])
+
+    def _panels_of(self, code: Tensor, holds: Tensor) -> Panels:
+        """Panels of cells, given that of each, (n,), and what each panel holds, (P, G)."""
+        return Panels(code, PanelTable.of(holds, self.ranges, self.typical_counts))
 
     def in_training(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """A minibatch in which some cells have one of their modalities alone, drawn anew.
@@ -238,27 +235,18 @@ class JointCGMVAE(CGMVAE):
         panels = self._panels(tensors)
         if panels is None:
             code = torch.zeros(n, dtype=torch.int64, device=device)
-            panels = Panels(code, torch.ones(1, self.n_input, dtype=torch.bool, device=device))
-        table = panels.table
-        drawn = torch.rand(n, n_modalities, device=device).where(self._has(panels), -1.0)
+            panels = self._panels_of(code, self.every_feature)
+        holds = panels.table.holds
+        drawn = torch.rand(n, n_modalities, device=device).where(panels.has(), -1.0)
         is_hidden = torch.rand(n, device=device) < self.hidden_share
         number = torch.where(is_hidden, 1 + drawn.argmax(1), 0)
-        of_modality = torch.arange(n_modalities, device=device).repeat_interleave(
-            torch.tensor(self.sizes_of_modalities, device=device), output_size=self.n_input
-        )
-        alone = [table & (of_modality == m) for m in range(n_modalities)]
         tensors = tensors | {
-            PANEL_KEY: (panels.code + len(table) * number).unsqueeze(1),
-            PANELS_KEY: torch.cat([table, *alone]),
+            PANEL_KEY: (panels.code + len(holds) * number).unsqueeze(1),
+            PANELS_KEY: with_each_alone(holds, self.ranges),
         }
         if GUIDE_KEY in tensors:  # nor is the cluster to be learned by heart
             tensors[GUIDE_KEY] = tensors[GUIDE_KEY].masked_fill(is_hidden, -1)
         return tensors
-
-    def _has(self, panels: Panels) -> Tensor:
-        """Whether each cell of a minibatch has each modality, (n, M)."""
-        has = [panels.table[:, first:end].any(1) for first, end in self.ranges]
-        return torch.stack(has, dim=1)[panels.code]
 
     def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
         return super()._get_inference_input(tensors) | {"observed": self._panels(tensors)}
@@ -279,16 +267,18 @@ class JointCGMVAE(CGMVAE):
         state = (tuple(sizes), x.values()._version)
         kept, blocks = _BLOCKS.get(x, (None, []))
         if kept != state:
-            blocks = sparse.columns_split(x, sizes)
+            blocks = [
+                sparse.dense(block) if block.shape[1] <= FEW_FEATURES else block
+                for block in sparse.columns_split(x, sizes)
+            ]
             _BLOCKS[x] = state, blocks
         return blocks
 
     def _seen(self, x: Tensor, observed: Panels | None, *_: Tensor | None) -> Seen:
         """Input of the encoders, and which of them each cell has."""
         blocks = self._blocks_of(x)
-        is_there = None if observed is None else self._has(observed)
         inputs = [self._input_of(m, block, observed) for m, block in enumerate(blocks)]
-        return Seen(inputs, is_there)
+        return Seen.of(inputs, None if observed is None else observed.has())
 
     def _input_of(self, m: int, x: Tensor, observed: Panels | None) -> Tensor:
         """Input of the encoder of a modality, (n, G_m), for cells of typical depth."""
@@ -306,19 +296,17 @@ class JointCGMVAE(CGMVAE):
     def _scaled_up(self, m: int, x: Tensor, observed: Panels | None) -> Tensor:
         """The measured features, scaled up as input dropout scales those that it leaves."""
         first, end = self.ranges[m]
-        if observed is None or not _is_partial(observed.table[:, first:end]):
+        if observed is None or not observed.table.is_partial[m]:
             return x
-        share = observed.table[:, first:end].float().mean(1)[observed.code]
+        share = observed.table.holds[:, first:end].float().mean(1)[observed.code]
         return sparse.scale_rows(x, 1 / share.clamp(min=1e-6).unsqueeze(1))
 
     def _typical_depth(self, m: int, observed: Panels | None) -> Tensor:
         """Sum of the measured features of a modality in a typical cell, (n, 1) or ()."""
-        first, end = self.ranges[m]
-        typical = self.typical_counts[first:end]
         if observed is None:
-            return typical.sum()
-        of_panels = observed.table[:, first:end].to(typical.dtype) @ typical
-        return of_panels[observed.code].unsqueeze(1)
+            first, end = self.ranges[m]
+            return self.typical_counts[first:end].sum()
+        return observed.table.depth[:, m][observed.code].unsqueeze(1)
 
     def _encode(self, encoder_input: Seen, c: Conditions) -> tuple[Normal, Normal | None]:
         """q(z|x,c) and, once the mixture is started, q(w|x,c)."""
@@ -339,8 +327,7 @@ class JointCGMVAE(CGMVAE):
             size, typical = sparse.row_sums(block), self._typical_depth(m, None).clamp(min=1)
             has = size > 0
             if observed is not None:
-                first, end = self.ranges[m]
-                has = has & observed.table[:, first:end].any(1)[observed.code].unsqueeze(1)
+                has = has & observed.table.has[:, m][observed.code].unsqueeze(1)
             log_size = torch.where(has, size, typical).clamp(min=1e-6).log()
             is_ratio = modality.likelihood == "bernoulli"
             logs.append(log_size - typical.log() if is_ratio else log_size)
@@ -350,7 +337,7 @@ class JointCGMVAE(CGMVAE):
         """Whether no feature of each cell is seen, (n, 1), or () where all cells are whole."""
         if observed is None:
             return torch.zeros((), dtype=torch.bool, device=self.device)
-        return ~observed.table.any(1)[observed.code].unsqueeze(1)
+        return ~observed.table.has.any(1)[observed.code].unsqueeze(1)
 
     # ------------------------------------------------------------------------- z, c → p
 
@@ -396,7 +383,7 @@ class JointCGMVAE(CGMVAE):
         Cells without the modality have none that were measured, and their depth is whole.
         """
         first, end = self.ranges[m]
-        if observed is None or not _is_partial(observed.table[:, first:end]):
+        if observed is None or not observed.table.is_partial[m]:
             return 0.0
         mask = observed.mask(first, end)
         mask = mask | ~mask.any(1, keepdim=True)
@@ -408,14 +395,14 @@ class JointCGMVAE(CGMVAE):
         """Log p(x_m|z,c) of each modality, each ``(..., n)``, in nats, 0 where it is missing."""
         blocks = self._blocks_of(tensors[REGISTRY_KEYS.X_KEY])
         panels, values = self._panels(tensors), []
-        for part, x, (first, end) in zip(p_x.parts, blocks, self.ranges, strict=True):
+        for m, (part, x) in enumerate(zip(p_x.parts, blocks, strict=True)):
             if panels is None:
                 values.append(log_likelihood(part, x))
-            elif _is_partial(panels.table[:, first:end]):
+            elif panels.table.is_partial[m]:
                 log_prob = part.log_prob(sparse.dense(x))
-                values.append(log_prob.where(panels.mask(first, end), 0.0).sum(-1))
+                values.append(log_prob.where(panels.mask(*self.ranges[m]), 0.0).sum(-1))
             else:
-                is_there = panels.table[:, first][panels.code]
+                is_there = panels.table.has[:, m][panels.code]
                 values.append(log_likelihood(part, x).where(is_there, 0.0))
         return values
 
@@ -441,8 +428,3 @@ class JointCGMVAE(CGMVAE):
                 decoder.start_at_levels(*biases[modality.name])
             else:
                 decoder.start_at(biases[modality.name][0])
-
-
-def _is_partial(table: Tensor) -> bool:
-    """Whether any panel holds some of the features of a modality, and not all."""
-    return bool((table.any(1) & ~table.all(1)).any())

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scvi.distributions import NegativeBinomialMixture
 
-from scgmvae.distributions.joint import ProteinMixture, SideBySide, make_protein_likelihood
+from scgmvae.distributions.joint import SideBySide, inverse_dispersions
 from scgmvae.distributions.likelihoods import Bernoulli, log_likelihood, make_likelihood
+from scgmvae.distributions.proteins import ProteinMixture, make_protein_likelihood
 
 N, P = 4, 3
 
@@ -35,6 +37,39 @@ def test_the_likelihood_of_proteins_is_a_mixture_of_two_negative_binomials(mixtu
     np.testing.assert_allclose(
         log_likelihood(mixture, torch.tensor(x, dtype=torch.float64)), expected.sum(1), rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("shape", [(P,), (N, P), (2, N, P)], ids=["gene", "cell", "sample"])
+def test_the_likelihood_of_proteins_and_its_gradients_are_those_of_scvi_tools(shape):
+    rng = np.random.default_rng(2)
+    n_samples = shape[:-2]
+    background = torch.tensor(rng.uniform(0.1, 5, size=(*n_samples, N, P)))
+    parameters = [
+        background,
+        background * torch.tensor(rng.uniform(1, 9, size=background.shape)),
+        torch.tensor(rng.uniform(0.1, 50, size=shape)),
+        torch.tensor(rng.normal(size=background.shape) * 3),
+    ]
+    x = torch.tensor(rng.poisson(6, size=(N, P)).astype(float))
+    found = []
+    for log_prob in (ProteinMixture.log_prob, NegativeBinomialMixture.log_prob):
+        leaves = [value.clone().requires_grad_() for value in parameters]
+        value = log_prob(ProteinMixture(*leaves), x)
+        (value * torch.arange(value.numel()).view_as(value)).sum().backward()
+        found.append([value, *(leaf.grad for leaf in leaves)])
+    for own, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(own, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_inverse_dispersions_are_those_of_each_likelihood(mixture):
+    library, logits = torch.full((N, 1), 3.0), torch.randn(N, 2)
+    nb = make_likelihood("nb", [logits], library, torch.tensor([0.0, 1.0]))
+    peaks = Bernoulli(logits=logits, validate_args=False)
+    theta = inverse_dispersions(SideBySide([nb, mixture, peaks]))
+    assert theta.shape == (N, 7)
+    torch.testing.assert_close(theta[:, :2], nb.theta.double())
+    torch.testing.assert_close(theta[:, 2:5], mixture.dispersion.expand(N, P))
+    assert theta[:, 5:].isinf().all()
 
 
 def test_mean_and_variance_are_those_of_draws(mixture):

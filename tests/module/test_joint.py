@@ -173,8 +173,8 @@ def test_in_training_some_cells_count_as_such_of_one_modality(panels):
     many[GUIDE_KEY] = torch.arange(len(many[KEYS.X_KEY])).remainder(4)
     torch.manual_seed(0)
     made = module.in_training(many)
-    has = torch.ones(20_000, 3) if panels is None else module._has(module._panels(many))
-    still = module._has(module._panels(made))
+    has = torch.ones(20_000, 3) if panels is None else module._panels(many).has()
+    still = module._panels(made).has()
     assert not (still & ~has.bool()).any()
     is_changed = made[GUIDE_KEY] == -1
     assert is_changed.float().mean().item() == pytest.approx(0.4, abs=0.02)

@@ -65,7 +65,7 @@ def experts():
 
 def seen(n=6, is_there=None):
     blocks = [torch.randn(n, size) for size in SIZES]
-    return Seen(blocks, is_there)
+    return Seen.of(blocks, is_there)
 
 
 def test_values_of_a_modality_that_is_not_there_do_not_matter(experts):
@@ -82,7 +82,7 @@ def test_values_of_a_modality_that_is_not_there_do_not_matter(experts):
     torch.testing.assert_close(again_z.loc, q_z.loc)
     torch.testing.assert_close(again_w.scale, q_w.scale)
     torch.testing.assert_close(experts.encoders[1].trunk.norms[0].running_mean, mean)
-    of_sparse, _ = experts.q_zw(Seen([x.to_sparse_csr() for x in given.blocks], is_there), C)
+    of_sparse, _ = experts.q_zw(Seen.of([x.to_sparse_csr() for x in given.blocks], is_there), C)
     torch.testing.assert_close(of_sparse.loc, q_z.loc)
 
 
