@@ -112,14 +112,16 @@ def columns_split(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
         return list(x.split(list(sizes), dim=-1))
     blocks, first = [], 0
     offsets, genes, values = x.crow_indices(), x.col_indices(), x.values()
-    is_before = torch.zeros_like(genes, dtype=torch.bool)
     for size in sizes:
-        is_up_to_here = genes < first + size
-        is_inside, is_before = is_up_to_here & ~is_before, is_up_to_here
-        n_before = torch.cat([offsets.new_zeros(1), is_inside.cumsum(0).to(offsets.dtype)])
-        inside = n_before[offsets.long()], genes[is_inside] - first, values[is_inside]
-        blocks.append(csr_tensor(*inside, size))
-        first += size
+        end = first + size
+        place = ((genes >= first) & (genes < end)).nonzero().squeeze(-1)
+        # a row begins where as many values of the block are before it
+        of_rows = torch.searchsorted(
+            place, offsets.to(place.dtype), out_int32=offsets.dtype == torch.int32
+        )
+        inside = genes.index_select(0, place) - first, values.index_select(0, place)
+        blocks.append(csr_tensor(of_rows, *inside, size))
+        first = end
     return blocks
 
 
