@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 from multimodal import KINDS, make_mdata
+from scipy import sparse
 from scipy.stats import false_discovery_control, ttest_ind
 from sklearn.metrics import adjusted_rand_score
 from small import NETWORK, TRAINING
 
 from scgmvae import SCGMVAE
 from scgmvae.data.normalization import log_normalized
+from scgmvae.model import marker_tests
 
 FEW = {"rna": "nb", "protein": "protein"}
 
@@ -633,3 +635,21 @@ def test_a_cluster_that_lacks_a_modality_has_no_p_there(unpaired):
     of_proteins = table["modality"] == "protein"
     assert table.loc[of_proteins, ["lfc", "p", "q"]].isna().all().all()
     assert table.loc[~of_proteins, "p"].notna().any()
+
+
+def test_clusters_of_one_population_have_no_features_on_the_other_half(monkeypatch):
+    monkeypatch.setattr(marker_tests, "AGAIN", 0.0)
+    rng = np.random.default_rng(0)
+    rna = np.exp(rng.normal(0, 1, 80)) * rng.lognormal(0, 0.3, (300, 1))
+    levels = {"rna": rna, "protein": np.full((300, 6), 10.0)}
+    parts = {}
+    for name, mean in levels.items():
+        x = rng.poisson(rng.gamma(5, mean / 5)).astype(np.float32)
+        var = pd.DataFrame(index=[f"{name}_{i}" for i in range(x.shape[1])])
+        parts[name] = AnnData(sparse.csr_matrix(x), var=var)
+    mdata = mudata.MuData(parts)
+    long = TRAINING | {"max_epochs": 10, "pretrain_epochs": 30}
+    model = trained(mdata, FEW, training=long, n_components=2)
+    table, naive = model.test_markers(), model.test_markers("scgmvae")
+    assert (naive["q"] < 0.05).sum() >= 8
+    assert (table["q"] < 0.05).sum() <= 1
