@@ -51,9 +51,16 @@ class ProteinMixture(scvi_distributions.NegativeBinomialMixture):
     def __init__(
         self, background: Tensor, foreground: Tensor, theta: Tensor, background_logits: Tensor
     ):
-        super().__init__(background, foreground, theta, background_logits)
-        Distribution.__init__(self, batch_shape=self.mu1.shape, validate_args=False)
-        self.dispersion = theta  # scvi-tools keeps it with a row for every cell
+        # scvi-tools would broadcast each of them first, which takes longer than their arithmetic
+        Distribution.__init__(self, batch_shape=background.shape, validate_args=False)
+        self.mu1, self.mu2, self.mixture_logits = background, foreground, background_logits
+        self.dispersion, self.theta2 = theta, None
+        self.on_mps = background.device.type == "mps"
+
+    @property
+    def theta1(self) -> Tensor:
+        """Inverse dispersions, ``(..., n, P)``."""
+        return self.dispersion.expand(self.batch_shape)
 
     @property
     def foreground_probs(self) -> Tensor:
@@ -71,7 +78,7 @@ class ProteinMixture(scvi_distributions.NegativeBinomialMixture):
         is_background = torch.rand(shape, device=self.mu1.device) < self.mixture_probs
         mean = torch.where(is_background, self.mu1, self.mu2)
         return scvi_distributions.NegativeBinomial(
-            mu=mean, theta=self.theta1.expand(shape)
+            mu=mean, theta=self.dispersion.expand(shape)
         ).sample()
 
     def log_prob(self, value: Tensor) -> Tensor:

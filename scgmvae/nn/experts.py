@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -108,7 +108,7 @@ class Experts(nn.Module):
             rows = seen.rows[m]
             of_rows = _conditions_of(c, rows)
             middle = center[rows] if isinstance(center, Tensor) else center
-            with _normalised_alone(encoder, is_few=len(rows) < 2):
+            with _with_kept_statistics(encoder) if len(rows) < 2 else nullcontext():
                 hidden = encoder(sparse.rows_of(x, rows), of_rows)
             found.append(head(hidden, of_rows, middle))
         return found
@@ -170,10 +170,10 @@ def _conditions_of(c: Conditions, rows: Tensor) -> Conditions:
 
 
 @contextmanager
-def _normalised_alone(encoder: nn.Module, is_few: bool) -> Iterator[None]:
-    """Context in which batch normalisation keeps its statistics if there are too few cells."""
+def _with_kept_statistics(encoder: nn.Module) -> Iterator[None]:
+    """Context in which batch normalisation keeps its statistics, as for too few cells."""
     norms = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm1d)]
-    changed = [layer for layer in norms if layer.training and is_few]
+    changed = [layer for layer in norms if layer.training]
     for layer in changed:
         layer.eval()
     yield
