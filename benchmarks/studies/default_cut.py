@@ -81,7 +81,8 @@ def grown(name: str, seed: int, short: bool) -> tuple[pd.Series, dict[int, Grown
 
     def several(self: SplitsMixin, rows: NDArray, *args: object) -> tuple[object, NDArray]:
         for n_cells in CELLS:
-            with patch.object(cut_tests, "CELLS_IN_TEST", n_cells):
+            every = {"CELLS_IN_TEST": n_cells, "WORTH_A_FIRST_TEST": self.adata.n_obs}
+            with patch.multiple(cut_tests, **every):
                 tree, leaf = original(self, rows, *args)
             trees[n_cells] = Grown(tree, leaf, self._sums_by_group(rows, leaf))
         return tree, leaf

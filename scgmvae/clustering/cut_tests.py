@@ -31,7 +31,8 @@ FINEST = 0.3
 APART = 0.95
 """Strength from which on a split needs no support by the levels of a condition."""
 CELLS_IN_FIRST_TEST, CELLS_IN_TEST = 1000, 2500
-"""Largest numbers of cells in a test: in the first, and in one of a cut that this leaves open."""
+"""Numbers of cells in a test: in the first, and in one of a cut that this leaves open. The smaller
+side is there as a whole where few of its cells would be in a sample, so there may be some more."""
 WORTH_A_FIRST_TEST = 2 * CELLS_IN_FIRST_TEST
 """Number of cells beyond which a first test with a part of them saves time."""
 OPEN = (0.15, 0.85)
@@ -152,10 +153,11 @@ def evidence_of_cut(
     encoder_of: Callable[[NDArray[np.integer]], Encoded],
     rng: np.random.Generator,
     t: float | None = None,
+    weakest: float = FINEST,
 ) -> Evidence:
     """Compare a cut with the weakest cuts of one population, by as many cells as that takes.
 
-    Most cuts of many cells are plain already in a thousand of them.
+    Most cuts of many cells are plain already in about a thousand of them.
 
     Parameters
     ----------
@@ -169,6 +171,12 @@ def evidence_of_cut(
         Source of draws.
     t
         T of the cut of all these cells, where it is known.
+    weakest
+        Strength below which it does not matter how weak the cut is.
+
+    Returns
+    -------
+    The evidence. A cut whose T is near 1 is not compared: it has the strength 0 and p = 1.
     """
     sizes = (CELLS_IN_FIRST_TEST, CELLS_IN_TEST)
     for n_cells in sizes if len(z) > WORTH_A_FIRST_TEST else sizes[1:]:
@@ -179,9 +187,9 @@ def evidence_of_cut(
             of_rows = t
         if of_rows >= HOPELESS:
             return Evidence(of_rows, of_rows, 1.0)
-        evidence = evidence_of(of_rows, z[rows], encoder_of(rows), rng, weakest=FINEST)
+        evidence = evidence_of(of_rows, z[rows], encoder_of(rows), rng, weakest)
         is_plain = evidence.strength > OPEN[1] and evidence.p <= CLEAR_P
-        if is_plain or evidence.strength < OPEN[0]:
+        if is_plain or evidence.strength < min(OPEN[0], weakest / 2):
             break
     return evidence
 

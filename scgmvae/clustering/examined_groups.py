@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from scgmvae.clustering.cut_tests import LARGEST_P, TestedCut, evidence_of_cut, tested_cut
+from scgmvae.clustering.cut_tests import FINEST, LARGEST_P, TestedCut, evidence_of_cut, tested_cut
 from scgmvae.clustering.cuts import SMALLEST_SIDE, shared_neighbor_graph
 from scgmvae.clustering.partition import weights_between
 
@@ -89,7 +89,7 @@ def examine_groups(
     while (pair := _closest(_t_between(graph, current[graph_rows]), tested)) is not None:
         one, other = pair
         tested.add(frozenset(pair))
-        evidence = _evidence_between(z, current, pair, encoder_of, rng)
+        evidence = _evidence_between(z, current, pair, encoder_of, rng, min(strength, FINEST))
         for group, beside in (pair, pair[::-1]):
             if nearest[group] < 0:
                 nearest[group], border[group] = beside, evidence
@@ -142,6 +142,7 @@ def _evidence_between(
     pair: tuple[int, int],
     encoder_of: Callable[[NDArray[np.integer]], Encoded],
     rng: np.random.Generator,
+    weakest: float,
 ) -> Evidence | None:
     """What speaks for the border between two groups; ``None`` where one has too few cells."""
     rows = np.flatnonzero(np.isin(codes, pair))
@@ -150,4 +151,5 @@ def _evidence_between(
         side = ~side
     if side.sum() < SMALLEST_SIDE:
         return None
-    return evidence_of_cut(z[rows], side, partial(_of_rows, encoder_of, rows), rng)
+    own_encoder_of = partial(_of_rows, encoder_of, rows)
+    return evidence_of_cut(z[rows], side, own_encoder_of, rng, weakest=weakest)

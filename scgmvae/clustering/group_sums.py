@@ -29,7 +29,7 @@ class GroupSums(NamedTuple):
     def of_measured(self, share: NDArray[np.float64]) -> GroupSums:
         """Sums that have the means of the cells in which each feature was measured.
 
-        A group in which no cell was has the mean of all others.
+        A group in which no cell was has the mean of all others. ``n_cells`` is of all cells.
 
         Parameters
         ----------

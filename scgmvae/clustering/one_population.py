@@ -26,8 +26,10 @@ __all__ = ["Evidence", "evidence_of", "one_population"]
 N_ROUNDS = 2
 """Number of corrections of the Gaussian."""
 FEWEST_DRAWS, MOST_DRAWS = 4, 15
+"""Numbers of draws of a large group, at first and in all."""
 CELLS_DRAWN = 1000
-"""Number of cells up to which further draws cost little: of small groups there are more draws."""
+"""Number of cells in the first draws of a small group together: it has as many as that makes,
+at most 15, and 3.75 times as many in all."""
 CLEAR_P = 1e-3
 """p from which on no further draws are needed."""
 T_FLOOR = 0.005

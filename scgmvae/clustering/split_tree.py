@@ -293,7 +293,7 @@ class _Growing:
             lambda some: self.encoder_of(rows[some]),
             [level[rows] for level in self.levels],
             # by the cells, so that no test moves the draws of another
-            np.random.default_rng([self.seed, rows[0], rows[-1], len(rows)]),
+            np.random.default_rng([self.seed, len(rows), *rows[:1], *rows[-1:]]),
             self.smallest,
         )
 

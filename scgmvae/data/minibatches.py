@@ -186,7 +186,7 @@ class MinibatchLoader:
         return {REGISTRY_KEYS.X_KEY: x, CELLS_KEY: places} | fields | self.shared
 
     def move_to(self, device: torch.device) -> None:
-        """Keep x on a GPU, in the smallest types that hold it, where it fits.
+        """Keep on a GPU what all minibatches share, and x, in the smallest types, where it fits.
 
         Parameters
         ----------
@@ -195,6 +195,7 @@ class MinibatchLoader:
         """
         if device.type != "cuda":
             return
+        self.shared = {key: values.to(device) for key, values in self.shared.items()}
         # from pinned memory a minibatch is sent while the GPU works on the one before
         self.pin_memory = True
         if isinstance(self.x, RowsOnDisk):

@@ -33,7 +33,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["check_modalities", "joined", "modalities_of", "panels_of", "parted", "shown_proteins"]
+__all__ = [
+    "all_panels_of",
+    "check_modalities",
+    "joined",
+    "modalities_of",
+    "panels_of",
+    "parted",
+    "shown_proteins",
+]
 
 
 def check_modalities(mdata: MuData, modalities: object) -> dict[str, str]:
@@ -282,10 +290,7 @@ def shown_proteins(adata: AnnData, batch_key: str | None) -> dict[str, dict[str,
     batch_key
         Column of the batches.
     """
-    code, table = panels_of(adata) or (
-        np.zeros(adata.n_obs, dtype=np.int64),
-        np.ones((1, adata.n_vars), dtype=bool),
-    )
+    code, table = all_panels_of(adata)
     batch = np.full(adata.n_obs, WITHOUT_BATCHES, dtype=object)
     if batch_key is not None:
         batch = names_of(adata.obs[batch_key])
@@ -351,6 +356,12 @@ def panels_of(adata: AnnData) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | N
         return None
     code = adata.obs[PANEL_KEY].to_numpy(np.int64, copy=True)  # pandas 3 lends its own, read-only
     return code, np.asarray(adata.uns[PANELS_KEY], dtype=bool)
+
+
+def all_panels_of(adata: AnnData) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Panel of each cell, (n,), and what each holds, (P, G), where all have all one of all."""
+    whole = np.zeros(adata.n_obs, dtype=np.int64), np.ones((1, adata.n_vars), dtype=bool)
+    return panels_of(adata) or whole
 
 
 def modalities_of(adata: AnnData) -> tuple[Modality, ...] | None:

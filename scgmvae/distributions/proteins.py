@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution
 from torch.nn.functional import softplus
 
+from scgmvae.distributions.counts import MEAN_FLOOR
 from scgmvae.distributions.likelihoods import LOG_DISPERSION_BOUND
 from scgmvae.nn.bounds import bounded_exp
 
@@ -31,8 +32,6 @@ __all__ = ["ProteinMixture", "make_protein_likelihood"]
 
 LOG_MEAN_BOUND = 14.0
 """Log mean counts of background and foreground stay within ±14."""
-FLOOR = 1e-8
-"""Added to means before their logarithm is taken, as in scvi-tools."""
 
 
 class ProteinMixture(scvi_distributions.NegativeBinomialMixture):
@@ -119,7 +118,7 @@ class _MixtureLogProb(torch.autograd.Function):
         means = background, foreground
         log_ratios = [torch.log1p(mu / theta) for mu in means]
         values = [
-            x * (mu + FLOOR).log() - total * log_ratio
+            x * (mu + MEAN_FLOOR).log() - total * log_ratio
             for mu, log_ratio in zip(means, log_ratios, strict=True)
         ]
         log_odds = values[0] - values[1] + logits  # that a count is of the background
@@ -138,8 +137,8 @@ class _MixtureLogProb(torch.autograd.Function):
         parts = (background, share), (foreground, 1 - share)
         for (mu, part), log_ratio in zip(parts, log_ratios, strict=True):
             rate = total / (theta + mu)
-            of_means.append(grad * part * (x / (mu + FLOOR) - rate))
-            of_theta -= part * (log_ratio - rate * mu / theta)
+            of_means.append(grad * part * (x / (mu + MEAN_FLOOR) - rate))
+            of_theta = of_theta - part * (log_ratio - rate * mu / theta)
         of_theta = (grad * of_theta).sum_to_size(theta.shape)
         return None, *of_means, of_theta, grad * (share - logits.sigmoid())
 

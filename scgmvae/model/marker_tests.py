@@ -19,7 +19,7 @@ from scgmvae.clustering.group_sums import GroupSums, sums_by_group, welch_test
 from scgmvae.data.groups import groups_of
 from scgmvae.data.keys import FEATURE_MODALITY_KEY, MODALITIES_KEY, PANELS_KEY
 from scgmvae.data.matrices import read_rows
-from scgmvae.data.modalities import panels_of
+from scgmvae.data.modalities import all_panels_of
 from scgmvae.data.normalization import on_log_scale
 from scgmvae.data.thinning import halves
 from scgmvae.distributions.joint import inverse_dispersions
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["MarkerTestsMixin"]
 
 DIVISIBLE = ("nb", "poisson", "protein")
-"""Likelihoods of counts that are the sum of two independent ones."""
+"""Likelihoods of counts that are the sum of two independent ones; of proteins, given whether they
+are of the background or of the foreground."""
 FEWEST_POSITIVE = 10
 """Number of cells with any count of a gene from which on it is tested."""
 AGAIN = 0.5
@@ -55,7 +56,9 @@ class MarkerTestsMixin(TrainingMixin):
         Labels that the model was set up with are known to both, so they must not come from a
         clustering of the same counts. Of several modalities those with the likelihoods ``"nb"``,
         ``"poisson"`` and ``"protein"`` are divided and tested; the others are the same for both
-        models, and are not in the table.
+        models, and are not in the table. The halves of a protein's counts are independent given
+        whether the cell carries it, so a protein that some cells of a population carry, and others
+        do not, is a difference between them.
 
         Parameters
         ----------
@@ -76,8 +79,9 @@ class MarkerTestsMixin(TrainingMixin):
         of log(1 + counts); ``q``, the false discovery rate within the cluster, and of several
         modalities within each (Benjamini and Hochberg); ``overlap``, of the cells that are in the
         cluster or in its counterpart among the new ones the share that are in both, 1 with
-        ``groupby``. Genes that fewer than ten of the cells show are not tested: their p is
-        missing. Cells in which a feature was not measured do not count for it.
+        ``groupby``. The p is missing of genes that fewer than ten of the cells show, and where
+        fewer than two cells on a side have the modality; so is the rest where none has. Cells in
+        which a feature was not measured, or of which no count of the genes is left, do not count.
 
         Raises
         ------
@@ -115,17 +119,18 @@ class MarkerTestsMixin(TrainingMixin):
             )
         x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         counts = sparse.csr_matrix(read_rows(x, np.arange(adata.n_obs)))
+        divisible = counts[:, is_divisible]
         if groupby is not None:
             self._check_if_trained(warn=False)
             groups = groups_of(adata, groupby=groupby).dropna()
             rows, names = adata.obs_names.get_indexer(groups.index), groups.cat.categories
             _check_several(len(names))
-            return self._tests(counts[rows], rows, groups.cat.codes.to_numpy(), names)
+            return self._tests(divisible[rows], rows, groups.cat.codes.to_numpy(), names)
         self._check_mixture()
         _check_several(len(self.cluster_names))
-        divided = counts.multiply(is_divisible).tocsr()
-        first, second = halves(divided, self._inverse_dispersions(), np.random.default_rng(seed))
-        first = (first + counts.multiply(~is_divisible)).tocsr()
+        first, second = halves(divisible, self._inverse_dispersions(), np.random.default_rng(seed))
+        place = sparse.identity(adata.n_vars, np.float32, format="csr")[is_divisible]
+        first = (first @ place + counts.multiply(~is_divisible)).tocsr()
         rows = np.flatnonzero(first.getnnz(1))  # a cell of few counts may have none in this half
         again = self._trained_on(first[rows], rows)
         codes, overlap = self._matched(again, rows)
@@ -149,7 +154,7 @@ class MarkerTestsMixin(TrainingMixin):
         )
 
     def _inverse_dispersions(self) -> NDArray[np.floating]:
-        """Inverse dispersion of each feature, (G,), or of each value, (n, G)."""
+        """Inverse dispersion of each divisible feature, (G',), or of each value, (n, G')."""
         n_obs = 1 if self.module.dispersion == "gene" else self.adata.n_obs  # all are alike
         loader = self._make_data_loader(self.adata, np.arange(n_obs), batch_size=BLOCK)
         parts = []
@@ -157,7 +162,7 @@ class MarkerTestsMixin(TrainingMixin):
             for tensors in loader:
                 given = self._as_given(tensors)[1]
                 p_x = self.module.generative(**given, only_x=True)["px"]
-                parts.append(inverse_dispersions(p_x).cpu().numpy())
+                parts.append(inverse_dispersions(p_x).cpu().numpy()[:, self._is_divisible])
         return parts[0][0] if n_obs == 1 else np.concatenate(parts)
 
     def _trained_on(
@@ -223,9 +228,11 @@ class MarkerTestsMixin(TrainingMixin):
     ) -> pd.DataFrame:
         """The table of all genes between each group and the others, as which cells at −1 count.
 
-        ``counts``, (n, G), and ``codes``, (n,), are those of the cells in ``rows``.
+        ``counts`` of the divisible features, (n, G'), and ``codes``, (n,), are those of the cells
+        in ``rows``.
         """
-        n_groups = len(names)
+        n_groups, genes = len(names), np.flatnonzero(self._is_divisible)
+        kinds = [kind for kind in self._kinds if kind[0] in DIVISIBLE]
         codes = np.where(codes < 0, n_groups, codes)
         n_measured = self._n_measured(counts, rows, codes, n_groups + 1)
 
@@ -234,7 +241,7 @@ class MarkerTestsMixin(TrainingMixin):
             parts = (
                 (some, sparse.csr_matrix(counts[some] > 0, dtype=float))
                 if is_shown
-                else (some, on_log_scale(counts[some], self._kinds))
+                else (some, on_log_scale(counts[some], kinds))
                 for some in blocks
             )
             sums = sums_by_group(parts, codes, n_groups + 1, counts.shape[1])
@@ -242,7 +249,6 @@ class MarkerTestsMixin(TrainingMixin):
 
         sums, shown = sums_of(False), sums_of(True)
         is_shown = shown.x.sum(0) >= FEWEST_POSITIVE
-        genes = np.flatnonzero(self._is_divisible)
         of_modality = {}
         if self.modalities_ is not None:
             of_modality["modality"] = self.adata.var[FEATURE_MODALITY_KEY].astype(str).array[genes]
@@ -264,10 +270,10 @@ class MarkerTestsMixin(TrainingMixin):
                     "cluster": names[group],
                     "gene": self._setup.gene_names[genes],
                     **of_modality,
-                    "lfc": (own - rest)[genes],
-                    "fraction": share[genes],
-                    "fraction_rest": share_rest[genes],
-                    "p": p[genes],
+                    "lfc": own - rest,
+                    "fraction": share,
+                    "fraction_rest": share_rest,
+                    "p": p,
                     "q": np.nan,
                     "overlap": 1.0 if overlap is None else overlap[group],
                 }
@@ -286,18 +292,17 @@ class MarkerTestsMixin(TrainingMixin):
         codes: NDArray[np.integer],
         n_groups: int,
     ) -> NDArray[np.float64]:
-        """Number of cells of each group in which each feature was measured, (K, G).
+        """Number of cells of each group in which each divisible feature was measured, (K, G').
 
         A cell of which no count is left has no depth, and does not count for genes.
         """
-        sizes = [size for _, size in self._kinds]
-        code, table = panels_of(self.adata) or (
-            np.zeros(self.adata.n_obs, dtype=np.int64),
-            np.ones((1, sum(sizes)), dtype=bool),
-        )
+        code, table = all_panels_of(self.adata)
+        table = table[:, self._is_divisible]
         parts, first = [], 0
-        for (likelihood, _), end in zip(self._kinds, np.cumsum(sizes), strict=True):
-            has = np.ones(len(rows), dtype=bool)
+        for likelihood, size in self._kinds:
+            if likelihood not in DIVISIBLE:
+                continue
+            has, end = np.ones(len(rows), dtype=bool), first + size
             if likelihood != "protein":
                 has = counts[:, first:end].getnnz(1) > 0
             n = np.zeros((n_groups, len(table)))

@@ -18,7 +18,7 @@ from scgmvae.clustering.split_tree import STRENGTH
 from scgmvae.data.images import pixel_scale
 from scgmvae.data.matrices import column_means, is_on_disk, read_rows
 from scgmvae.data.minibatches import CELLS_IN_MEMORY
-from scgmvae.data.modalities import panels_of
+from scgmvae.data.modalities import all_panels_of
 from scgmvae.data.registry import label_codes
 from scgmvae.model.splits import SplitsMixin
 from scgmvae.train.cells import cells_to_start_from
@@ -72,8 +72,7 @@ class StartMixin(SplitsMixin):
         self, x: Matrix, mean: NDArray[np.float64], rows: NDArray[np.integer]
     ) -> NDArray[np.float64]:
         """Set the decoders of several modalities; means over the cells that have each, (G,)."""
-        panels = panels_of(self.adata)
-        code, table = panels or (np.zeros(self.adata.n_obs, int), np.ones((1, len(mean)), bool))
+        code, table = all_panels_of(self.adata)
         share = np.bincount(code[rows], minlength=len(table)) @ table / len(rows)
         mean = mean / np.maximum(share, 1 / len(rows))
         some = np.sort(np.random.default_rng(0).permutation(rows)[:N_FOR_LEVELS])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -13,10 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PanelTable", "Panels", "with_each_alone"]
 
-_TABLES = WeakTensorKeyDictionary()
-"""Table of panels → what follows from it, as long as the table lives: every step needs it."""
+_FACTS = WeakTensorKeyDictionary()
+"""What panels hold → what follows from it, as long as that tensor lives: every step needs it."""
 _WITH_EACH_ALONE = WeakTensorKeyDictionary()
-"""Table of panels → the same with each modality alone."""
+"""What panels hold → the same with each modality alone."""
 
 
 class PanelTable(NamedTuple):
@@ -35,7 +36,7 @@ class PanelTable(NamedTuple):
     def of(
         cls, holds: Tensor, ranges: Sequence[tuple[int, int]], typical_counts: Tensor
     ) -> PanelTable:
-        """The table, which is made once for the same tensors.
+        """The table, whose facts are worked out once for the same tensors.
 
         Parameters
         ----------
@@ -46,28 +47,30 @@ class PanelTable(NamedTuple):
         typical_counts
             Features in a typical cell, ``(G,)``.
         """
-        if torch.is_inference_mode_enabled():  # what is made there cannot be trained with
-            return cls._made(holds, ranges, typical_counts)
-        state = (tuple(ranges), holds._version, id(typical_counts), typical_counts._version)
-        kept, table = _TABLES.get(holds, (None, None))
-        if kept != state:
-            table = cls._made(holds, ranges, typical_counts)
-            _TABLES[holds] = state, table
-        return table
+        # what is made in inference mode cannot be trained with, and has no versions
+        if torch.is_inference_mode_enabled() or holds.is_inference():
+            return cls(holds, *_facts(holds, ranges, typical_counts))
+        state = (tuple(ranges), holds._version, typical_counts._version)
+        kept, of_counts, facts = _FACTS.get(holds, (None, None, None))
+        if kept != state or of_counts() is not typical_counts:
+            facts = _facts(holds, ranges, typical_counts)
+            # a value that held its own key would never be dropped
+            _FACTS[holds] = state, ref(typical_counts), facts
+        return cls(holds, *facts)
 
-    @classmethod
-    def _made(
-        cls, holds: Tensor, ranges: Sequence[tuple[int, int]], typical_counts: Tensor
-    ) -> PanelTable:
-        parts = [holds[:, first:end] for first, end in ranges]
-        has = torch.stack([part.any(1) for part in parts], dim=1)
-        is_whole = torch.stack([part.all(1) for part in parts], dim=1)
-        depths = [
-            part.to(typical_counts.dtype) @ typical_counts[first:end]
-            for part, (first, end) in zip(parts, ranges, strict=True)
-        ]
-        is_partial = tuple((has & ~is_whole).any(0).tolist())
-        return cls(holds, has, is_partial, torch.stack(depths, dim=1))
+
+def _facts(
+    holds: Tensor, ranges: Sequence[tuple[int, int]], typical_counts: Tensor
+) -> tuple[Tensor, tuple[bool, ...], Tensor]:
+    """What follows from the features that panels hold: has, is_partial and depth of the table."""
+    parts = [holds[:, first:end] for first, end in ranges]
+    has = torch.stack([part.any(1) for part in parts], dim=1)
+    is_whole = torch.stack([part.all(1) for part in parts], dim=1)
+    depths = [
+        (part * typical_counts[first:end]).sum(1)
+        for part, (first, end) in zip(parts, ranges, strict=True)
+    ]
+    return has, tuple((has & ~is_whole).any(0).tolist()), torch.stack(depths, dim=1)
 
 
 class Panels(NamedTuple):
@@ -97,7 +100,7 @@ def with_each_alone(holds: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
 
     Returns
     -------
-    ``((1 + M) P, G)``, the same tensor each time.
+    ``((1 + M) P, G)``, the same tensor for the same ``holds``.
     """
     kept, table = _WITH_EACH_ALONE.get(holds, (None, None))
     if kept != holds._version:
