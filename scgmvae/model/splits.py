@@ -300,8 +300,7 @@ class SplitsMixin(PopulationsMixin):
             states within types; up to 0.4 they also give splits that repeat from type to type, or
             rest on few genes, which count 0.4 of their strength.
         n
-            Number of clusters, in place of ``strength``: the strongest splits are made, of which
-            those count 0.6 that set few cells apart, under a tenth of the mean cluster.
+            Number of clusters, in place of ``strength``: the strongest splits are made.
 
         Raises
         ------
