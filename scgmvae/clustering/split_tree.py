@@ -31,11 +31,6 @@ FROM_BELOW = 0.7
 """Share of its height to which a split raises the one above it: what is far apart is not held
 together by a weak split on the way to it."""
 
-FEW, FEW_COUNT = 0.1, 0.6
-"""Share of the mean number of cells of K clusters below which a group is small, and share of its
-height for which a split that sets a small group apart counts where there are to be K. What is far
-apart still comes before splits that make no clusters by default."""
-
 
 @dataclass(frozen=True)
 class SplitTree:
@@ -118,28 +113,16 @@ class SplitTree:
         """Leaves in an order in which each split has its sides beside each other, (S + 1,)."""
         return self._leaves_below(0 if self.n_splits else -1)
 
-    def strongest(self, n_clusters: int, n_cells: NDArray[np.integer]) -> NDArray[np.bool_]:
+    def strongest(self, n_clusters: int) -> NDArray[np.bool_]:
         """The splits that make a number of clusters, (S,), the strongest first.
-
-        Those that set few cells apart, beside the number that a cluster has in the mean, count
-        less: a handful of doublets is not one of so many types as long as others are undivided.
 
         Parameters
         ----------
         n_clusters
-            K, number of clusters.
-        n_cells
-            Number of cells of each leaf, ``(S + 1,)``.
+            Number of clusters.
         """
-        sides = [self.leaves_of(split) for split in range(self.n_splits)]
-        smaller = np.array([min(n_cells[side].sum() for side in both) for both in sides])
-        is_few = smaller < FEW * n_cells.sum() / n_clusters
-        rank = self.height * np.where(is_few, FEW_COUNT, 1.0)
-        made, reached = np.zeros(self.n_splits, dtype=bool), {0} if self.n_splits else set()
-        while reached and made.sum() < n_clusters - 1:
-            split = max(reached, key=lambda s: (rank[s], -s))
-            made[split] = True
-            reached = (reached - {split}) | {c for c in self.children[split].tolist() if c >= 0}
+        made = np.zeros(self.n_splits, dtype=bool)
+        made[np.argsort(-self.height, kind="stable")[: n_clusters - 1]] = True
         return made
 
     def clusters(self, made: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -278,7 +261,7 @@ def grow(
             is_of_few_genes=splits_of_few_genes(sides, sums, is_gene),
         )
     if n_leaves is not None and tree.n_splits >= n_leaves:
-        made = tree.strongest(n_leaves, np.bincount(leaf))
+        made = tree.strongest(n_leaves)
         leaf, tree = tree.clusters(made)[leaf], tree.only(made)
     number = np.argsort(np.argsort(-np.bincount(leaf), kind="stable"))
     return tree.renumbered(number), number[leaf]

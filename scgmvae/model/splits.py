@@ -342,12 +342,12 @@ class SplitsMixin(PopulationsMixin):
     ) -> None:
         """Make clusters of the tree, given the posteriors of the model's own cells."""
         tree = self._split_tree()
-        component = posteriors["log_proba"].argmax(1)
-        n_cells = np.bincount(component, minlength=self.module.n_components)
         if n is None:
             made = tree.height >= (STRENGTH if strength is None else strength)
         else:
-            made = tree.strongest(n, n_cells[: tree.n_splits + 1])
+            made = tree.strongest(n)
+        component = posteriors["log_proba"].argmax(1)
+        n_cells = np.bincount(component, minlength=self.module.n_components)
         clusters = np.arange(self.module.n_components)
         # a tree of few cells has fewer leaves than there are components: the others are empty
         clusters[: tree.n_splits + 1] = tree.clusters(made)

@@ -65,27 +65,7 @@ def test_a_split_is_made_only_with_those_above_it(tree):
     np.testing.assert_allclose(tree.height, [0.63, 0.63])
     assert tree.clusters(tree.height >= 0.4).tolist() == [0, 1, 2]
     assert tree.clusters(tree.height >= 0.7).tolist() == [0, 0, 0]
-    assert tree.clusters(tree.strongest(2, np.ones(3))).tolist() == [0, 1, 1]
-
-
-def test_of_so_many_clusters_a_few_cells_come_last(tree):
-    # 500 cells, of which one side is 300; the rest are 180 and a few: that split is the stronger
-    nothing = np.zeros((3, 0), dtype=int)
-    three = SplitTree(
-        np.array([[1, 2], [-1, -2], [-3, -4]]),
-        *np.array([[0.05, 0.3, 0.1], [1.0, 1.0, 1.0], [1e-3, 1e-3, 1e-3]]),
-        nothing,
-        nothing,
-        *np.zeros((2, 3), dtype=bool),
-    )
-    np.testing.assert_allclose(three.height, [0.95, 0.7, 0.9])
-    for n_few, expected in ((20, [True, False, True]), (10, [True, True, False])):
-        made = three.strongest(3, np.array([150, 150, 180, n_few]))
-        assert made.tolist() == expected
-    # what is far apart still comes before a split that makes no clusters by default
-    weak = replace(three, t=np.array([0.05, 0.5, 0.05]))
-    made = weak.strongest(3, np.array([150, 150, 180, 10]))
-    assert made.tolist() == [True, False, True]
+    assert tree.clusters(tree.strongest(2)).tolist() == [0, 1, 1]
 
 
 def test_what_is_far_apart_is_not_held_together_by_a_weak_split_above_it(tree):
