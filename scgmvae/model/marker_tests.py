@@ -231,7 +231,7 @@ class MarkerTestsMixin(TrainingMixin):
         ``counts`` of the divisible features, (n, G'), and ``codes``, (n,), are those of the cells
         in ``rows``.
         """
-        n_groups, genes = len(names), np.flatnonzero(self._is_divisible)
+        n_groups = len(names)
         kinds = [kind for kind in self._kinds if kind[0] in DIVISIBLE]
         codes = np.where(codes < 0, n_groups, codes)
         n_measured = self._n_measured(counts, rows, codes, n_groups + 1)
@@ -248,42 +248,43 @@ class MarkerTestsMixin(TrainingMixin):
             return sums._replace(n_cells=n_measured)
 
         sums, shown = sums_of(False), sums_of(True)
-        is_shown = shown.x.sum(0) >= FEWEST_POSITIVE
-        of_modality = {}
-        if self.modalities_ is not None:
-            of_modality["modality"] = self.adata.var[FEATURE_MODALITY_KEY].astype(str).array[genes]
+        shares = np.ones(n_groups) if overlap is None else overlap
         tables = []
         for group in np.flatnonzero(np.bincount(codes, minlength=n_groups)[:n_groups]).tolist():
-            sides = np.array([group]), np.delete(np.arange(n_groups + 1), group)
-            n = np.array([n_measured[side].sum(0) for side in sides])
-            n[n == 0] = np.nan  # where a modality is missing there is no mean
-            own, rest = (
-                log2_means(sums.x[side].sum(0) / m) for side, m in zip(sides, n, strict=True)
-            )
-            share, share_rest = (
-                shown.x[side].sum(0) / m for side, m in zip(sides, n, strict=True)
-            )
-            p = welch_test(sums, *sides)[1]
-            p[~is_shown | ~(n > 1).all(0)] = np.nan
-            table = pd.DataFrame(
-                {
-                    "cluster": names[group],
-                    "gene": self._setup.gene_names[genes],
-                    **of_modality,
-                    "lfc": own - rest,
-                    "fraction": share,
-                    "fraction_rest": share_rest,
-                    "p": p,
-                    "q": np.nan,
-                    "overlap": 1.0 if overlap is None else overlap[group],
-                }
-            )
-            by = table.groupby("modality", sort=False) if of_modality else [(None, table)]
-            for _, part in by:
-                tested = part.index[part["p"].notna()]
-                table.loc[tested, "q"] = false_discovery_control(table.loc[tested, "p"])
-            tables.append(table.sort_values("p", kind="stable"))
+            table = self._tests_of(group, sums, shown).assign(overlap=shares[group])
+            table.insert(0, "cluster", names[group])
+            tables.append(table)
         return pd.concat(tables, ignore_index=True)
+
+    def _tests_of(self, group: int, sums: GroupSums, shown: GroupSums) -> pd.DataFrame:
+        """The rows of one group, given sums of values and of which cells show any, (K + 1, G')."""
+        sides = np.array([group]), np.delete(np.arange(len(sums.x)), group)
+        n = np.array([sums.n_cells[side].sum(0) for side in sides])
+        n[n == 0] = np.nan  # where a modality is missing there is no mean
+        means, shares = (
+            np.array([of.x[side].sum(0) for side in sides]) / n for of in (sums, shown)
+        )
+        p = welch_test(sums, *sides)[1]
+        p[(shown.x.sum(0) < FEWEST_POSITIVE) | ~(n > 1).all(0)] = np.nan
+        own, rest = log2_means(means)
+        table = pd.DataFrame(
+            {
+                "gene": self._setup.gene_names[self._is_divisible],
+                "lfc": own - rest,
+                "fraction": shares[0],
+                "fraction_rest": shares[1],
+                "p": p,
+                "q": np.nan,
+            }
+        )
+        modality = pd.Series(0, table.index)
+        if self.modalities_ is not None:
+            names = self.adata.var[FEATURE_MODALITY_KEY].astype(str).to_numpy()
+            modality = pd.Series(names[self._is_divisible], table.index)
+            table.insert(1, "modality", modality)
+        for _, p_values in table["p"].dropna().groupby(modality):
+            table.loc[p_values.index, "q"] = false_discovery_control(p_values)
+        return table.sort_values("p", kind="stable")
 
     def _n_measured(
         self,
