@@ -46,8 +46,7 @@ def tested_twice(name: str, seed: int, short: bool) -> pd.DataFrame:
         side, encoder_of, rng, t = args
         found = {}
         for cells in (few, many) if len(z) > few else (many,):
-            # equal numbers make one test
-            with patch.multiple(cut_tests, CELLS_IN_FIRST_TEST=cells, CELLS_IN_TEST=cells):
+            with patch.object(cut_tests, "CELLS_IN_TEST", cells):
                 source = np.random.default_rng(0) if cells == few else rng
                 begin = time.process_time()
                 evidence = original(z, side, encoder_of, source, t)
@@ -70,8 +69,8 @@ def tested_twice(name: str, seed: int, short: bool) -> pd.DataFrame:
         adata, batch_key = tested.mixed(rng, [(40, 2.0)] * 4, [0.4, 0.3, 0.2, 0.09, 0.01], n), None
     else:
         adata, batch_key = labelled(name, 0)
-    worth = patch.object(cut_tests, "WORTH_A_FIRST_TEST", 10**9)
-    with worth, patch.object(cut_tests, "evidence_of_cut", twice):
+    without_first = patch.object(cut_tests, "WORTH_A_FIRST_TEST", adata.n_obs)
+    with without_first, patch.object(cut_tests, "evidence_of_cut", twice):
         tested.fitted(adata, batch_key, seed, short, tested.BRIEF)
     return pd.DataFrame(rows)
 
