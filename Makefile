@@ -23,8 +23,8 @@ demo: $(VENV)/.installed ## run the demonstration, results in demo_output/
 # One thread: where other work keeps a core busy, two wait for each other most of the time. Options of
 # the tests are left out, because they belong to plugins that notebooks do without.
 tutorials: $(VENV)/.installed-tutorials ## run the notebooks in tutorials/
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o addopts= --nbmake --nbmake-timeout=600 --durations=0 \
-		tutorials
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o addopts= -n 2 --nbmake --nbmake-timeout=600 \
+		--durations=0 tutorials
 
 docs: $(VENV)/.installed-docs ## build the documentation, with the notebooks run, in docs/_build/html
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going $(SPHINXOPTS) docs docs/_build/html

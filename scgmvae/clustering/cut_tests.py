@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
     from scgmvae.clustering.one_population import Encoded
 
-__all__ = ["FINEST", "LARGEST_P", "TestedCut", "evidence_of_cut", "tested_cut"]
+__all__ = [
+    "FINEST",
+    "LARGEST_P",
+    "TestedCut",
+    "cut_without_levels",
+    "evidence_of_cut",
+    "tested_cut",
+]
 
 LARGEST_P = 0.01
 FINEST = 0.3
@@ -100,27 +107,39 @@ def tested_cut(
     """
     if len(z) < 2 * smallest:
         return None
-    best = _tested(z, encoder_of, levels, rng, smallest)
+    best = cut_without_levels(z, encoder_of, levels, rng, smallest, ())
     if best is None or best.is_supported:
         return best
     against = [
         level for level, support in zip(levels, best.supports, strict=True) if not support.is_given
     ]
-    moved = _tested(z, encoder_of, levels, rng, smallest, against)
+    moved = cut_without_levels(z, encoder_of, levels, rng, smallest, against)
     if moved is not None and moved.is_split and not best.is_split:
         return moved
     return best
 
 
-def _tested(
+def cut_without_levels(
     z: NDArray[np.floating],
     encoder_of: Callable[[NDArray[np.integer]], Encoded],
     levels: Sequence[NDArray[np.integer]],
     rng: np.random.Generator,
     smallest: int,
-    moved_by: Sequence[NDArray[np.integer]] = (),
+    moved_by: Sequence[NDArray[np.integer]],
 ) -> TestedCut | None:
-    """The weakest cut of cells of which some conditions' levels were moved onto each other."""
+    """The weakest cut of some cells whose levels were moved onto each other, tested.
+
+    Parameters
+    ----------
+    z, encoder_of, levels, rng, smallest
+        As in :func:`tested_cut`.
+    moved_by
+        Level of each cell, ``(n,)``, for each condition whose levels are moved.
+
+    Returns
+    -------
+    The cut and what speaks for it, or ``None`` where there are too few cells.
+    """
     seen = _moved(z, moved_by)
     cut = weakest_cut(shared_neighbor_graph(seen), seen, smallest)
     if cut is None:

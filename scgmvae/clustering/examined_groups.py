@@ -58,7 +58,7 @@ def examine_groups(
     codes
         Group of each cell, ``(n,)``, from 0 on, −1 for cells of no group.
     encoder_of
-        As in :func:`~scgmvae.clustering.split_tree.grow`.
+        As in :func:`~scgmvae.clustering.growing.grow`.
     levels
         Level of each cell, ``(n,)``, for each categorical condition.
     strength

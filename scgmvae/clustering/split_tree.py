@@ -7,20 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scgmvae.clustering.cut_tests import TestedCut, tested_cut
-from scgmvae.clustering.cuts import SMALLEST_SIDE
-from scgmvae.clustering.few_genes import splits_of_few_genes
-from scgmvae.clustering.repeated import repeated_splits
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from scgmvae.clustering.group_sums import GroupSums
-    from scgmvae.clustering.one_population import Encoded
-
-__all__ = ["STRENGTH", "SplitTree", "grow"]
+__all__ = ["STRENGTH", "SplitTree"]
 
 STRENGTH = 0.55
 """Strength from which on a split is one between clusters."""
@@ -204,144 +196,3 @@ class SplitTree:
             return f"({sides}){self.strength[node]:.3g}"
 
         return written(0 if self.n_splits else -1) + ";"
-
-
-def grow(
-    z: NDArray[np.floating],
-    encoder_of: Callable[[NDArray[np.integer]], Encoded],
-    levels: Sequence[NDArray[np.integer]] = (),
-    *,
-    sums_of: Callable[[NDArray[np.integer]], GroupSums] | None = None,
-    is_gene: NDArray[np.bool_] | None = None,
-    n_leaves: int | None = None,
-    seed: int = 0,
-) -> tuple[SplitTree, NDArray[np.int64]]:
-    """Split cells in two, again and again, where one population does not explain them.
-
-    Parameters
-    ----------
-    z
-        Cells, ``(n, L)``.
-    encoder_of
-        Function that takes rows of the cells and returns how points in z are decoded and encoded
-        again under the conditions and at the depths of these cells.
-    levels
-        Level of each cell, ``(n,)``, for each categorical condition.
-    sums_of
-        Function that takes the leaf of each cell, ``(n,)``, and returns sums of x over the leaves,
-        by which splits are known that repeat from type to type, or rest on few genes. ``None``
-        looks for none.
-    is_gene
-        Which features of these sums are genes, ``(G,)``, of which a split needs more than a few;
-        ``None`` for all. A few proteins make types.
-    n_leaves
-        K, number of leaves: the strongest splits of the tree, or further ones that the test does
-        not support, the strongest first. ``None`` keeps the tree.
-    seed
-        Seed of the draws.
-
-    Returns
-    -------
-    The tree, and the leaf of each cell, ``(n,)``, the largest leaf first. There are fewer than K
-    leaves where the cells cannot be split into as many.
-    """
-    smallest = SMALLEST_SIDE
-    if n_leaves is not None:  # so many that a leaf may have fewer cells
-        smallest = min(smallest, max(2, len(z) // (4 * n_leaves)))
-    growing = _Growing(z, encoder_of, levels, seed, smallest)
-    growing.split_while(lambda found: found.is_split)
-    if n_leaves is not None:
-        growing.split_while(lambda _: True, n_leaves)
-    tree, leaf = growing.tree(), growing.leaf
-    if sums_of is not None and tree.n_splits:
-        sides, sums = [tree.leaves_of(split) for split in range(tree.n_splits)], sums_of(leaf)
-        tree = replace(
-            tree,
-            is_repeated=repeated_splits(sides, sums),
-            is_of_few_genes=splits_of_few_genes(sides, sums, is_gene),
-        )
-    if n_leaves is not None and tree.n_splits >= n_leaves:
-        made = tree.strongest(n_leaves)
-        leaf, tree = tree.clusters(made)[leaf], tree.only(made)
-    number = np.argsort(np.argsort(-np.bincount(leaf), kind="stable"))
-    return tree.renumbered(number), number[leaf]
-
-
-class _Growing:
-    """A tree while it grows: the leaf of each cell, and the tested cut of each leaf."""
-
-    def __init__(
-        self,
-        z: NDArray[np.floating],
-        encoder_of: Callable[[NDArray[np.integer]], Encoded],
-        levels: Sequence[NDArray[np.integer]],
-        seed: int,
-        smallest: int,
-    ):
-        self.z, self.encoder_of, self.levels = z, encoder_of, levels
-        self.seed, self.smallest = seed, smallest
-        self.leaf = np.zeros(len(z), dtype=np.int64)
-        self.children: list[list[int]] = []
-        self.splits: list[TestedCut] = []
-        self.place = {0: (-1, 0)}  # of each leaf: the split that it is a side of, and which side
-        self.found = {0: self._tested(0)}
-
-    def _tested(self, leaf: int) -> TestedCut | None:
-        rows = np.flatnonzero(self.leaf == leaf)
-        return tested_cut(
-            self.z[rows],
-            lambda some: self.encoder_of(rows[some]),
-            [level[rows] for level in self.levels],
-            # by the cells, so that no test moves the draws of another
-            np.random.default_rng([self.seed, len(rows), *rows[:1], *rows[-1:]]),
-            self.smallest,
-        )
-
-    def split_while(
-        self, is_split: Callable[[TestedCut], bool], n_leaves: int | None = None
-    ) -> None:
-        """Split the leaf with the strongest cut that counts, while there is one."""
-        while n_leaves is None or len(self.found) < n_leaves:
-            strengths = {
-                leaf: found.evidence.strength
-                for leaf, found in self.found.items()
-                if found is not None and is_split(found)
-            }
-            if not strengths:
-                return
-            self._split(max(strengths, key=lambda leaf: (strengths[leaf], -leaf)))
-
-    def _split(self, leaf: int) -> None:
-        split, new = len(self.splits), len(self.found)
-        found = self.found[leaf]
-        above, which = self.place[leaf]
-        if above >= 0:
-            self.children[above][which] = split
-        self.children.append([-1 - leaf, -1 - new])
-        self.splits.append(found)
-        rows = np.flatnonzero(self.leaf == leaf)
-        self.leaf[rows[found.cut.side]] = new
-        for which, part in enumerate((leaf, new)):
-            self.place[part] = (split, which)
-            self.found[part] = self._tested(part)
-
-    def tree(self) -> SplitTree:
-        """The tree so far."""
-        n_splits, n_conditions = len(self.splits), len(self.levels)
-        n_levels = np.zeros((n_splits, n_conditions), dtype=np.int64)
-        t_moved = np.full((n_splits, n_conditions), np.nan)
-        for number, split in enumerate(self.splits):
-            for condition, support in enumerate(split.supports):
-                n_levels[number, condition] = support.n_levels
-                t_moved[number, condition] = support.t
-        evidence = [split.evidence for split in self.splits]
-        return SplitTree(
-            np.array(self.children, dtype=np.int64).reshape(-1, 2),
-            np.array([e.t for e in evidence], dtype=float),
-            np.array([e.null for e in evidence], dtype=float),
-            np.array([e.p for e in evidence], dtype=float),
-            n_levels,
-            t_moved,
-            np.zeros(n_splits, dtype=bool),
-            np.zeros(n_splits, dtype=bool),
-        )

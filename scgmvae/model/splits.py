@@ -11,7 +11,8 @@ from scvi import REGISTRY_KEYS
 from scgmvae import checks
 from scgmvae.clustering.examined_groups import examine_groups
 from scgmvae.clustering.group_sums import GroupSums, sums_by_group, welch_test
-from scgmvae.clustering.split_tree import STRENGTH, SplitTree, grow
+from scgmvae.clustering.growing import grow
+from scgmvae.clustering.split_tree import STRENGTH, SplitTree
 from scgmvae.data import validation
 from scgmvae.data.categories import names_of
 from scgmvae.data.matrices import read_rows

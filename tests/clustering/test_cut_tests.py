@@ -6,8 +6,8 @@ import pytest
 from scgmvae.clustering import cut_tests
 from scgmvae.clustering.cut_tests import FINEST, OPEN, evidence_of_cut
 from scgmvae.clustering.cuts import shared_neighbor_graph, weakest_cut
+from scgmvae.clustering.growing import grow
 from scgmvae.clustering.one_population import FEWEST_DRAWS, MOST_DRAWS, evidence_of
-from scgmvae.clustering.split_tree import grow
 
 
 class Encoder:

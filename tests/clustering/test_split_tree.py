@@ -8,8 +8,9 @@ from scipy.cluster.hierarchy import fcluster, is_valid_linkage
 from sklearn.metrics import adjusted_rand_score
 
 from scgmvae.clustering.examined_groups import examine_groups
+from scgmvae.clustering.growing import grow
 from scgmvae.clustering.one_population import evidence_of, one_population
-from scgmvae.clustering.split_tree import STRENGTH, SplitTree, grow
+from scgmvae.clustering.split_tree import STRENGTH, SplitTree
 from scgmvae.clustering.support import support_of, without_level_means
 
 
