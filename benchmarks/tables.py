@@ -262,6 +262,16 @@ TABLES = {
             "n_clusters": ("clusters", 1),
         },
     ),
+    "untold-donors": Table(
+        ("untold_donors",),
+        {"data": "data", "below types": "donors below types"},
+        {
+            "ARI": ("ARI", 3),
+            "n_clusters": ("clusters", 1),
+            "splits": ("splits", 1),
+            "repeated": ("repeated", 1),
+        },
+    ),
     "cells-in-test": Table(
         ("cells_in_test",),
         {"strength by 1,000 cells": "strength by 1,000 cells"},

@@ -14,7 +14,7 @@ import scgmvae
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 NEEDS_SCIB = (
     "embedding.py", "integration.py", "studies/cells_in_test.py", "studies/default_cut.py",
-    "studies/priors.py", "studies/split_seeds.py",
+    "studies/priors.py", "studies/split_seeds.py", "studies/untold_donors.py",
 )  # fmt: skip
 """Benchmarks whose scores need scib-metrics."""
 
@@ -68,6 +68,7 @@ NEEDS_SCIB = (
             id="priors",
         ),
         pytest.param("studies/default_cut.py", {"default_cut": (18, None)}, id="default_cut"),
+        pytest.param("studies/untold_donors.py", {"untold_donors": (2, "ARI")}, id="untold"),
         pytest.param("studies/cells_in_test.py", {"cells_in_test": (3, None)}, id="cells_in_test"),
         pytest.param(
             "studies/joint_encoders.py", {"joint_encoders": (5, "ARI")}, id="joint_encoders"

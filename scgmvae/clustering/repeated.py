@@ -27,8 +27,9 @@ tree is divided, for the two to be divided alike: half of the effect is the same
 EVENNESS = 0.5
 """Least evenness of another part of the tree along the direction of a split, over that of the
 split, for the two to be divided alike: each type has its cells of a donor, and few doublets."""
-COVERAGE = 0.75
-"""Least share of all cells in the parts that are divided alike."""
+COVERAGE = 0.6
+"""Least share of all cells in the parts that are divided alike. It is not nearly all of them,
+because some types may come from one batch alone."""
 N_GENES = 300
 """Number of genes that are compared, those that differ most between leaves."""
 
@@ -53,18 +54,38 @@ def repeated_splits(
     n = np.maximum(sums.n_cells, 1)
     divisions = [_Division.of(profiles, n, *both) for both in sides]
     members = np.array([np.isin(np.arange(len(n)), np.concatenate(both)) for both in sides])
-    repeated = np.zeros(len(sides), dtype=bool)
-    for split, (own, division) in enumerate(zip(members, divisions, strict=True)):
-        alike = [
+    is_apart = ~(members[:, None] & members).any(-1)
+    alike = [
+        [
             other
-            for other, theirs in zip(members, divisions, strict=True)
-            if not (own & other).any()
-            and division.is_seen_in(theirs)
-            and theirs.is_seen_in(division)
+            for other in np.flatnonzero(is_apart[split]).tolist()
+            if divisions[split].is_seen_in(divisions[other])
+            and divisions[other].is_seen_in(divisions[split])
         ]
-        covered = np.logical_or.reduce([own, *alike])
-        repeated[split] = bool(alike) and n[covered].sum() >= COVERAGE * n.sum()
-    return repeated
+        for split in range(len(sides))
+    ]
+    repeated = np.zeros(len(sides), dtype=bool)
+    while True:
+        known = repeated.copy()
+        covers = _covered(members, known)
+        for split, others in enumerate(alike):
+            covered = covers[[split, *others]].any(0)
+            repeated[split] = bool(others) and n[covered].sum() >= COVERAGE * n.sum()
+        if (repeated == known).all():
+            return repeated
+
+
+def _covered(members: NDArray[np.bool_], repeated: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Leaves that the part of each split stands for, (S, K).
+
+    Below a split that repeats the cells of some donors are missing, and the part stands for those
+    as well.
+    """
+    covered = members.copy()
+    for split, own in enumerate(members):
+        is_above = repeated & (members | ~own).all(1)
+        covered[split] |= members[is_above].any(0)
+    return covered
 
 
 def _profiles(sums: GroupSums) -> NDArray[np.float64]:
