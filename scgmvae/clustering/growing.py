@@ -32,6 +32,8 @@ __all__ = ["grow"]
 
 MOST_LEVELS = 8
 """Largest number of levels that were not told, as of donors, that are moved onto each other."""
+LEAST_SHARE = 0.25
+"""Least share of a level on either side of a cut between types, over that of the smaller side."""
 BETWEEN_LEVELS = 0.7
 """Correlation with the levels that were moved from which on a split is one between them."""
 
@@ -117,7 +119,7 @@ class _Cuts:
         """Group → levels that were not told and were moved onto each other in it, of each cell,
         (n,), −1 for cells outside of the group."""
         self.tried: set[bytes] = set()
-        """Groups and sides that have nothing left to be split once they are moved."""
+        """Groups in which a split between types was looked for."""
 
     def of(self, rows: NDArray[np.int64]) -> TestedCut | None:
         """The tested cut of a group, by the rows of its cells; ``None`` if they are too few."""
@@ -172,19 +174,25 @@ class _Cuts:
         return False
 
     def _put_below(self, rows: NDArray[np.int64], side: NDArray[np.bool_]) -> bool:
-        """Cut a group anew with two sides of it moved onto each other, if that is a split."""
-        key, attempt = rows.tobytes(), _key_of(rows, side)
-        known = self.moved[key][rows] if key in self.moved else 0
-        level = np.unique(2 * known + side, return_inverse=True)[1]
-        if attempt in self.tried or level.max() >= MOST_LEVELS:
+        """Cut a group between types in place of between levels that were not told, if it can be.
+
+        Sides are moved onto each other until a cut divides each of the levels so far. One that
+        does not is between further levels.
+        """
+        key, level = rows.tobytes(), side.astype(np.int64)
+        if key in self.tried:
             return False
-        found = self._tested(rows, level)
-        if found is None or not found.is_split:
-            self.tried.add(attempt)
-            return False
-        self.found[key], self.moved[key] = found, np.full(len(self.z), -1)
-        self.moved[key][rows] = level
-        return True
+        self.tried.add(key)
+        while level.max() < MOST_LEVELS:
+            found = self._tested(rows, level)
+            if found is None or not found.is_split:
+                return False
+            if _divides_each(level, found.cut.side):
+                self.found[key], self.moved[key] = found, np.full(len(self.z), -1)
+                self.moved[key][rows] = level
+                return True
+            level = np.unique(2 * level + found.cut.side, return_inverse=True)[1]
+        return False
 
 
 def _cells_of(
@@ -198,6 +206,13 @@ def _cells_of(
 
 def _key_of(rows: NDArray[np.int64], side: NDArray[np.bool_]) -> bytes:
     return rows.tobytes() + np.packbits(side).tobytes()
+
+
+def _divides_each(level: NDArray[np.integer], side: NDArray[np.bool_]) -> bool:
+    """Whether a cut divides every level, (n,), and none of them by far less evenly than all."""
+    share = np.bincount(level, side) / np.bincount(level)
+    least = LEAST_SHARE * min(side.mean(), 1 - side.mean())
+    return bool((np.minimum(share, 1 - share) >= least).all())
 
 
 def _is_between(level: NDArray[np.integer], side: NDArray[np.bool_]) -> bool:

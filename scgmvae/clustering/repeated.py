@@ -54,38 +54,18 @@ def repeated_splits(
     n = np.maximum(sums.n_cells, 1)
     divisions = [_Division.of(profiles, n, *both) for both in sides]
     members = np.array([np.isin(np.arange(len(n)), np.concatenate(both)) for both in sides])
-    is_apart = ~(members[:, None] & members).any(-1)
-    alike = [
-        [
-            other
-            for other in np.flatnonzero(is_apart[split]).tolist()
-            if divisions[split].is_seen_in(divisions[other])
-            and divisions[other].is_seen_in(divisions[split])
-        ]
-        for split in range(len(sides))
-    ]
     repeated = np.zeros(len(sides), dtype=bool)
-    while True:
-        known = repeated.copy()
-        covers = _covered(members, known)
-        for split, others in enumerate(alike):
-            covered = covers[[split, *others]].any(0)
-            repeated[split] = bool(others) and n[covered].sum() >= COVERAGE * n.sum()
-        if (repeated == known).all():
-            return repeated
-
-
-def _covered(members: NDArray[np.bool_], repeated: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Leaves that the part of each split stands for, (S, K).
-
-    Below a split that repeats the cells of some donors are missing, and the part stands for those
-    as well.
-    """
-    covered = members.copy()
-    for split, own in enumerate(members):
-        is_above = repeated & (members | ~own).all(1)
-        covered[split] |= members[is_above].any(0)
-    return covered
+    for split, (own, division) in enumerate(zip(members, divisions, strict=True)):
+        alike = [
+            other
+            for other, theirs in zip(members, divisions, strict=True)
+            if not (own & other).any()
+            and division.is_seen_in(theirs)
+            and theirs.is_seen_in(division)
+        ]
+        covered = np.logical_or.reduce([own, *alike])
+        repeated[split] = bool(alike) and n[covered].sum() >= COVERAGE * n.sum()
+    return repeated
 
 
 def _profiles(sums: GroupSums) -> NDArray[np.float64]:

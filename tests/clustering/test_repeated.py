@@ -115,16 +115,6 @@ def test_parts_with_few_of_the_cells_do_not_repeat():
     assert repeated_splits(halves(2), sums_of(x[most], group[most])).all()
 
 
-def test_a_part_below_a_split_that_repeats_stands_for_all_of_its_cells(monkeypatch):
-    monkeypatch.setattr("scgmvae.clustering.repeated.COVERAGE", 0.9)
-    x, types, donor = cells(3, 4, 0.4)
-    rest = [pair(4 * t + 1, [4 * t + 2, 4 * t + 3]) for t in range(3)]  # 3 of 4 donors
-    first = [pair(4 * t, 4 * t + np.arange(1, 4)) for t in range(3)]
-    sums = sums_of(x, 4 * types + donor)
-    assert not repeated_splits(rest, sums).any()
-    assert repeated_splits([*first, *rest], sums).all()
-
-
 @pytest.mark.parametrize("n_genes", [1, 5, 12])
 def test_of_few_genes_what_lies_alike_by_chance_does_not_repeat(n_genes):
     n_repeated = 0
