@@ -2,37 +2,10 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import adjusted_rand_score
+from latent_points import N_GENES, cells, sums_of
 
 from scgmvae.clustering.group_sums import GroupSums
-from scgmvae.clustering.growing import grow
 from scgmvae.clustering.repeated import repeated_splits
-from scgmvae.clustering.split_tree import STRENGTH
-
-N_GENES = 200
-
-
-def sums_of(x, group):
-    """Sums of x over the cells of each group."""
-    member = np.eye(group.max() + 1)[group]
-    return GroupSums(member.T @ x, member.T @ x**2, np.bincount(group))
-
-
-def exact(rows):
-    """Encoder of a model that gives back z as it is."""
-    return lambda points, rng: points
-
-
-def cells(n_types, n_donors, donor_scale, seed=0, n=60):
-    """Cells × genes of every type and donor, and the type and the donor of each cell."""
-    rng = np.random.default_rng(seed)
-    of_type = rng.normal(0, 1.0, (n_types, N_GENES))
-    of_donor = rng.normal(0, donor_scale, (n_donors, N_GENES))
-    types, donor = (
-        codes.repeat(n).ravel() for codes in np.divmod(np.arange(n_types * n_donors), n_donors)
-    )
-    x = of_type[types] + of_donor[donor] + rng.standard_normal((len(types), N_GENES))
-    return x, types, donor
 
 
 def pair(first, second):
@@ -137,31 +110,3 @@ def test_genes_without_a_count_and_leaves_without_a_cell_are_no_error():
     sides = [pair(0, 1), pair(2, [3, 4])]
     assert repeated_splits(sides, sums).shape == (2,)
     assert not repeated_splits(sides, GroupSums(*(0 * v for v in sums))).any()
-
-
-def test_donors_that_are_not_told_make_no_clusters_and_stay_in_the_tree():
-    x, types, donor = cells(4, 3, 0.4)
-    z = x @ np.linalg.svd(x, full_matrices=False)[2][:8].T
-    tree, leaf = grow(z, exact, sums_of=lambda leaf: sums_of(x, leaf))
-    clusters = tree.clusters(tree.height >= STRENGTH)[leaf]
-    assert adjusted_rand_score(types, clusters) > 0.99
-    assert adjusted_rand_score(3 * types + donor, leaf) > 0.95
-    assert adjusted_rand_score(types, tree.clusters(tree.strongest(4))[leaf]) > 0.99
-    plain, leaf = grow(z, exact)
-    assert not plain.is_repeated.any()
-    assert plain.clusters(plain.height >= STRENGTH).max() == 11
-
-
-def test_types_closer_to_each_other_than_their_donors_are_found_above_the_donors():
-    rng = np.random.default_rng(0)
-    broad, fine, donor = (codes.repeat(60) for codes in np.indices((3, 2, 3)).reshape(3, -1))
-    effects = ((1.0, (3,), broad), (0.3, (3, 2), (broad, fine)), (0.5, (3,), donor))
-    x = rng.standard_normal((len(broad), N_GENES))
-    for scale, sizes, of_cell in effects:
-        x += rng.normal(0, scale, (*sizes, N_GENES))[of_cell]
-    z = x @ np.linalg.svd(x, full_matrices=False)[2][:8].T
-    tree, leaf = grow(z, exact, sums_of=lambda leaf: sums_of(x, leaf))
-    clusters = tree.clusters(tree.height >= STRENGTH)[leaf]
-    assert adjusted_rand_score(2 * broad + fine, clusters) > 0.95
-    assert (tree.height[tree.is_repeated] < STRENGTH).all()  # the donors are in the tree, below
-    assert adjusted_rand_score(6 * broad + 3 * fine + donor, leaf) > 0.95

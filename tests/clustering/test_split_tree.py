@@ -4,34 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from latent_points import exact, groups, noisy
 from scipy.cluster.hierarchy import fcluster, is_valid_linkage
-from sklearn.metrics import adjusted_rand_score
 
 from scgmvae.clustering.examined_groups import examine_groups
-from scgmvae.clustering.growing import grow
 from scgmvae.clustering.one_population import evidence_of, one_population
 from scgmvae.clustering.split_tree import STRENGTH, SplitTree
 from scgmvae.clustering.support import support_of, without_level_means
-
-
-def exact(rows):
-    """Encoder of a model that gives back z as it is."""
-    return lambda points, rng: points
-
-
-def noisy(rows):
-    """Encoder of a model that shrinks z, moves it, and adds noise."""
-    return lambda points, rng: 0.6 * points + 1 + 0.3 * rng.standard_normal(points.shape)
-
-
-def groups(sizes, distance, seed=0, n_latent=5):
-    """Gaussian groups along different axes, and the group of each cell."""
-    rng = np.random.default_rng(seed)
-    codes = np.repeat(np.arange(len(sizes)), sizes)
-    z = rng.standard_normal((len(codes), n_latent))
-    for group in range(1, len(sizes)):
-        z[codes == group, (group - 1) % n_latent] += distance * (1 + (group - 1) // n_latent)
-    return z, codes
 
 
 @pytest.fixture
@@ -141,93 +120,7 @@ def test_p_is_small_where_no_population_has_such_a_cut_and_large_where_one_has()
     assert abs(usual.strength) < 0.2
 
 
-def test_p_values_of_one_population_are_not_too_small():
-    n_small = 0
-    for seed in range(20):
-        z, _ = groups([250], 0, seed)
-        tree, _ = grow(z, exact, seed=seed)
-        n_small += tree.n_splits > 0
-    assert n_small <= 1
-
-
-# --------------------------------------------------------------------------- growing
-
-
-@pytest.mark.parametrize("encoder_of", [exact, noisy])
-@pytest.mark.parametrize("sizes", [[400], [300, 300], [500, 60, 15], [200, 150, 100, 50, 30]])
-def test_groups_that_are_apart_are_found(sizes, encoder_of):
-    z, codes = groups(sizes, 8.0)
-    tree, leaf = grow(z, encoder_of)
-    clusters = tree.clusters(tree.height >= STRENGTH)[leaf]
-    assert adjusted_rand_score(codes, clusters) == 1
-    assert (np.diff(np.bincount(leaf)) <= 0).all()  # the largest first
-
-
-def test_the_number_of_leaves_can_be_asked_for():
-    z, codes = groups([300, 200, 100], 8.0)
-    for n_leaves in (1, 2, 3, 5):
-        tree, leaf = grow(z, exact, n_leaves=n_leaves)
-        assert tree.n_splits == n_leaves - 1
-        assert set(leaf) == set(range(n_leaves))
-    assert adjusted_rand_score(codes, grow(z, exact, n_leaves=3)[1]) == 1
-
-
-def test_few_cells_make_few_leaves_unless_more_are_asked_for():
-    z, _ = groups([25], 0)
-    tree, leaf = grow(z, exact)
-    assert tree.n_splits <= 1
-    assert np.bincount(leaf).min() >= 10
-    tree, leaf = grow(z, exact, n_leaves=5)
-    assert tree.n_splits == 4
-    assert np.bincount(leaf).min() >= 2
-    assert grow(z[:3], exact, n_leaves=3)[0].n_splits == 0
-
-
-def test_the_same_seed_gives_the_same_tree():
-    z, _ = groups([300, 200, 100], 3.0)
-    first, second = (grow(z, noisy, seed=4) for _ in range(2))
-    np.testing.assert_array_equal(first[1], second[1])
-    np.testing.assert_array_equal(first[0].t, second[0].t)
-    np.testing.assert_array_equal(first[0].null, second[0].null)
-
-
-def test_a_rare_group_is_found_among_more_cells_than_a_test_takes():
-    z, codes = groups([6000, 12], 8.0)
-    tree, leaf = grow(z, exact)
-    assert adjusted_rand_score(codes, tree.clusters(tree.height >= STRENGTH)[leaf]) == 1
-
-
 # --------------------------------------------------------------------------- support
-
-
-def test_a_split_between_batches_is_not_made():
-    z, codes = groups([400, 400], 5.0)
-    assert grow(z, exact)[0].n_splits == 1
-    is_apart = z.copy()
-    is_apart[codes == 1, 0] -= 2.0  # 3 standard deviations: near, yet seen
-    assert grow(is_apart, exact)[0].n_splits == 1
-    assert grow(is_apart, exact, [codes])[0].n_splits == 0
-
-
-def test_types_are_found_in_batches_that_are_apart():
-    rng = np.random.default_rng(0)
-    z, types = groups([500, 300], 5.0)
-    batch = rng.integers(2, size=800)
-    z[batch == 1, 4] += 4.0
-    tree, leaf = grow(z, exact, [batch])
-    assert tree.n_splits == 1
-    assert adjusted_rand_score(types, leaf) > 0.98
-    assert tree.n_levels.tolist() == [[2]]
-
-
-def test_a_type_that_only_one_batch_has_is_found():
-    rng = np.random.default_rng(0)
-    z, types = groups([500, 100], 7.0)
-    batch = np.where(types == 1, 1, rng.integers(2, size=600))
-    tree, leaf = grow(z, exact, [batch])
-    assert adjusted_rand_score(types, leaf) == 1
-    assert tree.n_levels.tolist() == [[1]]
-    assert tree.t_moved[0, 0] < 0.1
 
 
 def test_a_cut_between_levels_is_gone_once_they_are_moved():

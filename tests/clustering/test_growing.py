@@ -1,0 +1,138 @@
+"""Trees of tested splits while they grow, with an encoder that gives back the points."""
+
+import numpy as np
+import pytest
+from latent_points import N_GENES, cells, exact, groups, noisy, sums_of
+from sklearn.metrics import adjusted_rand_score
+
+from scgmvae.clustering.growing import _divides_each, _is_between, grow
+from scgmvae.clustering.split_tree import STRENGTH
+
+
+def test_p_values_of_one_population_are_not_too_small():
+    n_small = 0
+    for seed in range(20):
+        z, _ = groups([250], 0, seed)
+        tree, _ = grow(z, exact, seed=seed)
+        n_small += tree.n_splits > 0
+    assert n_small <= 1
+
+
+@pytest.mark.parametrize("encoder_of", [exact, noisy])
+@pytest.mark.parametrize("sizes", [[400], [300, 300], [500, 60, 15], [200, 150, 100, 50, 30]])
+def test_groups_that_are_apart_are_found(sizes, encoder_of):
+    z, codes = groups(sizes, 8.0)
+    tree, leaf = grow(z, encoder_of)
+    clusters = tree.clusters(tree.height >= STRENGTH)[leaf]
+    assert adjusted_rand_score(codes, clusters) == 1
+    assert (np.diff(np.bincount(leaf)) <= 0).all()  # the largest first
+
+
+def test_the_number_of_leaves_can_be_asked_for():
+    z, codes = groups([300, 200, 100], 8.0)
+    for n_leaves in (1, 2, 3, 5):
+        tree, leaf = grow(z, exact, n_leaves=n_leaves)
+        assert tree.n_splits == n_leaves - 1
+        assert set(leaf) == set(range(n_leaves))
+    assert adjusted_rand_score(codes, grow(z, exact, n_leaves=3)[1]) == 1
+
+
+def test_few_cells_make_few_leaves_unless_more_are_asked_for():
+    z, _ = groups([25], 0)
+    tree, leaf = grow(z, exact)
+    assert tree.n_splits <= 1
+    assert np.bincount(leaf).min() >= 10
+    tree, leaf = grow(z, exact, n_leaves=5)
+    assert tree.n_splits == 4
+    assert np.bincount(leaf).min() >= 2
+    assert grow(z[:3], exact, n_leaves=3)[0].n_splits == 0
+
+
+def test_the_same_seed_gives_the_same_tree():
+    z, _ = groups([300, 200, 100], 3.0)
+    first, second = (grow(z, noisy, seed=4) for _ in range(2))
+    np.testing.assert_array_equal(first[1], second[1])
+    np.testing.assert_array_equal(first[0].t, second[0].t)
+    np.testing.assert_array_equal(first[0].null, second[0].null)
+
+
+def test_a_rare_group_is_found_among_more_cells_than_a_test_takes():
+    z, codes = groups([6000, 12], 8.0)
+    tree, leaf = grow(z, exact)
+    assert adjusted_rand_score(codes, tree.clusters(tree.height >= STRENGTH)[leaf]) == 1
+
+
+# ------------------------------------------------------------------- told conditions
+
+
+def test_a_split_between_batches_is_not_made():
+    z, codes = groups([400, 400], 5.0)
+    assert grow(z, exact)[0].n_splits == 1
+    is_apart = z.copy()
+    is_apart[codes == 1, 0] -= 2.0  # 3 standard deviations: near, yet seen
+    assert grow(is_apart, exact)[0].n_splits == 1
+    assert grow(is_apart, exact, [codes])[0].n_splits == 0
+
+
+def test_types_are_found_in_batches_that_are_apart():
+    rng = np.random.default_rng(0)
+    z, types = groups([500, 300], 5.0)
+    batch = rng.integers(2, size=800)
+    z[batch == 1, 4] += 4.0
+    tree, leaf = grow(z, exact, [batch])
+    assert tree.n_splits == 1
+    assert adjusted_rand_score(types, leaf) > 0.98
+    assert tree.n_levels.tolist() == [[2]]
+
+
+def test_a_type_that_only_one_batch_has_is_found():
+    rng = np.random.default_rng(0)
+    z, types = groups([500, 100], 7.0)
+    batch = np.where(types == 1, 1, rng.integers(2, size=600))
+    tree, leaf = grow(z, exact, [batch])
+    assert adjusted_rand_score(types, leaf) == 1
+    assert tree.n_levels.tolist() == [[1]]
+    assert tree.t_moved[0, 0] < 0.1
+
+
+# ----------------------------------------------------------------- untold conditions
+
+
+def test_donors_that_are_not_told_make_no_clusters_and_stay_in_the_tree():
+    x, types, donor = cells(4, 3, 0.4)
+    z = x @ np.linalg.svd(x, full_matrices=False)[2][:8].T
+    tree, leaf = grow(z, exact, sums_of=lambda leaf: sums_of(x, leaf))
+    clusters = tree.clusters(tree.height >= STRENGTH)[leaf]
+    assert adjusted_rand_score(types, clusters) > 0.99
+    assert adjusted_rand_score(3 * types + donor, leaf) > 0.95
+    assert adjusted_rand_score(types, tree.clusters(tree.strongest(4))[leaf]) > 0.99
+    plain, leaf = grow(z, exact)
+    assert not plain.is_repeated.any()
+    assert plain.clusters(plain.height >= STRENGTH).max() == 11
+
+
+def test_types_closer_to_each_other_than_their_donors_are_found_above_the_donors():
+    rng = np.random.default_rng(0)
+    broad, fine, donor = (codes.repeat(60) for codes in np.indices((3, 2, 3)).reshape(3, -1))
+    effects = ((1.0, (3,), broad), (0.3, (3, 2), (broad, fine)), (0.5, (3,), donor))
+    x = rng.standard_normal((len(broad), N_GENES))
+    for scale, sizes, of_cell in effects:
+        x += rng.normal(0, scale, (*sizes, N_GENES))[of_cell]
+    z = x @ np.linalg.svd(x, full_matrices=False)[2][:8].T
+    tree, leaf = grow(z, exact, sums_of=lambda leaf: sums_of(x, leaf))
+    clusters = tree.clusters(tree.height >= STRENGTH)[leaf]
+    assert adjusted_rand_score(2 * broad + fine, clusters) > 0.95
+    assert (tree.height[tree.is_repeated] < STRENGTH).all()  # the donors are in the tree, below
+    assert adjusted_rand_score(6 * broad + 3 * fine + donor, leaf) > 0.95
+
+
+def test_a_cut_between_types_divides_every_level_and_one_between_levels_does_not():
+    level = np.repeat([0, 1], 100)
+    types = np.tile([True, False, False, False], 50)
+    assert _divides_each(level, types)
+    assert not _is_between(level, types)
+    assert not _divides_each(level, level == 1)
+    assert _is_between(level, level == 1)
+    uneven = np.where(level == 0, np.arange(200) < 60, np.arange(200) < 105)  # 60 and 5 of 100
+    assert not _divides_each(level, uneven)
+    assert not _is_between(level, np.zeros(200, dtype=bool))
