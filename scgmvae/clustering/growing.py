@@ -34,6 +34,8 @@ MOST_LEVELS = 8
 """Largest number of levels that were not told, as of donors, that are moved onto each other."""
 LEAST_SHARE = 0.25
 """Least share of a level on either side of a cut between types, over that of the smaller side."""
+FEW = 0.05
+"""Largest share of the cells in levels that a cut between types need not divide."""
 BETWEEN_LEVELS = 0.7
 """Correlation with the levels that were moved from which on a split is one between them."""
 
@@ -209,10 +211,14 @@ def _key_of(rows: NDArray[np.int64], side: NDArray[np.bool_]) -> bytes:
 
 
 def _divides_each(level: NDArray[np.integer], side: NDArray[np.bool_]) -> bool:
-    """Whether a cut divides every level, (n,), and none of them by far less evenly than all."""
-    share = np.bincount(level, side) / np.bincount(level)
-    least = LEAST_SHARE * min(side.mean(), 1 - side.mean())
-    return bool((np.minimum(share, 1 - share) >= least).all())
+    """Whether a cut divides every level, (n,), and none of them by far less evenly than all.
+
+    Levels of a few cells, as a rare type that was cut off before, need not be divided.
+    """
+    n = np.bincount(level)
+    share = np.bincount(level, side) / n
+    is_divided = np.minimum(share, 1 - share) >= LEAST_SHARE * min(side.mean(), 1 - side.mean())
+    return bool(n[~is_divided].sum() <= FEW * n.sum())
 
 
 def _is_between(level: NDArray[np.integer], side: NDArray[np.bool_]) -> bool:

@@ -135,4 +135,7 @@ def test_a_cut_between_types_divides_every_level_and_one_between_levels_does_not
     assert _is_between(level, level == 1)
     uneven = np.where(level == 0, np.arange(200) < 60, np.arange(200) < 105)  # 60 and 5 of 100
     assert not _divides_each(level, uneven)
+    with_few = np.append(level, np.full(8, 2))  # on one side, as a rare type is
+    assert _divides_each(with_few, np.append(types, np.zeros(8, dtype=bool)))
+    assert not _divides_each(np.append(level, np.full(20, 2)), np.append(types, [False] * 20))
     assert not _is_between(level, np.zeros(200, dtype=bool))
