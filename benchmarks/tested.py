@@ -368,12 +368,12 @@ def by_scvi(adata: AnnData, batch_key: str | None, seed: int) -> dict[str, np.nd
 
 
 def donors(seed: int, short: bool) -> list[Row]:
-    """Types in donors or under treatments, who are told or not."""
+    """Types in donors, by treatments or by protocols, which are told or not."""
     cells = [("simulated", *in_donors(300 if short else 3000, seed), "donor")]
-    if not short:
-        adata, batch_key = load_counts("kang")
+    for name in () if short else ("kang", "sc_mixology"):
+        adata, batch_key = load_counts(name)
         adata = adata[adata.obs["cell_type"] != "unknown"].copy()
-        cells.append(("kang", adata, adata.obs["cell_type"].to_numpy(), batch_key))
+        cells.append((name, adata, adata.obs["cell_type"].to_numpy(), batch_key))
     rows = []
     for data, adata, truth, key in cells:
         for is_told in (True, False):
