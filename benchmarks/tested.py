@@ -9,7 +9,7 @@ one      one population of cells: how often more than one cluster is found
 power    two populations that differ in some genes by some factor: how often both are found
 types    3 to 20 simulated types: how many are found
 truth    real data: agreement with the types, and how well rare types are found
-donors   types in donors or under treatments, who are told or not
+donors   types in donors, by treatments or by protocols, which are told or not
 depth    one or three types, half of the cells ten times deeper
 cost     seconds of the tests by number of cells
 
