@@ -23,14 +23,7 @@ if TYPE_CHECKING:
 
     from scgmvae.clustering.one_population import Encoded
 
-__all__ = [
-    "FINEST",
-    "LARGEST_P",
-    "TestedCut",
-    "cut_without_levels",
-    "evidence_of_cut",
-    "tested_cut",
-]
+__all__ = ["FINEST", "LARGEST_P", "TestedCut", "evidence_of_cut", "tested_cut"]
 
 LARGEST_P = 0.01
 FINEST = 0.3
@@ -81,6 +74,7 @@ def tested_cut(
     levels: Sequence[NDArray[np.integer]],
     rng: np.random.Generator,
     smallest: int = SMALLEST_SIDE,
+    untold: Sequence[NDArray[np.integer]] = (),
 ) -> TestedCut | None:
     """The weakest cut of some cells, tested.
 
@@ -100,6 +94,9 @@ def tested_cut(
         Source of draws.
     smallest
         Smallest number of cells on a side.
+    untold
+        Level of each cell, ``(n,)``, for conditions that were not told, whose levels are moved
+        onto each other in any case.
 
     Returns
     -------
@@ -107,19 +104,19 @@ def tested_cut(
     """
     if len(z) < 2 * smallest:
         return None
-    best = cut_without_levels(z, encoder_of, levels, rng, smallest, ())
+    best = _tested(z, encoder_of, levels, rng, smallest, untold)
     if best is None or best.is_supported:
         return best
     against = [
         level for level, support in zip(levels, best.supports, strict=True) if not support.is_given
     ]
-    moved = cut_without_levels(z, encoder_of, levels, rng, smallest, against)
+    moved = _tested(z, encoder_of, levels, rng, smallest, [*untold, *against])
     if moved is not None and moved.is_split and not best.is_split:
         return moved
     return best
 
 
-def cut_without_levels(
+def _tested(
     z: NDArray[np.floating],
     encoder_of: Callable[[NDArray[np.integer]], Encoded],
     levels: Sequence[NDArray[np.integer]],
@@ -127,19 +124,7 @@ def cut_without_levels(
     smallest: int,
     moved_by: Sequence[NDArray[np.integer]],
 ) -> TestedCut | None:
-    """The weakest cut of some cells whose levels were moved onto each other, tested.
-
-    Parameters
-    ----------
-    z, encoder_of, levels, rng, smallest
-        As in :func:`tested_cut`.
-    moved_by
-        Level of each cell, ``(n,)``, for each condition whose levels are moved.
-
-    Returns
-    -------
-    The cut and what speaks for it, or ``None`` where there are too few cells.
-    """
+    """The weakest cut of cells of which some conditions' levels were moved onto each other."""
     seen = _moved(z, moved_by)
     cut = weakest_cut(shared_neighbor_graph(seen), seen, smallest)
     if cut is None:

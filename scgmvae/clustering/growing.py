@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scgmvae.clustering.cut_tests import TestedCut, cut_without_levels, tested_cut
+from scgmvae.clustering.cut_tests import TestedCut, tested_cut
 from scgmvae.clustering.cuts import SMALLEST_SIDE
 from scgmvae.clustering.few_genes import splits_of_few_genes
 from scgmvae.clustering.repeated import repeated_splits
@@ -33,8 +33,9 @@ __all__ = ["grow"]
 MOST_LEVELS = 8
 """Largest number of levels that were not told, as of donors, that are moved onto each other."""
 LEAST_SHARE = 0.25
-"""Least share of a level on either side of a cut between types, over that of the smaller side."""
-FEW = 0.05
+"""Least share of a level's cells on either side of a cut between types, as a part of the share of
+all cells on the smaller side."""
+SMALL = 0.05
 """Largest share of the cells in levels that a cut between types need not divide."""
 BETWEEN_LEVELS = 0.7
 """Correlation with the levels that were moved from which on a split is one between them."""
@@ -76,8 +77,9 @@ def grow(
 
     Returns
     -------
-    The tree, and the leaf of each cell, ``(n,)``, the largest leaf first. There are fewer than K
-    leaves where the cells cannot be split into as many.
+    The tree, and the leaf of each cell, ``(n,)``, the largest leaf first. Splits that repeat are
+    below those between types where these are found. There are fewer than K leaves where the cells
+    cannot be split into as many.
     """
     smallest = SMALLEST_SIDE
     if n_leaves is not None:  # so many that a leaf may have fewer cells
@@ -141,9 +143,8 @@ class _Cuts:
 
         # by the cells, so that no test moves the draws of another
         rng = np.random.default_rng([self.seed, len(rows), *rows[:1], *rows[-1:]])
-        if level is None:
-            return tested_cut(z, encoder_of, levels, rng, self.smallest)
-        return cut_without_levels(z, encoder_of, levels, rng, self.smallest, [level])
+        untold = [] if level is None else [level]
+        return tested_cut(z, encoder_of, levels, rng, self.smallest, untold)
 
     def that_repeat(
         self, tree: SplitTree, leaf: NDArray[np.integer], is_repeated: NDArray[np.bool_]
@@ -178,8 +179,8 @@ class _Cuts:
     def _put_below(self, rows: NDArray[np.int64], side: NDArray[np.bool_]) -> bool:
         """Cut a group between types in place of between levels that were not told, if it can be.
 
-        Sides are moved onto each other until a cut divides each of the levels so far. One that
-        does not is between further levels.
+        Sides are moved onto each other until a cut divides each of the levels so far, as one
+        between types does. A cut that does not is between further levels.
         """
         key, level = rows.tobytes(), side.astype(np.int64)
         if key in self.tried:
@@ -187,13 +188,16 @@ class _Cuts:
         self.tried.add(key)
         while level.max() < MOST_LEVELS:
             found = self._tested(rows, level)
-            if found is None or not found.is_split:
+            if found is None or not (found.is_split and found.is_supported):
                 return False
             if _divides_each(level, found.cut.side):
                 self.found[key], self.moved[key] = found, np.full(len(self.z), -1)
                 self.moved[key][rows] = level
                 return True
-            level = np.unique(2 * level + found.cut.side, return_inverse=True)[1]
+            finer = np.unique(2 * level + found.cut.side, return_inverse=True)[1]
+            if finer.max() == level.max():  # a cut between the levels is left, as of two shapes
+                return False
+            level = finer
         return False
 
 
@@ -218,7 +222,7 @@ def _divides_each(level: NDArray[np.integer], side: NDArray[np.bool_]) -> bool:
     n = np.bincount(level)
     share = np.bincount(level, side) / n
     is_divided = np.minimum(share, 1 - share) >= LEAST_SHARE * min(side.mean(), 1 - side.mean())
-    return bool(n[~is_divided].sum() <= FEW * n.sum())
+    return bool(is_divided.sum() >= 2 and n[~is_divided].sum() <= SMALL * n.sum())
 
 
 def _is_between(level: NDArray[np.integer], side: NDArray[np.bool_]) -> bool:

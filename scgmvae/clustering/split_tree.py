@@ -42,7 +42,7 @@ class SplitTree:
     t_moved: NDArray[np.float64]
     """T of each split with the levels of a condition moved onto each other, (S, conditions)."""
     is_repeated: NDArray[np.bool_]
-    """Whether each split repeats in most of the other types, (S,)."""
+    """Whether each split repeats from type to type, as one between untold donors, (S,)."""
     is_of_few_genes: NDArray[np.bool_]
     """Whether each split rests on few genes, (S,)."""
 

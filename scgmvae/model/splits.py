@@ -124,9 +124,11 @@ class SplitsMixin(PopulationsMixin):
         for each categorical condition ``<condition>_levels``, how many of its levels have cells
         on both sides, and ``t_without_<condition>``, T where the levels are moved onto each other;
         ``is_repeated``, whether most types are divided in the same directions of gene space, as by
-        a batch that was not told; ``is_of_few_genes``, whether its sides are alike but for three
-        genes, as B cells of either light chain are (such a split, and one that is repeated, counts
-        0.4 of its strength); ``is_made``, whether the present clusters follow it; ``genes_left``
+        a batch that was not told (a split that was put above one of those has the ``t``, ``null``
+        and ``p`` of cells whose batches were moved onto each other); ``is_of_few_genes``, whether
+        its sides are alike but for three genes, as B cells of either light chain are (such a
+        split, and one that is repeated, counts 0.4 of its strength); ``is_made``, whether the
+        present clusters follow it; and ``genes_left``
         and ``genes_right``, the genes that are higher on that side, by Welch's t of
         log(1 + counts per 10,000).
 

@@ -5,7 +5,7 @@ import pytest
 from latent_points import N_GENES, cells, exact, groups, noisy, sums_of
 from sklearn.metrics import adjusted_rand_score
 
-from scgmvae.clustering.growing import _divides_each, _is_between, grow
+from scgmvae.clustering.growing import _Cuts, _divides_each, _grown, _is_between, grow
 from scgmvae.clustering.split_tree import STRENGTH
 
 
@@ -135,7 +135,59 @@ def test_a_cut_between_types_divides_every_level_and_one_between_levels_does_not
     assert _is_between(level, level == 1)
     uneven = np.where(level == 0, np.arange(200) < 60, np.arange(200) < 105)  # 60 and 5 of 100
     assert not _divides_each(level, uneven)
+    one_large = np.repeat([0, 1], [980, 20])  # the cut is within one level alone
+    assert not _divides_each(one_large, np.arange(1000) < 490)
     with_few = np.append(level, np.full(8, 2))  # on one side, as a rare type is
     assert _divides_each(with_few, np.append(types, np.zeros(8, dtype=bool)))
     assert not _divides_each(np.append(level, np.full(20, 2)), np.append(types, [False] * 20))
     assert not _is_between(level, np.zeros(200, dtype=bool))
+
+
+def in_donors(n_donors, n=150, seed=0):
+    """Points of two types in donors who are 20 apart, the types 6, and the codes of both."""
+    rng = np.random.default_rng(seed)
+    types, donor = (codes.repeat(n) for codes in np.indices((2, n_donors)).reshape(2, -1))
+    z = rng.standard_normal((len(types), 4))
+    z[:, 0] += 20 * donor
+    z[:, 1] += 6 * types
+    return z, types, donor
+
+
+def test_further_donors_are_moved_until_types_show():
+    z, types, donor = in_donors(3)
+    cuts, rows = _Cuts(z, exact, [], 0, 10), np.arange(len(z))
+    assert cuts._put_below(rows, donor == 2)
+    assert adjusted_rand_score(types, cuts.of(rows).cut.side) > 0.95
+    assert adjusted_rand_score(donor, cuts.moved[rows.tobytes()]) > 0.95
+    tree, leaf = _grown(cuts, None)
+    repeats = cuts.that_repeat(tree, leaf, np.zeros(tree.n_splits, dtype=bool))
+    assert repeats.tolist() == [False, True, True, True, True]  # each type is divided by donors
+
+
+def test_a_told_batch_is_moved_beside_donors_who_were_not_told():
+    z, types, donor = in_donors(2, n=300)
+    batch = np.random.default_rng(1).integers(2, size=len(z))
+    z[:, 2] += 5 * batch
+    cuts, rows = _Cuts(z, exact, [batch], 0, 10), np.arange(len(z))
+    assert cuts._put_below(rows, donor == 1)
+    assert adjusted_rand_score(types, cuts.of(rows).cut.side) > 0.9
+
+
+def test_a_split_that_was_known_to_repeat_stays_one():
+    z, _, donor = in_donors(2)
+    cuts = _Cuts(z, exact, [], 0, 10)
+    tree, leaf = _grown(cuts, None)
+    every = np.ones(tree.n_splits, dtype=bool)
+    assert not cuts.that_repeat(tree, leaf, ~every).any()
+    assert cuts.that_repeat(tree, leaf, every).all()
+    assert cuts.that_repeat(tree, leaf, ~every).all()
+
+
+def test_growth_ends_where_moved_sides_are_apart_by_their_shape():
+    rng = np.random.default_rng(0)
+    t = rng.uniform(-1, 1, 300)
+    bent = np.column_stack([8 * t, 8 * np.abs(t), np.zeros(300)])
+    z = np.concatenate([bent, np.tile([0.0, 0.0, 12.0], (300, 1))])
+    z += 0.25 * rng.standard_normal(z.shape)
+    cuts, rows = _Cuts(z, exact, [], 0, 10), np.arange(len(z))
+    assert not cuts._put_below(rows, rows >= 300)
