@@ -20,7 +20,7 @@ help: ## show this list
 demo: $(VENV)/.installed ## run the demonstration, results in demo_output/
 	$(BIN)/python examples/demo.py demo_output
 
-# One thread: where other work keeps a core busy, two wait for each other most of the time. Options of
+# Two notebooks at a time, of one thread each: two threads wait for each other most of the time. Options of
 # the tests are left out, because they belong to plugins that notebooks do without.
 tutorials: $(VENV)/.installed-tutorials ## run the notebooks in tutorials/
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o addopts= -n 2 --nbmake --nbmake-timeout=600 \
