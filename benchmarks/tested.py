@@ -9,7 +9,7 @@ one      one population of cells: how often more than one cluster is found
 power    two populations that differ in some genes by some factor: how often both are found
 types    3 to 20 simulated types: how many are found
 truth    real data: agreement with the types, and how well rare types are found
-donors   types in donors, by treatments or by protocols, which are told or not
+donors   types in donors, treatments or batches that are told or not
 depth    one or three types, half of the cells ten times deeper
 cost     seconds of the tests by number of cells
 
@@ -368,7 +368,7 @@ def by_scvi(adata: AnnData, batch_key: str | None, seed: int) -> dict[str, np.nd
 
 
 def donors(seed: int, short: bool) -> list[Row]:
-    """Types in donors, by treatments or by protocols, which are told or not."""
+    """Types in donors, treatments or batches that are told or not."""
     cells = [("simulated", *in_donors(300 if short else 3000, seed), "donor")]
     for name in () if short else ("kang", "sc_mixology"):
         adata, batch_key = load_counts(name)

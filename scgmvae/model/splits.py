@@ -128,9 +128,8 @@ class SplitsMixin(PopulationsMixin):
         and ``p`` of cells whose batches were moved onto each other); ``is_of_few_genes``, whether
         its sides are alike but for three genes, as B cells of either light chain are (such a
         split, and one that is repeated, counts 0.4 of its strength); ``is_made``, whether the
-        present clusters follow it; and ``genes_left``
-        and ``genes_right``, the genes that are higher on that side, by Welch's t of
-        log(1 + counts per 10,000).
+        present clusters follow it; ``genes_left`` and ``genes_right``, the genes that are higher
+        on that side, by Welch's t of log(1 + counts per 10,000).
 
         Raises
         ------
