@@ -62,7 +62,7 @@ class AnnotationMixin(NoveltyMixin):
         else:
             target = self._anndata_of(adata, vars(self), to_write=True)
         validation.check_key_added(self._setup.arguments, key_added)
-        posteriors = self._posteriors(target)
+        posteriors = self._posteriors_to_judge(target)
         beside = self._written_beside(adata, target, target)
         if target is self.adata:
             if self._given is None:  # a model without data has just made these its own

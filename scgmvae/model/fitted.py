@@ -33,6 +33,12 @@ class Fitted:
     """Mean of z of the training cells of each component that has any, (K', L)."""
     occupied_whitening: NDArray[np.float64] | None = None
     """Matrices that turn the covariances of those cells into the identity, (K', L, L)."""
+    misfit_quantiles: NDArray[np.float64] | None = None
+    """Quantiles of the misfit of cells that are drawn from the model."""
+    misfit_shifts: NDArray[np.float64] | None = None
+    """By how much the misfit of new cells is larger in each component, (K,)."""
+    trained_on: NDArray[np.float64] | None = None
+    """Weighted sums of a few rows of the training data, by which these are known again."""
 
     @classmethod
     def of(cls, model: Any) -> Fitted:

@@ -106,7 +106,7 @@ class MergingMixin(ComponentsMixin):
         if n is not None:
             checks.check_whole(1, n=n)
         validation.check_key_added(self._setup.arguments)
-        posteriors = self._posteriors()
+        posteriors = self._posteriors_to_judge()
         tree = self._merge(posteriors, n, threshold, method)
         self._write_to_own_data(posteriors)
         return tree

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scgmvae.model.posteriors import PosteriorsMixin
+from scgmvae.model.misfit import N_QUANTILES, PRIOR_CELLS, MisfitMixin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["OUTERMOST", "NoveltyMixin"]
 
-N_QUANTILES = 1001
-"""Number of quantiles of the training cells' distances that a model keeps."""
-
-PRIOR_CELLS = 10
-"""Number of cells of the mean covariance of all components that count among those of each."""
-
 NOT_MEASURED = (
     "Novelty is measured by the training cells when training ends, but this model was saved "
     "before, or by an earlier version. Load it with its data and train it for one more epoch."
@@ -32,8 +26,11 @@ NOT_MEASURED = (
 OUTERMOST = 0.01
 """Share of the training cells that count as outliers: their confidence is reduced."""
 
+SMALLEST_P = 1e-6
+"""Probability below which that of a misfit is not known; of such cells the distance decides."""
 
-class NoveltyMixin(PosteriorsMixin):
+
+class NoveltyMixin(MisfitMixin):
     """The method ``get_novelty``, and the confidence, which is reduced for outliers."""
 
     distance_quantiles_: NDArray[np.float64] | None
@@ -50,18 +47,26 @@ class NoveltyMixin(PosteriorsMixin):
         batch_size: int | None = None,
         dataloader: Iterator[dict[str, Tensor]] | None = None,
     ) -> NDArray[np.float64]:
-        r"""Novelty of each cell: how far it is from the cells that the model was trained on.
+        r"""Novelty of each cell: how unlike the cells it is that the model was trained on.
+
+        The larger of two shares. The first is that of the training cells that are nearer to their
+        components, by a Mahalanobis distance at the posterior mean of z,
 
         .. math::
-            \delta = \min_k \lVert \Sigma_k^{-1/2} (z - m_k) \rVert
+            \delta = \min_k \lVert \Sigma_k^{-1/2} (z - m_k) \rVert,
 
-        at the posterior mean of z, a Mahalanobis distance, with :math:`m_k` and :math:`\Sigma_k`
-        the mean and the covariance of q(z|x) of the training cells of component k together. Those
-        of a rare type are as near to it as those of a common one. Because few cells tell little,
-        ten of the mean covariance of all components count among them, and the covariance is that
-        of a new cell around the mean of n, larger by 1/n. The novelty is the share of the training
-        cells that have a smaller distance, so among these themselves it is uniform. Near 1 a cell
-        fits no component.
+        with :math:`m_k` and :math:`\Sigma_k` the mean and the covariance of q(z|x) of the training
+        cells of component k together. Those of a rare type are as near to it as those of a common
+        one. Because few cells tell little, ten of the mean covariance of all components count
+        among them, and the covariance is that of a new cell around the mean of n, larger by 1/n.
+
+        The second is for new cells alone: the share of the cells of known types that would have
+        less misfit, which is what the model does not explain of a cell, nor of the 14 new cells
+        that are most like it. It finds types that the encoder puts among those that it knows. In
+        a query of a batch that the reference does not know, what is different in most cells counts
+        as the effect of that batch.
+
+        Among the training cells novelty is uniform. Near 1 a cell fits no component.
 
         Parameters
         ----------
@@ -87,11 +92,11 @@ class NoveltyMixin(PosteriorsMixin):
 
         Notes
         -----
-        Cells like those trained on, but not seen in training, may lie nearer to the components
-        than the training cells do, because the encoder was not fitted to them. So compare the
-        novelty of groups of new cells with one another too. Types that resemble a known one, such
-        as naive and memory T cells, hardly stand out (``docs/benchmarks.md``), nor does what lies
-        within a component of scattered cells, such as doublets.
+        New cells are judged together with those that they are given with: a single cell has no
+        misfit, and a known cell among new ones may share theirs. Of types that resemble a known
+        one, such as naive and memory T cells, a part stands out (``docs/benchmarks.md``), of
+        single doublets little. A query of an unknown batch whose cells are mostly of new types
+        looks like one of a batch with a large effect.
 
         Examples
         --------
@@ -100,13 +105,17 @@ class NoveltyMixin(PosteriorsMixin):
         (0.0, 1.0)
         """
         self._check_mixture()
-        return self._novelty(self._posteriors(adata, indices, batch_size, dataloader))
+        return self._novelty(self._posteriors_to_judge(adata, indices, batch_size, dataloader))
 
     def _novelty(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
         if self.occupied_means_ is None:
             raise RuntimeError(NOT_MEASURED)
         shares = np.linspace(0, 1, N_QUANTILES)
-        return np.interp(self._distance(posteriors), self.distance_quantiles_, shares)
+        novelty = np.interp(self._distance(posteriors), self.distance_quantiles_, shares)
+        if "misfit" not in posteriors:
+            return novelty
+        p = 1 - novelty
+        return 1 - np.minimum(p, np.maximum(self._p_of_misfit(posteriors), SMALLEST_P * p))
 
     def _distance(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
         """Distance to the nearest of the components that training cells are in, (n,)."""

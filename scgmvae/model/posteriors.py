@@ -105,13 +105,18 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
         minibatches = self._minibatches_to_read(adata, indices, batch_size, dataloader, given)
         self.module.eval()
         noise = self._noise()
-        posteriors = stacked(self._posteriors_of(tensors, noise) for tensors in minibatches)
-        if not posteriors:
+        return self._all_of(self._posteriors_of(tensors, noise) for tensors in minibatches)
+
+    @staticmethod
+    def _all_of(parts: Iterable[dict[str, Tensor]]) -> dict[str, NDArray]:
+        """What was read of minibatches, put together; ``ValueError`` if there were none."""
+        found = stacked(parts)
+        if not found:
             raise ValueError(
                 "A dataloader must bring cells, but the dataloader brought no minibatch. Give it "
                 "anew: an iterator can be read only once."
             )
-        return posteriors
+        return found
 
     def _minibatches_to_read(
         self,

@@ -332,7 +332,7 @@ class SplitsMixin(PopulationsMixin):
             raise ValueError(f"strength must be in (0, 1], but it is {strength}.")
         self._validate_anndata()
         validation.check_key_added(self._setup.arguments)
-        posteriors = self._posteriors()
+        posteriors = self._posteriors_to_judge()
         self._cut(posteriors, strength, n)
         self._write_to_own_data(posteriors)
 

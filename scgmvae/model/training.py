@@ -508,7 +508,7 @@ class TrainingMixin(StartMixin):
 
     def _finish(self, training: Training, rows: NDArray[np.integer]) -> None:
         """Merge components, keep the distances of the training cells, and write the results."""
-        posteriors = self._posteriors()
+        posteriors = self._posteriors_to_judge()
         finds_k = self.n_components_asked is None and training.request.guide_key is None
         is_new = self.mixture_started_ and not training.goes_on
         if is_new and finds_k and not self._setup.label_names:
@@ -531,4 +531,5 @@ class TrainingMixin(StartMixin):
             if len(rows) < self.adata.n_obs:
                 trained = {name: values[rows] for name, values in posteriors.items()}
             self._remember_training_cells(trained)
+            self._remember_misfit(rows, self.seed_)
         self._write_to_own_data(posteriors)

@@ -128,7 +128,7 @@ def _annotated(model: SCGMVAE, n_most: int, rng: np.random.Generator) -> AnnData
     if adata.n_obs > n_most:
         rows = np.sort(rng.choice(adata.n_obs, n_most, replace=False))
     cells = AnnData(obs=pd.DataFrame({"row": rows}, adata.obs_names[rows]))
-    model._write_annotation(cells, model._posteriors(indices=rows), KEY)
+    model._write_annotation(cells, model._posteriors_to_judge(indices=rows), KEY)
     return cells
 
 

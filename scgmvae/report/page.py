@@ -98,7 +98,7 @@ def write_report(
     validation.check_columns(model.adata, is_whole=False, labels_key=labels_key)
     labels_key = labels_key or model._labels_key_of(model.adata)
     cells = AnnData(obs=model.adata.obs.copy(), uns=_colors(model.adata))
-    model._write_annotation(cells, model._posteriors(), KEY)
+    model._write_annotation(cells, model._posteriors_to_judge(), KEY)
     if KEY in cells.obs and model.adata.obs.get(KEY, pd.Series()).dtype == cells.obs[KEY].dtype:
         cells.uns |= _colors(model.adata)  # one colour means one thing
     drawn = _drawn(model, cells, N_EXPLORED if interactive else N_SHOWN, seed)

@@ -447,10 +447,20 @@ def test_novelty_of_the_training_cells_is_uniform(with_novel):
 def test_novelty_is_the_share_of_training_cells_that_are_nearer(with_novel):
     adata, _, model = with_novel
     of_training = distances(model, model.adata)
-    expected = (of_training < distances(model, adata)[:, None]).mean(1)
-    np.testing.assert_allclose(model.get_novelty(adata), expected, atol=5e-3)
-    some = model.get_novelty(adata, indices=[4, 2], batch_size=1)
-    np.testing.assert_allclose(some, expected[[4, 2]], atol=5e-3)
+    for cells in (model.adata, adata):
+        expected = (of_training < distances(model, cells)[:, None]).mean(1)
+        found = model._novelty(model._posteriors(cells))
+        np.testing.assert_allclose(found, expected, atol=5e-3)
+    some = model.get_novelty(indices=[4, 2], batch_size=1)
+    np.testing.assert_allclose(some, model.get_novelty()[[4, 2]], atol=1e-4)
+
+
+def test_misfit_adds_to_the_novelty_of_new_cells(with_novel):
+    adata, _, model = with_novel
+    by_distance = model._novelty(model._posteriors(adata))
+    novelty = model.get_novelty(adata)
+    assert (novelty >= by_distance - 1e-12).all()
+    assert (novelty > by_distance).any()
 
 
 def distances(model, adata):
