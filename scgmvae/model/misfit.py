@@ -50,7 +50,8 @@ class MisfitMixin(PosteriorsMixin):
     What is common is judged by cells that are drawn from the model. The training cells have less
     misfit than these, because the model has learned their noise by heart; and new cells have as
     much more, to the first order, for the same reason. So the difference is added, for each
-    component, whose cells may be few.
+    component, whose cells may be few. Of a model that explains its training cells badly, these
+    have more misfit than drawn ones, and new cells are expected to have as much.
     """
 
     misfit_quantiles_: NDArray[np.float64] | None
@@ -160,9 +161,13 @@ class MisfitMixin(PosteriorsMixin):
         excess = drawn["misfit"] - found["misfit"]
         n_cells = np.bincount(component, minlength=n_components)
         sums = np.bincount(component, excess, minlength=n_components)
-        self.misfit_shifts_ = (sums + PRIOR_CELLS * excess.mean()) / (n_cells + PRIOR_CELLS)
+        shifts = (sums + PRIOR_CELLS * excess.mean()) / (n_cells + PRIOR_CELLS)
         self.trained_on_ = _sums_of_rows(self.adata_manager)
-        self.misfit_quantiles_ = np.quantile(drawn["misfit"], np.linspace(0, 1, N_QUANTILES))
+        self.misfit_shifts_ = np.abs(shifts)
+        # training cells that were put where the drawn ones are, in case they are scattered more
+        both = [drawn["misfit"], found["misfit"] + shifts[component]]
+        shares = np.linspace(0, 1, N_QUANTILES)
+        self.misfit_quantiles_ = np.max([np.quantile(each, shares) for each in both], axis=0)
 
     def _drawn_anew(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """A minibatch of cells that are drawn at the means of z of these."""

@@ -63,6 +63,14 @@ def test_new_cells_of_known_types_are_not(known_and_new):
     assert 0.25 < (novelty > 0.5).mean() < 0.8
 
 
+def test_nor_are_they_if_the_model_explains_no_cells_well(known_and_new, make_model, train):
+    trained, cells, is_new = known_and_new
+    model = make_model(trained.adata.copy(), {"batch_key": "batch"})
+    train(model, max_epochs=1, pretrain_epochs=1)
+    novelty = model.get_novelty(cells[~is_new].copy())
+    assert (novelty > 0.99).mean() < 0.06
+
+
 def test_cells_that_were_trained_on_are_known_again(known_and_new):
     model, *_ = known_and_new
     expected = model.get_novelty()
