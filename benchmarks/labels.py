@@ -20,9 +20,8 @@ import pandas as pd
 import tools
 import torch
 from anndata import AnnData
-from common import merge, set_threads, summarise
+from common import load_counts, merge, set_threads, summarise
 from numpy.typing import NDArray
-from quality import load
 from sklearn.metrics import f1_score
 
 import scgmvae
@@ -35,7 +34,7 @@ FRACTIONS = {
     "simulated": ("simulated", 5),
 }
 """Data, and how much of each type is labelled: a fraction, or a number of cells."""
-KEY, UNLABELED = "label", "unknown"
+TYPE, KEY, UNLABELED = "cell_type", "label", "unknown"
 SHORT = {"max_epochs": 2, "pretrain_epochs": 2}
 
 
@@ -78,8 +77,8 @@ METHODS = {"scgmvae": run_scgmvae, "SCANVI": run_scanvi, "PCA": run_on_pcs}
 
 def fit(task: str, method: str, seed: int, short: bool) -> list[dict[str, object]]:
     name, amount = FRACTIONS[task]
-    adata, types_key, _ = load(name, seed)
-    types = adata.obs[types_key].astype(str)
+    adata, _ = load_counts(name)
+    types = adata.obs[TYPE].astype(str)
     is_labelled = draw_labelled(types, amount, seed)
     adata.obs = pd.DataFrame({KEY: types.where(is_labelled, UNLABELED)})
     start = time.perf_counter()
@@ -121,8 +120,8 @@ def rare(seed: int, short: bool) -> list[dict[str, object]]:
     """Types that are the majority of a component, with and without balancing."""
     rows = []
     for balance_key in (None, KEY):
-        adata, types_key, _ = load("simulated" if short else "mouse_bladder", seed)
-        types = adata.obs[types_key].astype(str)
+        adata, _ = load_counts("simulated" if short else "mouse_bladder")
+        types = adata.obs[TYPE].astype(str)
         is_labelled = draw_labelled(types, 0.05, seed, at_least=3)
         adata.obs = pd.DataFrame({KEY: types.where(is_labelled, UNLABELED)})
         scgmvae.SCGMVAE.setup_anndata(adata, labels_key=KEY, unlabeled_category=UNLABELED)

@@ -58,8 +58,6 @@ def own_and_leiden(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["method"].isin(["SCGMVAE", "PCA + Leiden 0.3"])]
 
 
-CLUSTERING = {"ARI": ("ARI", 3), "ACC": ("ACC", 3), "n_clusters": ("number", 1)}
-KMEANS = {"kmeans_ARI": ("k-means ARI", 3), "kmeans_ACC": ("k-means ACC", 3)}
 LABELS = {"ACC": ("accuracy", 3), "macro_F1": ("macro F1", 3), "ECE": ("calibration error", 3)}
 SOURCES = {"fg": ("foreground", 3), "bg": ("background", 3), "sectors": ("sectors", 3)}
 DECODERS = SOURCES | {"log_px": ("log p(x)", 0), "gain": ("gain, nats", 1)}
@@ -95,19 +93,8 @@ CELLS = {
     "told apart": ("told apart", 2),
 }
 IN_EACH_TYPE = ("scgmvae via x", "linear model", "half of the real cells")
-QUALITY = ("pbmc4k", "pbmc3k", "mouse_bladder", "sc_mixology", "pbmc68k_reduced", "blobs")
 
 TABLES = {
-    "quality": Table(
-        tuple(f"quality-{name}" for name in QUALITY),
-        {"data": "data", "K": "K"},
-        CLUSTERING | KMEANS,
-    ),
-    "quality-w": Table(
-        tuple(f"quality-{name}" for name in QUALITY),
-        {"data": "data", "K": "K"},
-        {"kl_w": ("KL of w, nats", 3), "elbo": ("ELBO, nats", 1), "seconds": ("seconds", 0)},
-    ),
     "tested-one": Table(
         ("tested-one",),
         {"cells": "one population", "method": "method"},

@@ -22,7 +22,6 @@ NEEDS_SCIB = (
 @pytest.mark.parametrize(
     ("script", "results"),
     [
-        pytest.param("quality.py", {"quality-simulated": (2, "ACC")}, id="quality"),
         pytest.param(
             "tested.py",
             {

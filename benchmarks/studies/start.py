@@ -23,8 +23,7 @@ from scgmvae.clustering import partition
 from scgmvae.metrics import clustering_scores
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import summarise, write
-from quality import load
+from common import load_counts, summarise, write
 
 SETS = ("pbmc3k", "pbmc4k", "mouse_bladder", "paul15")
 FOR_K = (0.5, 0.7, 1.0)
@@ -45,8 +44,8 @@ def leiden_for_k(graph: sparse.csr_matrix, n_groups: int, seed: int) -> np.ndarr
 
 
 def partitions(name: str, seed: int) -> list[dict[str, object]]:
-    adata, labels_key, _ = load(name, seed)
-    labels = adata.obs[labels_key]
+    adata, _ = load_counts(name)
+    labels = adata.obs["cell_type"]
     n_groups = labels.nunique()
     pcs = partition.log_normalized_pcs(adata.X, seed=seed)
     graph = partition.neighbor_graph(pcs, seed)
