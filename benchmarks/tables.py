@@ -92,6 +92,12 @@ CELLS = {
     "R2 variance": ("R², variances", 3),
     "told apart": ("told apart", 2),
 }
+UNSEEN = {
+    "AUROC": ("AUROC", 3),
+    "new": ("unseen cells above 0.99", 2),
+    "known": ("other cells above 0.99", 2),
+}
+ALONE = {"alone": ("other cells above 0.99, without unseen ones", 2)}
 IN_EACH_TYPE = ("scgmvae via x", "linear model", "half of the real cells")
 
 TABLES = {
@@ -329,15 +335,18 @@ TABLES = {
         LABELS,
     ),
     "unseen": Table(
-        ("transfer-unseen",), {"data": "data", "method": "method"}, {"AUROC": ("AUROC", 3)}
+        ("transfer-unseen", "transfer-other_batch"),
+        {"data": "query", "method": "method"},
+        UNSEEN,
     ),
     "unseen-types": Table(
-        ("transfer-unseen",),
-        {"data": "data", "type": "type", "method": "method"},
-        {"AUROC": ("AUROC", 3)},
-        lambda rows: rows[rows["method"].isin(["scgmvae, novelty", "distance on PCs"])],
+        ("transfer-unseen", "transfer-other_batch"),
+        {"data": "query", "type": "type", "method": "method"},
+        UNSEEN,
+        lambda rows: rows[rows["method"].isin(["scgmvae, novelty", "scgmvae, distance in z"])],
         names_source=False,
     ),
+    "misfit": Table(("misfit",), {"data": "data", "setting": "setting"}, UNSEEN | ALONE),
     "labels-rare": Table(
         ("labels-rare",),
         {"method": "method"},

@@ -114,10 +114,12 @@ NEEDS_SCIB = (
                 "transfer-mice": (6, "ACC"),
                 "transfer-half": (6, "ACC"),
                 "transfer-plates": (6, "ACC"),
-                "transfer-unseen": (4, "AUROC"),
+                "transfer-unseen": (5, "AUROC"),
+                "transfer-other_batch": (10, "AUROC"),
             },
             id="transfer",
         ),
+        pytest.param("studies/misfit.py", {"misfit": (8, "AUROC")}, id="misfit"),
         pytest.param("studies/batch_size.py", {"batch_size": (4, "ARI")}, id="batch_size"),
         pytest.param(
             "multimodal.py",

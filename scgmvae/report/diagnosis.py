@@ -38,12 +38,12 @@ LEAST_CONFIDENCE, UNSURE_SHARE = 0.5, 0.1
 """Confidence below which a cell counts as unsure, and the share of such cells that is many. In a
 single cluster it is half of the cells."""
 
-FEWEST_UNSURE = 10
-"""Number of unsure cells from which on those of a single cluster are told of."""
+FEWEST_TOLD = 10
+"""Number of unsure cells, or outliers, from which on those of a single cluster are told of."""
 
-LARGEST_NOVELTY, NOVEL_SHARE = 0.99, 0.05
+LARGEST_NOVELTY, NOVEL_SHARE = 0.99, 0.1
 """Novelty above which a cell counts as an outlier, and the share of such cells that is many. Among
-the training cells the share is 0.01."""
+the training cells the share is 0.01, among other cells of the same types a few times as much."""
 
 LARGEST_OVERLAP = 0.5
 """Overlap above which two components of different clusters are hard to tell apart."""
@@ -236,7 +236,7 @@ def cell_findings(clusters: pd.Series, confidence: pd.Series, novelty: pd.Series
     is_unsure = confidence < LEAST_CONFIDENCE
     by_cluster = is_unsure.groupby(clusters, observed=True).agg(["mean", "sum"])
     by_cluster = by_cluster.sort_values("mean", ascending=False)
-    is_guess = (by_cluster["mean"] > 0.5) & (by_cluster["sum"] >= FEWEST_UNSURE)
+    is_guess = (by_cluster["mean"] > 0.5) & (by_cluster["sum"] >= FEWEST_TOLD)
     if is_unsure.mean() > UNSURE_SHARE or is_guess.any():
         named = by_cluster[by_cluster["mean"] > UNSURE_SHARE]["mean"]
         names = ", ".join(f"{name} ({share:.0%} of its cells)" for name, share in named.items())
@@ -245,10 +245,14 @@ def cell_findings(clusters: pd.Series, confidence: pd.Series, novelty: pd.Series
             f"cluster is a guess. Most concerned are the clusters {names}. "
             f"adata[adata.obs['scgmvae_confidence'] < {LEAST_CONFIDENCE}] has these cells."
         )
-    novel = (novelty > LARGEST_NOVELTY).mean()
-    if novel > NOVEL_SHARE:
+    is_novel = novelty > LARGEST_NOVELTY
+    by_cluster = is_novel.groupby(clusters, observed=True).agg(["mean", "sum"])
+    mostly = by_cluster.index[(by_cluster["mean"] > 0.5) & (by_cluster["sum"] >= FEWEST_TOLD)]
+    if is_novel.mean() > NOVEL_SHARE or len(mostly):
+        most = f" They are most of the cells of {', '.join(map(str, mostly))}." * bool(len(mostly))
         found.append(
-            f"{novel:.0%} of the cells lie further out than {LARGEST_NOVELTY:.0%} of the training "
-            "cells: they may be of types, or of a quality, that the model was not trained on."
+            f"{is_novel.mean():.0%} of the cells have a novelty above {LARGEST_NOVELTY}, as "
+            f"{1 - LARGEST_NOVELTY:.0%} of the training cells do: they may be of types, or of a "
+            f"quality, that the model was not trained on.{most}"
         )
     return found

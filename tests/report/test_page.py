@@ -476,10 +476,10 @@ def test_findings_of_components_come_when_due(table, expected):
 @pytest.mark.parametrize(
     ("n_unsure", "n_novel", "expected"),
     [
-        pytest.param(10, 5, [], id="at_the_thresholds"),
+        pytest.param(10, 10, [], id="at_the_thresholds"),
         pytest.param(12, 0, ["12 cells have .* clusters 0 (24% of its cells)."], id="unsure"),
-        pytest.param(0, 6, ["6% of the cells lie further out than 99% of the training"], id="far"),
-        pytest.param(50, 50, ["50 cells have a confidence", "50% of the cells lie"], id="both"),
+        pytest.param(0, 11, ["11% of the cells have a novelty above 0.99, as 1% of"], id="far"),
+        pytest.param(50, 50, ["50 cells have a confidence", "50% of the cells have a"], id="both"),
     ],
 )
 def test_findings_of_cells_come_when_due(n_unsure, n_novel, expected):
@@ -499,6 +499,15 @@ def test_a_cluster_whose_cells_are_mostly_unsure_is_named_if_they_are_ten():
     assert "10 cells have" in sentence and "clusters 1 (67% of its cells)." in sentence
     confidence[985] = 0.6  # nine are few
     assert diagnosis.cell_findings(clusters, confidence, pd.Series(np.zeros(1000))) == []
+
+
+def test_clusters_of_cells_that_are_mostly_novel_are_named():
+    clusters = pd.Series(["a"] * 985 + ["b"] * 15)
+    novelty = pd.Series([0.5] * 985 + [0.995] * 10 + [0.5] * 5)
+    (sentence,) = diagnosis.cell_findings(clusters, pd.Series(np.ones(1000)), novelty)
+    assert sentence.startswith("1% of the cells") and "most of the cells of b." in sentence
+    novelty[985] = 0.5  # nine are few
+    assert diagnosis.cell_findings(clusters, pd.Series(np.ones(1000)), novelty) == []
 
 
 def test_findings_of_splits_name_the_weak_ones_between_clusters():
