@@ -19,8 +19,8 @@ N_NEIGHBORS = 15
 """Number of cells that are looked at together, each cell itself among them."""
 N_DIRECTIONS = 5
 """Number of principal components of the residuals in which neighbours are near, beside z."""
-CELLS_AT_A_TIME = 128
-"""Number of cells whose neighbours' residuals are in memory at once."""
+VALUES_AT_A_TIME = 1 << 22
+"""Number of residuals of neighbours that are in memory at once."""
 
 
 @torch_threads_kept()
@@ -72,7 +72,8 @@ def shared_residuals(
     shared = np.zeros(n)
     for half in (is_first, ~is_first):
         place = np.hstack([z, _scores(residuals[:, ~half], n_directions)])
-        search = NearestNeighbors(n_neighbors=k).fit(place)
+        # a tree takes longer: in the noise of so many dimensions nothing is far from anything
+        search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(place)
         nearest = search.kneighbors(place, return_distance=False)
         shared += _sums_over_pairs(residuals[:, half], nearest)
     return shared / (k * n_features)
@@ -93,8 +94,9 @@ def _sums_over_pairs(
     """Sum of the products of residuals over the pairs of each group of cells, (n,)."""
     squares = np.square(residuals).sum(1, dtype=float)
     of_pairs = np.empty(len(groups))
-    for start in range(0, len(groups), CELLS_AT_A_TIME):
-        some = slice(start, start + CELLS_AT_A_TIME)
+    n_at_a_time = max(1, VALUES_AT_A_TIME // (groups.shape[1] * residuals.shape[1] or 1))
+    for start in range(0, len(groups), n_at_a_time):
+        some = slice(start, start + n_at_a_time)
         sums = residuals[groups[some]].sum(1)
         of_pairs[some] = np.square(sums).sum(1, dtype=float) - squares[groups[some]].sum(1)
     return of_pairs

@@ -102,16 +102,28 @@ class Fingerprint(NamedTuple):
         return np.asarray(read_rows(x, self.rows) @ self.weights).ravel()
 
 
-def sums_of_some_rows(x: Matrix) -> NDArray[np.float64]:
-    """Weighted sums of a few rows of a matrix, which tell whether it was changed in place."""
-    rows, weights = _drawn(x, x.shape)
+def sums_of_some_rows(x: Matrix, n_rows: int | None = None) -> NDArray[np.float64]:
+    """Weighted sums of a few rows of a matrix, which tell whether it was changed in place.
+
+    Parameters
+    ----------
+    x
+        Matrix, ``(n, G)``.
+    n_rows
+        Number of rows; ``None`` reads fewer from disk.
+    """
+    rows, weights = _drawn(x, x.shape, n_rows)
     return np.asarray(read_rows(x, rows) @ weights).ravel()
 
 
-def _drawn(x: Matrix, shape: tuple[int, int]) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
+def _drawn(
+    x: Matrix, shape: tuple[int, int], n_rows: int | None = None
+) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
     """Rows of a matrix that are compared, ascending, and the weight of each gene, (G,)."""
     rng, (n_obs, n_vars) = np.random.default_rng(0), shape
-    n_rows = min(n_obs, N_ROWS_ON_DISK if is_on_disk(x) else N_ROWS)
+    if n_rows is None:
+        n_rows = N_ROWS_ON_DISK if is_on_disk(x) else N_ROWS
+    n_rows = min(n_obs, n_rows)
     return np.sort(rng.choice(n_obs, n_rows, replace=False)), rng.uniform(1, 2, n_vars)
 
 

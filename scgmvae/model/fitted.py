@@ -34,11 +34,13 @@ class Fitted:
     occupied_whitening: NDArray[np.float64] | None = None
     """Matrices that turn the covariances of those cells into the identity, (K', L, L)."""
     misfit_quantiles: NDArray[np.float64] | None = None
-    """Quantiles of the misfit of cells that are drawn from the model."""
+    """Quantiles of the misfit by which that of new cells is judged, before it is shifted."""
     misfit_shifts: NDArray[np.float64] | None = None
-    """By how much the misfit of new cells is larger in each component, (K,)."""
+    """By how much the misfit of new cells of known types is larger in each component, (K,)."""
+    known_categories: tuple[int, ...] | None = None
+    """Number of categories of each condition in the data that the model was trained on."""
     trained_on: NDArray[np.float64] | None = None
-    """Weighted sums of a few rows of the training data, by which these are known again."""
+    """Weighted sums of a few rows of the training data, by which these are recognised."""
 
     @classmethod
     def of(cls, model: Any) -> Fitted:

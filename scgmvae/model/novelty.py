@@ -60,11 +60,11 @@ class NoveltyMixin(MisfitMixin):
         one. Because few cells tell little, ten of the mean covariance of all components count
         among them, and the covariance is that of a new cell around the mean of n, larger by 1/n.
 
-        The second is for new cells alone: the share of the cells of known types that would have
-        less misfit, which is what the model does not explain of a cell, nor of the 14 new cells
-        that are most like it. It finds types that the encoder puts among those that it knows. In
-        a query of a batch that the reference does not know, what is different in most cells counts
-        as the effect of that batch.
+        The second is for new cells alone. What the model explains neither of a cell nor of the new
+        cells most like it is their misfit, and the share is that of new cells of known types that
+        would have less. It finds types that the encoder puts among those that it knows. In a batch
+        that the model was not trained on, the misfit that most cells have is taken for the effect
+        of the batch, and removed.
 
         Among the training cells novelty is uniform. Near 1 a cell fits no component.
 
@@ -92,11 +92,16 @@ class NoveltyMixin(MisfitMixin):
 
         Notes
         -----
-        New cells are judged together with those that they are given with: a single cell has no
-        misfit, and a known cell among new ones may share theirs. Of types that resemble a known
-        one, such as naive and memory T cells, a part stands out (``docs/benchmarks.md``), of
-        single doublets little. A query of an unknown batch whose cells are mostly of new types
-        looks like one of a batch with a large effect.
+        New cells are judged together with those that they are given with, 20,000 at a time and
+        fewer of many features. Of a handful of cells nothing but the distance counts, and a known
+        cell beside new ones may share their misfit. Of types that resemble a known one, such as
+        naive and memory T cells, a part stands out (``docs/benchmarks.md``), of single doublets
+        little. A query of an unknown batch whose cells are mostly of new types looks like one of a
+        batch with a large effect.
+
+        The data that a model was trained on are recognised as a whole; a part of them, or what a
+        ``dataloader`` brings, counts as new cells. A model that was saved by an earlier version
+        goes by the distance alone.
 
         Examples
         --------

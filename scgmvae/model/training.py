@@ -508,7 +508,8 @@ class TrainingMixin(StartMixin):
 
     def _finish(self, training: Training, rows: NDArray[np.integer]) -> None:
         """Merge components, keep the distances of the training cells, and write the results."""
-        posteriors = self._posteriors_to_judge()
+        is_query = self.reference_categories_ is not None
+        posteriors = self._posteriors_to_judge() if is_query else self._posteriors()
         finds_k = self.n_components_asked is None and training.request.guide_key is None
         is_new = self.mixture_started_ and not training.goes_on
         if is_new and finds_k and not self._setup.label_names:
@@ -526,7 +527,7 @@ class TrainingMixin(StartMixin):
         for finding in self._split_findings() if is_new else []:
             warnings.warn(finding, UserWarning, stacklevel=3)
         self._model_summary_string = self._summary()
-        if self.module.mixture_started and self.reference_categories_ is None:
+        if self.module.mixture_started and not is_query:
             trained = posteriors
             if len(rows) < self.adata.n_obs:
                 trained = {name: values[rows] for name, values in posteriors.items()}

@@ -128,7 +128,8 @@ def _annotated(model: SCGMVAE, n_most: int, rng: np.random.Generator) -> AnnData
     if adata.n_obs > n_most:
         rows = np.sort(rng.choice(adata.n_obs, n_most, replace=False))
     cells = AnnData(obs=pd.DataFrame({"row": rows}, adata.obs_names[rows]))
-    model._write_annotation(cells, model._posteriors_to_judge(indices=rows), KEY)
+    posteriors = model._posteriors_to_judge()  # of all, because cells are judged together
+    model._write_annotation(cells, {name: v[rows] for name, v in posteriors.items()}, KEY)
     return cells
 
 

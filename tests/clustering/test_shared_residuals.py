@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from scgmvae.clustering.shared_residuals import CELLS_AT_A_TIME, shared_residuals
+from scgmvae.clustering import shared_residuals as module
+from scgmvae.clustering.shared_residuals import shared_residuals
 
 
 def plain(z, residuals, k):
@@ -18,9 +19,10 @@ def plain(z, residuals, k):
 
 
 @pytest.mark.parametrize("k", [2, 5, 15])
-def test_it_is_the_sum_over_the_pairs_of_neighbours(k):
+def test_it_is_the_sum_over_the_pairs_of_neighbours(k, monkeypatch):
+    monkeypatch.setattr(module, "VALUES_AT_A_TIME", 500)
     rng = np.random.default_rng(0)
-    z = rng.normal(size=(CELLS_AT_A_TIME + 30, 3))
+    z = rng.normal(size=(158, 3))
     residuals = rng.normal(size=(len(z), 7)) + [1, 0, 0, 0, 0, 0, -1]
     found = shared_residuals(z, residuals.astype(np.float32), k, n_directions=0)
     np.testing.assert_allclose(found, plain(z, residuals, k), atol=1e-5)

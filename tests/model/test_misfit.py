@@ -1,5 +1,8 @@
 """New cells that the model does not explain, though the encoder puts them among known ones."""
 
+import copy
+
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +11,7 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 from scgmvae import SCGMVAE
+from scgmvae.clustering.shared_residuals import shared_residuals
 from scgmvae.data.categories import names_of
 from scgmvae.datasets import synthetic_counts
 from scgmvae.model import misfit
@@ -98,12 +102,73 @@ def test_the_size_of_minibatches_does_not_matter(known_and_new):
     np.testing.assert_allclose(model.get_novelty(dataloader=loader), expected, atol=1e-4)
 
 
-def test_many_cells_are_looked_at_part_by_part(known_and_new, monkeypatch):
+def test_many_cells_are_judged_in_parts_of_cells_of_all_sorts(known_and_new, monkeypatch):
     model, cells, is_new = known_and_new
-    monkeypatch.setattr(misfit, "VALUES_AT_A_TIME", 200 * cells.n_vars)
-    shuffled = np.random.default_rng(0).permutation(len(cells))
-    novelty = model.get_novelty(cells[shuffled].copy())
-    assert roc_auc_score(is_new[shuffled], novelty) > 0.95
+    monkeypatch.setattr(misfit, "LARGEST_PART", 300)
+    sizes = []
+
+    def counted(z, residuals):
+        sizes.append(len(z))
+        return shared_residuals(z, residuals)
+
+    monkeypatch.setattr(misfit, "shared_residuals", counted)
+    novelty = model.get_novelty(cells, batch_size=10)
+    assert sizes == [290, 290]
+    assert roc_auc_score(is_new, novelty) > 0.97
+    assert (novelty[is_new] > 0.99).mean() > 0.9
+
+
+def test_a_cell_that_comes_up_several_times_is_judged_once(known_and_new):
+    model, cells, is_new = known_and_new
+    known = np.flatnonzero(~is_new)[:200]
+    expected = model.get_novelty(cells, indices=known)
+    found = model.get_novelty(cells, indices=np.tile(known, 3))
+    np.testing.assert_allclose(found, np.tile(expected, 3), atol=1e-3)
+
+
+def test_a_further_training_judges_by_its_own_cells(known_and_new, make_model, train):
+    trained, cells, _ = known_and_new
+    model = make_model(trained.adata.copy(), {"batch_key": "batch"})
+    train(model, max_epochs=1, pretrain_epochs=1)
+    model.adata = cells.copy()
+    train(model, max_epochs=1)
+    np.testing.assert_allclose(model.adata.obs["scgmvae_novelty"], model.get_novelty(), atol=1e-6)
+
+
+def test_training_cells_are_recognised_on_disk(known_and_new, tmp_path):
+    model, *_ = known_and_new
+    plain = AnnData(model.adata.X, obs=model.adata.obs[["batch"]].astype(str))
+    plain.write_h5ad(tmp_path / "cells.h5ad")
+    on_disk = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    np.testing.assert_allclose(model.get_novelty(on_disk), model.get_novelty(), atol=1e-6)
+    on_disk.file.close()
+
+
+def test_a_query_of_a_query_knows_what_the_first_reference_did(known_and_new):
+    model, cells, _ = known_and_new
+    first, second = cells[::2].copy(), cells[1::2].copy()
+    first.obs["batch"] = second.obs["batch"] = "laboratory 2"
+    of_first = SCGMVAE.load_query_data(first, model)
+    of_second = SCGMVAE.load_query_data(second, of_first)
+    assert set(of_second._posteriors_to_judge()["unknown"]) == {1}
+
+
+def test_minibatches_must_have_cells(known_and_new):
+    model, cells, _ = known_and_new
+    for data in (cells, None):
+        with pytest.raises(ValueError, match="batch_size"):
+            model.get_novelty(data, batch_size=0)
+
+
+def test_minibatches_go_to_the_device_of_the_model(known_and_new, monkeypatch):
+    model, cells, _ = known_and_new
+    tensors = next(iter(model._make_data_loader(model._validate_anndata(cells), batch_size=50)))
+    elsewhere = copy.copy(model)
+    elsewhere.module = copy.deepcopy(model.module).to("meta")
+    monkeypatch.setattr(misfit, "_with_misfit", lambda part: part[0])
+    (found,) = elsewhere._judged_parts([tensors], 50)
+    assert {"z_loc", "residuals", "measured", "unknown"} <= set(found)
+    assert all(values.device.type == "meta" for values in found.values())
 
 
 def test_genes_that_were_not_measured_do_not_count(known_and_new):
@@ -112,7 +177,9 @@ def test_genes_that_were_not_measured_do_not_count(known_and_new):
     with pytest.warns(UserWarning, match="40"):
         query = SCGMVAE.load_query_data(cells[:, kept].copy(), model)
     loader = query._make_data_loader(query.adata, batch_size=100)
-    residuals = query._residuals(next(iter(loader)))
+    found = query._residuals_of(next(iter(loader)))
+    residuals = found["residuals"]
+    np.testing.assert_allclose(found["measured"], 0.8)
     assert (residuals[:, 160:] == 0).all()
     assert (residuals[:, kept] != 0).all()
 
@@ -163,6 +230,7 @@ def test_a_model_that_kept_none_goes_by_the_distance(known_and_new, tmp_path):
     model.save(tmp_path / "model")
     loaded = SCGMVAE.load(tmp_path / "model", cells)
     loaded.misfit_quantiles_ = loaded.misfit_shifts_ = loaded.trained_on_ = None
+    loaded.known_categories_ = None
     expected = model._novelty(model._posteriors(cells))
     np.testing.assert_allclose(loaded.get_novelty(), expected, atol=1e-6)
 
@@ -172,7 +240,7 @@ def test_modalities_that_a_cell_lacks_have_no_residuals(train):
     SCGMVAE.setup_mudata(mdata, modalities=KINDS, batch_key="batch")
     model = train(SCGMVAE(mdata, n_components=3, n_hidden=32), max_epochs=2, pretrain_epochs=2)
     loader = model._make_data_loader(model.adata, batch_size=len(model.adata))
-    residuals = model._residuals(next(iter(loader))).detach().numpy()
+    residuals = model._residuals_of(next(iter(loader)))["residuals"].detach().numpy()
     lacks = ~np.isin(model.adata.obs_names, mdata["protein"].obs_names)
     assert lacks.sum() == 60
     assert (residuals[lacks, 60:66] == 0).all()
