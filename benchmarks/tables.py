@@ -330,7 +330,7 @@ TABLES = {
         LABELS,
     ),
     "transfer": Table(
-        ("transfer-mice", "transfer-plates"),
+        ("transfer-mice", "transfer-half", "transfer-plates"),
         {"query": "query", "method": "method"},
         LABELS,
     ),
