@@ -80,7 +80,7 @@ def shared_residuals(
 
 
 def _scores(residuals: NDArray[np.floating], n_directions: int) -> NDArray[np.floating]:
-    """Cells in the first principal components, (n, D), of which noise has the variance 1."""
+    """Cells in the first principal components, (n, D), in the unit of the residuals."""
     n_directions = min(n_directions, *residuals.shape)
     if n_directions == 0:
         return np.zeros((len(residuals), 0))

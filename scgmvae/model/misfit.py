@@ -84,6 +84,8 @@ class MisfitMixin(PosteriorsMixin):
         for the categories that were not in the training data, 0 where all were.
         """
         is_measured = self.module.mixture_started and self.misfit_quantiles_ is not None
+        if dataloader is None:
+            adata = self._validate_anndata(adata)
         if not is_measured or (dataloader is None and self._was_trained_on(adata)):
             return self._posteriors(adata, indices, batch_size, dataloader)
         if batch_size is None:
@@ -92,7 +94,7 @@ class MisfitMixin(PosteriorsMixin):
         if dataloader is not None:
             minibatches = self._minibatches_to_read(adata, indices, batch_size, dataloader)
             return self._all_of(self._judged_parts(minibatches, most))
-        rows = validation.rows_of(self._validate_anndata(adata), indices)
+        rows = validation.rows_of(adata, indices)
         n_parts = math.ceil(len(rows) / most)
         order = np.arange(len(rows))
         if n_parts > 1:  # each part has cells of all sorts, in whatever order they come
@@ -102,9 +104,9 @@ class MisfitMixin(PosteriorsMixin):
         place = np.argsort(order)
         return {name: values[place] for name, values in found.items()}
 
-    def _was_trained_on(self, adata: AnnData | None) -> bool:
+    def _was_trained_on(self, adata: AnnData) -> bool:
         """Whether data are those that the model was trained on, by a few rows of them."""
-        sums = _sums_of_rows(self.get_anndata_manager(self._validate_anndata(adata), True))
+        sums = _sums_of_rows(self.get_anndata_manager(adata, True))
         return sums.shape == self.trained_on_.shape and np.allclose(sums, self.trained_on_)
 
     def _cells_at_a_time(self) -> int:
@@ -119,8 +121,10 @@ class MisfitMixin(PosteriorsMixin):
         self.module.eval()
         noise, part, n = self._noise(), [], 0
         for tensors in minibatches:
-            tensors = {name: values.to(self.device) for name, values in tensors.items()}
-            part.append(self._posteriors_of(tensors, noise) | self._residuals_of(tensors))
+            tensors = self._on_device(tensors)
+            inputs, outputs = self._inferred(tensors)
+            posteriors = self._read_of(tensors, noise, inputs, outputs)
+            part.append(posteriors | self._residuals_of(tensors, outputs))
             n += len(part[-1]["z_loc"])
             if n >= n_cells:
                 yield _with_misfit(part)
@@ -128,7 +132,7 @@ class MisfitMixin(PosteriorsMixin):
         if part:
             yield _with_misfit(part)
 
-    def _residuals_of(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _residuals_of(self, tensors: dict[str, Tensor], outputs: dict) -> dict[str, Tensor]:
         """Residuals of cells at the mean of z, and what else their misfit needs.
 
         Returns
@@ -136,7 +140,8 @@ class MisfitMixin(PosteriorsMixin):
         ``residuals`` (n, G), standardised, 0 where nothing was measured; ``measured`` (n,), the
         share of the features that was; ``unknown`` (n,), see :meth:`_posteriors_to_judge`.
         """
-        p_x = self._at_mean(tensors)
+        given = self.module._get_generative_input(tensors, outputs)
+        p_x = self.module.generative(**given, only_x=True)["px"]
         x = dense(tensors[REGISTRY_KEYS.X_KEY])
         residuals = (x - p_x.mean) / p_x.variance.clamp_min(1e-12).sqrt()
         residuals = residuals.clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)
@@ -150,11 +155,16 @@ class MisfitMixin(PosteriorsMixin):
         unknown = self._unknown_categories(tensors)
         return {"residuals": residuals, "measured": measured, "unknown": unknown}
 
-    def _at_mean(self, tensors: dict[str, Tensor]) -> torch.distributions.Distribution:
-        """p(x|z,c) of cells at the mean of their z."""
-        outputs = self.module.inference(**self.module._get_inference_input(tensors), sample=False)
-        inputs = self.module._get_generative_input(tensors, outputs)
-        return self.module.generative(**inputs, only_x=True)["px"]
+    def _on_device(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A minibatch on the device of the model."""
+        return {name: values.to(self.device) for name, values in tensors.items()}
+
+    def _drawn_x(self, given: dict) -> Tensor:
+        """Values drawn from p(x|z,c), (n, G), given the inputs of the generative model."""
+        x = self.module.generative(**given, only_x=True)["px"].sample()
+        if self.module.is_count:
+            x[x.sum(1) == 0, 0] = 1.0  # a cell without counts has no depth
+        return x
 
     def _unknown_categories(self, tensors: dict[str, Tensor]) -> Tensor:
         """A number for the categories of each cell that were not in the training data, (n,)."""
@@ -199,11 +209,9 @@ class MisfitMixin(PosteriorsMixin):
 
     def _drawn_anew(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """A minibatch of cells that are drawn at the means of z of these."""
-        tensors = {name: values.to(self.device) for name, values in tensors.items()}
-        x = self._at_mean(tensors).sample()
-        if self.module.is_count:
-            x[x.sum(1) == 0, 0] = 1.0  # a cell without counts has no depth
-        return tensors | {REGISTRY_KEYS.X_KEY: x}
+        tensors = self._on_device(tensors)
+        given = self.module._get_generative_input(tensors, self._inferred(tensors)[1])
+        return tensors | {REGISTRY_KEYS.X_KEY: self._drawn_x(given)}
 
     def _p_of_misfit(self, posteriors: dict[str, NDArray]) -> NDArray[np.float64]:
         """Probability of a misfit as large in new cells of known types, (n,).

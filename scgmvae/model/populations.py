@@ -53,16 +53,13 @@ class PopulationsMixin(MergingMixin):
 
     def _as_given(self, tensors: dict[str, Tensor]) -> tuple[dict, dict]:
         """Inputs of inference, and of the generative model, for one minibatch."""
-        tensors = {name: values.to(self.device) for name, values in tensors.items()}
-        inputs = self.module._get_inference_input(tensors)
-        outputs = self.module.inference(**inputs, sample=False)
+        tensors = self._on_device(tensors)
+        inputs, outputs = self._inferred(tensors)
         return inputs, self.module._get_generative_input(tensors, outputs)
 
     def _encoded_again(self, z: Tensor, inputs: dict, given: dict) -> Tensor:
         """Mean of z of the cells that are drawn at given points, (n, L)."""
-        x = self.module.generative(**(given | {"z": z}), only_x=True)["px"].sample()
-        if self.module.is_count:
-            x[x.sum(1) == 0, 0] = 1.0  # a cell without counts has no depth
+        x = self._drawn_x(given | {"z": z})
         return self.module.inference(**(inputs | {"x": x}), sample=False)["qz"].loc
 
     def _levels(self) -> dict[str, NDArray[np.int64]]:

@@ -147,8 +147,17 @@ class PosteriorsMixin(MuDataMixin, VAEMixin):
 
     def _posteriors_of(self, tensors: dict[str, Tensor], noise: Tensor) -> dict[str, Tensor]:
         """Parameters of the posteriors of one minibatch."""
+        return self._read_of(tensors, noise, *self._inferred(tensors))
+
+    def _inferred(self, tensors: dict[str, Tensor]) -> tuple[dict, dict]:
+        """Inputs and outputs of inference for a minibatch, at the means of the latents."""
         inputs = self.module._get_inference_input(tensors)
-        outputs = self.module.inference(**inputs, sample=False)
+        return inputs, self.module.inference(**inputs, sample=False)
+
+    def _read_of(
+        self, tensors: dict[str, Tensor], noise: Tensor, inputs: dict, outputs: dict
+    ) -> dict[str, Tensor]:
+        """Parameters of the posteriors of one minibatch, given what was inferred of it."""
         z, w = outputs["z"], outputs["w"]
         if self.modalities_ is not None:
             z = z.masked_fill(self.module.sees_nothing(inputs["observed"]), torch.nan)

@@ -204,7 +204,9 @@ def test_results_of_a_dataloader_are_those_of_an_anndata(model, datamodule, cell
     close(model.get_latent_representation, which="w")
     soft = close(model.predict, soft=True)
     assert list(soft.index) == list(range(300))
-    assert 0 <= close(model.get_novelty).min() < 0.2
+    novelty = close(model.get_novelty)  # what a loader brings is judged as new cells are
+    assert (novelty > 0.99).mean() < 0.06
+    assert 0 <= model.get_novelty().min() < 0.1
     of_loader = model.get_elbo(dataloader=datamodule.inference_dataloader())
     assert float(of_loader) == pytest.approx(float(model.get_elbo(own)), rel=0.01)
     model.annotate(own)

@@ -177,7 +177,8 @@ def test_genes_that_were_not_measured_do_not_count(known_and_new):
     with pytest.warns(UserWarning, match="40"):
         query = SCGMVAE.load_query_data(cells[:, kept].copy(), model)
     loader = query._make_data_loader(query.adata, batch_size=100)
-    found = query._residuals_of(next(iter(loader)))
+    tensors = next(iter(loader))
+    found = query._residuals_of(tensors, query._inferred(tensors)[1])
     residuals = found["residuals"]
     np.testing.assert_allclose(found["measured"], 0.8)
     assert (residuals[:, 160:] == 0).all()
@@ -240,7 +241,9 @@ def test_modalities_that_a_cell_lacks_have_no_residuals(train):
     SCGMVAE.setup_mudata(mdata, modalities=KINDS, batch_key="batch")
     model = train(SCGMVAE(mdata, n_components=3, n_hidden=32), max_epochs=2, pretrain_epochs=2)
     loader = model._make_data_loader(model.adata, batch_size=len(model.adata))
-    residuals = model._residuals_of(next(iter(loader)))["residuals"].detach().numpy()
+    tensors = next(iter(loader))
+    found = model._residuals_of(tensors, model._inferred(tensors)[1])
+    residuals = found["residuals"].detach().numpy()
     lacks = ~np.isin(model.adata.obs_names, mdata["protein"].obs_names)
     assert lacks.sum() == 60
     assert (residuals[lacks, 60:66] == 0).all()

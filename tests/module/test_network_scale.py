@@ -144,7 +144,7 @@ def of_images(request):
     )
     model.train(
         max_epochs=20,
-        pretrain_epochs=60,
+        pretrain_epochs=100,
         start="kmeans",
         seed=0,
         plan_kwargs={"lr": 5e-3},
@@ -162,7 +162,7 @@ def test_constant_pixels_stay_finite_at_the_bound(of_images):
     mean, scale = of_images.get_reconstruction(return_scale=True)
     assert np.isfinite(mean).all()
     assert (scale >= SMALLEST * (1 - 1e-5)).all()
-    assert 2 * np.median(scale[:, is_constant]) < np.median(scale[:, ~is_constant])
+    assert np.median(scale[:, is_constant]) < 0.1 < np.median(scale[:, ~is_constant])
     for name, values in of_images.module.state_dict().items():
         assert torch.isfinite(values.float()).all(), name
 
@@ -176,7 +176,7 @@ def test_generated_and_counterfactual_images_have_the_noise_of_their_values(of_i
         is_constant = of_images.adata.X.std(0) == 0
         # of the typical pixel and image: some generated ones are unlike any that was learned
         spread = np.median(np.abs(noise), axis=0)
-        assert np.median(spread[~is_constant]) > 2 * np.median(spread[is_constant])
+        assert np.median(spread[~is_constant]) > 3 * np.median(spread[is_constant])
 
 
 def test_a_saved_model_has_the_same_scales(of_images, tmp_path):
