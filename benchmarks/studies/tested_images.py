@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from scgmvae.clustering.labels import partition_by_labels
+from scgmvae.clustering.partition import by_size, initial_partition
 from scgmvae.clustering.split_tree import STRENGTH
 from scgmvae.metrics import clustering_scores
 from scgmvae.train.cells import cells_to_start_from
-from scgmvae.train.start import starting_partition
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import run_tasks
@@ -53,24 +54,20 @@ def starts(seed: int, short: bool, *, name: str) -> list[dict[str, object]]:
                 everything, labels, tests_splits=is_tested, on_disk=False, seed=seed
             )
             begin = time.perf_counter()
-            groups = None
             if is_tested:
                 tree, groups = model._grown_tree(chosen, z[chosen], None if n_labels else K, seed)
                 if n_labels:
                     groups = tree.clusters(tree.height >= STRENGTH)[groups]
-            codes = starting_partition(
-                z[chosen],
-                labels[chosen],
-                groups,
-                n_labels=n_labels,
-                n_components=K,
-                start=start,
-                straight=False,
-                seed=seed,
-            )
+                groups = by_size(groups)
+            else:
+                groups = initial_partition(z[chosen], K, start, seed, straight=False)
+            codes = groups
+            if n_labels:
+                known = labels[chosen]
+                codes = partition_by_labels(z[chosen], groups, known, n_labels, K, False).component
             seconds = time.perf_counter() - begin
             row = {"told": told, "start": start, "seed": seed, "seconds": seconds}
-            row["n_groups"] = None if groups is None else len(np.unique(groups))
+            row["n_groups"] = len(np.unique(groups)) if is_tested else None
             hidden = labels[chosen] < 0
             right = codes == classes[chosen]
             scores = clustering_scores(classes[chosen], codes)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scgmvae.clustering.cut_tests import TestedCut, tested_cut
+from scgmvae.clustering.cut_tests import FINEST, LARGEST_P, TestedCut, tested_cut
 from scgmvae.clustering.cuts import SMALLEST_SIDE
 from scgmvae.clustering.few_genes import splits_of_few_genes
 from scgmvae.clustering.repeated import repeated_splits
@@ -88,9 +88,13 @@ def grow(
     tree, leaf = _grown(cuts, n_leaves)
     while sums_of is not None and tree.n_splits:
         sides, sums = [tree.leaves_of(split) for split in range(tree.n_splits)], sums_of(leaf)
+        # where K asks for more leaves than the test supports, chance draws the rest
+        tested = np.flatnonzero((tree.p <= LARGEST_P) & (tree.strength >= FINEST))
+        is_repeated = np.zeros(tree.n_splits, dtype=bool)
+        is_repeated[tested] = repeated_splits([sides[split] for split in tested], sums)
         tree = replace(
             tree,
-            is_repeated=cuts.that_repeat(tree, leaf, repeated_splits(sides, sums)),
+            is_repeated=cuts.that_repeat(tree, leaf, is_repeated),
             is_of_few_genes=splits_of_few_genes(sides, sums, is_gene),
         )
         if not cuts.put_below_types(tree, leaf):

@@ -18,12 +18,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.cluster import KMeans
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.mixture import GaussianMixture
-from sklearn.model_selection import cross_val_score
-from sklearn.naive_bayes import CategoricalNB
-from sklearn.neighbors import KNeighborsClassifier
 
 from scgmvae.compat import neighbors_package, torch_threads_kept
 from scgmvae.data.normalization import log_normalized
@@ -38,7 +34,6 @@ __all__ = [
     "merge_groups",
     "nearest_mean",
     "neighbor_graph",
-    "partition_by_labels",
     "split_groups",
     "weights_between",
 ]
@@ -57,7 +52,6 @@ RESOLUTION_FOR_K = 1.0
 MERGE_RESOLUTION = 0.4
 FINEST = 20.0
 """Largest resolution that is tried to get K groups to merge from."""
-N_VOTES = 15
 SMALLEST_GRAPH = 5
 """Smallest number of cells that have a graph; fewer cells are one group."""
 SMALLEST_SPLIT = 20
@@ -143,91 +137,6 @@ def nearest_mean(x: NDArray[np.floating], codes: Codes) -> Codes:
     """
     means = np.stack([x[codes == k].mean(0) for k in range(codes.max() + 1)])
     return pairwise_distances_argmin(x, means).astype(np.int64)
-
-
-def partition_by_labels(
-    x: NDArray[np.floating],
-    codes: Codes,
-    labels: Codes,
-    n_labels: int,
-    n_components: int | None,
-    straight: bool = True,
-) -> Codes:
-    """Components of the cells where the first components stand for labels.
-
-    A group without any labelled cell is a type that no label names. It gets a component without a
-    label as long as there are any, the largest group first. Labelled cells get the component of
-    their label. Every other cell gets that of the label which a classifier predicts for it, fitted
-    to the labelled cells.
-
-    Parameters
-    ----------
-    x
-        Representation of the cells, ``(n, D)``.
-    codes
-        Groups of the cells, ``(n,)``, from 0 on, the largest first.
-    labels
-        Labels ``(n,)`` from 0 on, −1 where there is none.
-    n_labels
-        Number of labels.
-    n_components
-        K; ``None`` sets no bound.
-    straight
-        Whether borders between types are straight. Then the classifier is a linear discriminant
-        analysis with the shrunken covariance of Ledoit and Wolf, because there may be fewer
-        labelled cells than dimensions. Otherwise, and if every label has only one cell, which
-        shows no spread, a cell gets the commonest label of its group or of its neighbours,
-        whichever is right more often in cross-validation. If no two labels have two cells each,
-        it gets that of its group.
-
-    Returns
-    -------
-    Components ``(n,)``; −1 for the cells of a group for which no component is left.
-    """
-    is_labelled = labels >= 0
-    if not is_labelled.any():  # all labelled cells are held out
-        return codes if n_components is None else np.where(codes < n_components, codes, -1)
-    known = np.unique(labels[is_labelled])
-    component = np.full(len(labels), known[0])
-    if len(known) > 1 and straight and is_labelled.sum() > len(known):
-        analysis = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-        component = analysis.fit(x[is_labelled], labels[is_labelled]).predict(x)
-    elif len(known) > 1:
-        component = _label_by_group_or_neighbors(x, codes, labels)
-    unnamed = np.setdiff1d(np.arange(codes.max() + 1), codes[is_labelled])
-    for rank, group in enumerate(unnamed):
-        is_left = n_components is None or n_labels + rank < n_components
-        component[codes == group] = n_labels + rank if is_left else -1
-    return np.where(is_labelled, labels, component).astype(np.int64)
-
-
-def _label_by_group_or_neighbors(x: NDArray[np.floating], codes: Codes, labels: Codes) -> Codes:
-    """Label of every cell, (n,): the commonest of its group, or of its nearest labelled cells.
-
-    With few labels a group of many cells knows more than the few neighbours that have one; with
-    many, groups are too coarse. The only cell of a label cannot be held out, so it is not used to
-    choose between the two.
-    """
-    is_labelled = labels >= 0
-    known = labels[is_labelled]
-    _, label, n_cells = np.unique(known, return_inverse=True, return_counts=True)
-    group = codes[:, None]
-    group_model = CategoricalNB(alpha=1e-3, min_categories=int(codes.max()) + 1)
-    several = n_cells[n_cells > 1]
-    # a label with fewer cells than votes could never win
-    neighbor_model = KNeighborsClassifier(min(N_VOTES, int(several.min(initial=N_VOTES))))
-    candidates = [(group_model, group), (neighbor_model, x)]
-    best = 0
-    tested = n_cells[label] > 1
-    if len(several) > 1:
-        folds = min(5, int(several.min()))
-        accuracies = [
-            cross_val_score(model, values[is_labelled][tested], known[tested], cv=folds).mean()
-            for model, values in candidates
-        ]
-        best = int(np.argmax(accuracies))
-    model, values = candidates[best]
-    return model.fit(values[is_labelled], known).predict(values)
 
 
 def by_size(codes: NDArray[np.integer]) -> Codes:

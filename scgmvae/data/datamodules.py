@@ -335,7 +335,8 @@ class ForeignMinibatches(pl.LightningDataModule):
         datamodule.prepare_data()
         datamodule.setup("fit")
         self.datamodule, self.layout = datamodule, layout
-        self.guide: BaseModuleClass | None = None
+        self.guiding: BaseModuleClass | None = None
+        self.is_soft = False
         self.n_obs = n_obs_of(registry_of(datamodule))
         has_validation = is_overridden("val_dataloader", datamodule, pl.LightningDataModule)
         self.validation = datamodule.val_dataloader() if has_validation else None
@@ -386,19 +387,24 @@ class ForeignMinibatches(pl.LightningDataModule):
                 "no value for one, but the data module has made one of a single cell. Let it drop "
                 "the last minibatch, or give another batch size."
             )
-        if self.guide is not None:
-            tensors[GUIDE_KEY] = self._component_of(tensors)
+        if self.guiding is not None:
+            tensors[GUIDE_KEY] = self._guide_of(tensors)
         return tensors
 
     @torch.no_grad()
-    def _component_of(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Component of each cell, (n,): that of its label, or else the guiding module's."""
-        inputs = self.guide._get_inference_input(tensors)
-        return self.guide.component_of(self.guide.inference(**inputs, sample=False)["z"], tensors)
+    def _guide_of(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Probabilities of the components by the guiding module, (n, K), or codes (n,)."""
+        inputs = self.guiding._get_inference_input(tensors)
+        z = self.guiding.inference(**inputs, sample=False)["z"]
+        proba = self.guiding.component_proba(z, tensors)
+        return proba if self.is_soft else proba.argmax(-1)
 
-    def guide_by(self, module: BaseModuleClass, partition: NDArray[np.integer]) -> None:
-        """Guide minibatches from now on by a module whose mixture has started."""
-        self.guide = deepcopy(module).eval()
+    def guide_by(self, module: BaseModuleClass, guide: NDArray) -> None:
+        """Guide minibatches from now on by a module whose mixture has started.
+
+        The kind of guide is that of the cells of the sample: probabilities or codes.
+        """
+        self.guiding, self.is_soft = deepcopy(module).eval(), guide.ndim == 2
 
     def sample(self) -> AnnData:
         """Sample of cells: the first minibatches, until there are 16,384 cells or no more."""

@@ -415,14 +415,15 @@ class SeededDataSplitter(DataSplitter):
             loader.share_out(self.trainer.global_rank, self.trainer.world_size, seed)
         return loader
 
-    def guide_by(self, module: BaseModuleClass, partition: NDArray[np.integer]) -> None:
-        """Guide the training cells by a partition from now on.
+    def guide_by(self, module: BaseModuleClass, guide: NDArray) -> None:
+        """Guide the training cells from now on.
 
         Parameters
         ----------
         module
             The module whose mixture has started.
-        partition
-            Codes of the cells, ``(n,)``, −1 where one has none.
+        guide
+            Components of the cells: codes ``(n,)``, −1 where one has none, or probabilities
+            ``(n, K)``, 0 where one has none.
         """
-        self.trainer.train_dataloader.extra[GUIDE_KEY] = torch.from_numpy(partition)
+        self.trainer.train_dataloader.extra[GUIDE_KEY] = torch.from_numpy(guide)

@@ -187,7 +187,7 @@ class GenerationMixin(DecodingMixin):
             if via == "x":
                 return self._changed_counts(tensors, new, outputs, measured)
             if via == "w":
-                component = self.module.component_of(outputs["qz"].loc, tensors)
+                component = self.module.component_proba(outputs["qz"].loc, tensors).argmax(-1)
                 p_z = self.module.component_density(outputs["w"], new)
                 outputs["z"] = rows_of_component(p_z.loc, component)
             return self._density(new, outputs)

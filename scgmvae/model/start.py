@@ -13,8 +13,10 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
-from scgmvae.clustering.partition import Start, log_normalized_pcs
+from scgmvae.clustering.labels import Spread, partition_by_labels
+from scgmvae.clustering.partition import Start, by_size, initial_partition, log_normalized_pcs
 from scgmvae.clustering.split_tree import STRENGTH
+from scgmvae.clustering.support import without_level_means
 from scgmvae.data.images import pixel_scale
 from scgmvae.data.matrices import column_means, is_on_disk, read_rows
 from scgmvae.data.minibatches import CELLS_IN_MEMORY
@@ -28,7 +30,6 @@ from scgmvae.train.start import (
     start_decoder,
     start_decoders,
     start_mixture,
-    starting_partition,
 )
 
 if TYPE_CHECKING:
@@ -83,10 +84,7 @@ class StartMixin(SplitsMixin):
     def _start_mixture(
         self, rows: NDArray[np.integer], start: Start, guide_key: str | None, seed: int
     ) -> Started:
-        """Start the components from a partition of the training cells.
-
-        Cells outside of ``rows`` have no component.
-        """
+        """Start the components from a partition of the training cells."""
         labels, chosen = label_codes(self.adata_manager), rows
         if guide_key is None:
             x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
@@ -98,24 +96,51 @@ class StartMixin(SplitsMixin):
                 seed=seed,
             )
         posteriors = self._posteriors(indices=chosen)
-        partition, tree = self._partition(chosen, posteriors["z_loc"], start, guide_key, seed)
+        spread, tree = self._partition(chosen, posteriors["z_loc"], start, guide_key, seed)
+        partition = spread.component
         n_found = max(self.module.n_labels, int(partition.max()) + 1)
         self.n_components_ = self.n_components_ or n_found
-        tensors = self._training_cells(chosen)
+        guide = partition if spread.proba is None else self._of_all_components(spread.proba)
         start_mixture(
-            self.module, tensors, posteriors, torch.from_numpy(partition), self.n_components_
+            self.module,
+            self._training_cells(chosen),
+            posteriors,
+            torch.from_numpy(partition),
+            self.n_components_,
+            None if spread.proba is None else torch.from_numpy(guide),
         )
-        codes = np.full(self.adata.n_obs, -1)
-        codes[chosen] = partition
-        others = np.setdiff1d(rows, chosen)
-        # the other cells follow the classifier that was fitted to the chosen cells
-        for part in np.split(others, range(CELLS_IN_MEMORY, len(others), CELLS_IN_MEMORY)):
-            if len(part):
-                codes[part] = self._posteriors(indices=part)["log_proba"].argmax(1)
-        codes[others] = np.where(labels[others] >= 0, labels[others], codes[others])
+        guide = self._guide_of_all(rows, chosen, guide)
         self.mixture_started_ = True  # checkpoints that are saved from now on need it
         self.module.train()
-        return Started(codes, tree)
+        return Started(guide, tree)
+
+    def _of_all_components(self, proba: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities of all K components, (n, K), of which the last ones may have no cell."""
+        return np.pad(proba, ((0, 0), (0, self.n_components_ - proba.shape[1])))
+
+    def _guide_of_all(
+        self, rows: NDArray[np.integer], chosen: NDArray[np.integer], guide: NDArray
+    ) -> NDArray:
+        """Codes (n,) or probabilities (n, K) of all cells; those outside of ``rows`` have none.
+
+        Training cells that were not chosen follow the classifier that was fitted to the others.
+        """
+        is_soft = guide.ndim == 2
+        of_all = np.full((self.adata.n_obs, *guide.shape[1:]), 0 if is_soft else -1, guide.dtype)
+        of_all[chosen] = guide
+        others = np.setdiff1d(rows, chosen)
+        labels = label_codes(self.adata_manager)
+        for part in np.split(others, range(CELLS_IN_MEMORY, len(others), CELLS_IN_MEMORY)):
+            if not len(part):
+                continue
+            log_proba, label = self._posteriors(indices=part)["log_proba"], labels[part]
+            is_known = label >= 0
+            if is_soft:
+                of_all[part] = np.exp(log_proba)
+                of_all[part[is_known]] = np.eye(guide.shape[1])[label[is_known]]
+            else:
+                of_all[part] = np.where(is_known, label, log_proba.argmax(1))
+        return of_all
 
     def _training_cells(self, rows: NDArray[np.integer]) -> dict[str, Tensor]:
         """The training cells as one minibatch, with x only where the classifier sees it."""
@@ -134,28 +159,33 @@ class StartMixin(SplitsMixin):
         start: Start,
         guide_key: str | None,
         seed: int,
-    ) -> tuple[NDArray[np.int64], dict[str, NDArray] | None]:
-        """Starting component of each training cell, (n,), and the tree of splits they come from.
+    ) -> tuple[Spread, dict[str, NDArray] | None]:
+        """Starting components of training cells, (n,), and the tree of splits they come from.
 
         The first components are those of the labels.
         """
-        groups, tree = None, None
+        tree, straight = None, self._recipe.straight
         if guide_key is not None:
             column = self.adata.obs[guide_key].iloc[rows].astype("category")
-            groups = column.cat.codes.to_numpy()
+            groups = by_size(column.cat.codes.to_numpy())
         elif start == "tested":
             groups, tree = self._tested_groups(rows, z, seed)
-        partition = starting_partition(
-            self._representation(rows, z, seed),
-            label_codes(self.adata_manager)[rows],
+            groups = by_size(groups)
+        else:
+            x = self._to_partition(rows, z, seed)
+            groups = initial_partition(x, self.n_components_, start, seed, straight)
+        if not self.module.n_labels:
+            return Spread(groups, None), tree
+        spread = partition_by_labels(
+            self._to_spread_labels(rows, z, seed),
             groups,
-            n_labels=self.module.n_labels,
-            n_components=self.n_components_,
-            start=start,
-            straight=self._recipe.straight,
-            seed=seed,
+            label_codes(self.adata_manager)[rows],
+            self.module.n_labels,
+            self.n_components_,
+            straight,
+            seed,
         )
-        return partition, tree
+        return spread, tree
 
     def _tested_groups(
         self, rows: NDArray[np.integer], z: NDArray[np.float32], seed: int
@@ -167,12 +197,31 @@ class StartMixin(SplitsMixin):
             return tree.clusters(tree.height >= STRENGTH)[leaf], None
         return leaf, dict(vars(tree))
 
-    def _representation(
+    def _to_partition(
         self, rows: NDArray[np.integer], z: NDArray[np.float32], seed: int
     ) -> NDArray[np.floating]:
-        """What groups are computed from where splits are not tested, and labels are spread by."""
-        is_one_of_counts = self.module.is_count and self.modalities_ is None
-        if is_one_of_counts and not self.module.has_conditions:
-            counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-            return log_normalized_pcs(read_rows(counts, rows), seed=seed)
-        return z
+        """What groups are computed from where splits are not tested."""
+        return z if self.module.has_conditions else self._pcs_of_counts(rows, seed, otherwise=z)
+
+    def _to_spread_labels(
+        self, rows: NDArray[np.integer], z: NDArray[np.float32], seed: int
+    ) -> NDArray[np.floating]:
+        """What labels are spread by: z, and principal components in which conditions are alike.
+
+        Principal components hold what the types of a few labels differ in and z has no room for.
+        """
+        pcs = self._pcs_of_counts(rows, seed, otherwise=z)
+        if pcs is z:
+            return z
+        for level in self._levels().values():
+            pcs = without_level_means(pcs, level[rows])
+        return np.hstack([x / max(x.std(), 1e-6) for x in (z, pcs)])
+
+    def _pcs_of_counts(
+        self, rows: NDArray[np.integer], seed: int, *, otherwise: NDArray[np.float32]
+    ) -> NDArray[np.floating]:
+        """Principal components of log-normalised counts; of other values what is given."""
+        if not self.module.is_count or self.modalities_ is not None:
+            return otherwise
+        counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        return log_normalized_pcs(read_rows(counts, rows), seed=seed)

@@ -5,7 +5,8 @@
    are fitted to the partition.
 3. *joint*: the full bound. The partition stays as a guide, a cross-entropy whose weight falls to
    zero, so that the first joint steps, in which the components are still rough, cannot undo a
-   good start.
+   good start. Where there are labels the guide is what they say of all cells, as probabilities,
+   and its weight stays.
 """
 
 from __future__ import annotations
@@ -133,8 +134,9 @@ class TrainingMixin(StartMixin):
             If there are labels as well, groups with labelled cells start by their labels.
         guide_weight
             Weight of the cross-entropy to the starting partition at the start of the joint stage,
-            in nats per nat; it falls to 0 over the first two thirds of the stage. ``None`` is 10;
-            of images 0.64 for each value of x, and it falls until the end.
+            in nats per nat; it falls to 0 over the first two thirds of the stage. ``None`` is 10,
+            and 3 with labels, where it does not fall; of images 0.64 for each value of x, and it
+            falls until the end.
         balance_key
             obs column whose groups come up equally often in training, however rare they are. Cells
             without a label come up as often as without balancing if it is the column of labels.
@@ -435,7 +437,10 @@ class TrainingMixin(StartMixin):
             # as many as the joint stage has, where nobody knows the number of cells
             default = joint_epochs if n_obs is None else recipe.pretraining.epochs(n_obs)
             pretrain_epochs = default if has_mixture else 0
-        settings = recipe.weights(self.module.n_input) if has_mixture else {}
+        settings = {}
+        if has_mixture:
+            has_labels = self.module.n_labels > 0
+            settings = recipe.weights(self.module.n_input, has_labels)
         if n_obs is not None:  # of a stream of cells nobody knows n
             settings["prior_weight"] = 1 / n_obs
         if training.goes_on:

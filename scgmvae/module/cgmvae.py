@@ -864,10 +864,9 @@ class CGMVAE(ExtendableModule):
         return 0.0 if self.condition_prior is None else self.condition_prior(c)
 
     @auto_move_data
-    def component_of(self, z: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-        """Component of each cell of a minibatch, (n,): its label's, or the most probable at z."""
-        q_y, _, _ = self._observe_labels(tensors, self.classify(z, tensors), None)
-        return q_y.argmax(-1)
+    def component_proba(self, z: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        """q(y|z,c) of a minibatch, (n, K); labelled cells have their label's component."""
+        return self._observe_labels(tensors, self.classify(z, tensors), None)[0]
 
     @auto_move_data
     def sample_prior(self, component: Tensor, tensors: dict[str, Tensor]) -> Tensor:
@@ -1156,11 +1155,12 @@ def _mean_over_samples(value: Tensor) -> Tensor:
     return value.mean(0) if value.dim() == 2 else value
 
 
-def _masked_cross_entropy(y_logits: Tensor, code: Tensor) -> Tensor:
-    """Mean over all cells of −log q(y=code|z), where cells with code −1 count as 0."""
-    if y_logits.dim() == 3:
-        code = code.expand(y_logits.shape[:2])
-    total = cross_entropy(
-        y_logits.flatten(0, -2), code.flatten(), ignore_index=-1, reduction="sum"
-    )
-    return total / code.numel()
+def _masked_cross_entropy(y_logits: Tensor, target: Tensor) -> Tensor:
+    """Mean over all cells of −log q(y=target|z), of codes (n,) or probabilities (n, K).
+
+    Cells with code −1, or probabilities of 0, count as 0.
+    """
+    of_all = target.expand(y_logits.shape[:-1] + target.shape[1:])
+    of_all = of_all.flatten(0, y_logits.dim() - 2)
+    total = cross_entropy(y_logits.flatten(0, -2), of_all, ignore_index=-1, reduction="sum")
+    return total / len(of_all)

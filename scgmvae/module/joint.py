@@ -245,7 +245,11 @@ class JointCGMVAE(CGMVAE):
             PANELS_KEY: with_each_alone(holds, self.ranges),
         }
         if GUIDE_KEY in tensors:  # nor is the cluster to be learned by heart
-            tensors[GUIDE_KEY] = tensors[GUIDE_KEY].masked_fill(is_hidden, -1)
+            guide = tensors[GUIDE_KEY]
+            if guide.dim() == 1:
+                tensors[GUIDE_KEY] = guide.masked_fill(is_hidden, -1)
+            else:
+                tensors[GUIDE_KEY] = guide.masked_fill(is_hidden.unsqueeze(-1), 0)
         return tensors
 
     def _get_inference_input(self, tensors: dict[str, Tensor]) -> dict[str, Any]:

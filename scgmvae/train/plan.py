@@ -128,7 +128,7 @@ class StagedTrainingPlan(CheckedPlan):
     guide_weight
         Weight of the guide at the start of the joint stage.
     guide_fraction
-        Fraction of the joint stage after which the guide's weight is 0.
+        Fraction of the joint stage after which the guide's weight is 0; ``None`` keeps it.
     n_samples
         S, number of draws of z and w per cell and step, over which the loss is averaged.
     monte_carlo_kl
@@ -160,7 +160,7 @@ class StagedTrainingPlan(CheckedPlan):
         kl_warmup: float = 0.33,
         pretrain_kl_weight: float | None = None,
         guide_weight: float = 10.0,
-        guide_fraction: float = 0.67,
+        guide_fraction: float | None = 0.67,
         n_samples: int = 1,
         monte_carlo_kl: bool = False,
         distortion: float = 0.0,
@@ -241,6 +241,8 @@ class StagedTrainingPlan(CheckedPlan):
         """Weight of the guide at the current step; 0 before there are components."""
         if not self.module.mixture_started:
             return 0.0
+        if self.guide_fraction is None:
+            return self.guide_weight
         return self.guide_weight * max(0.0, 1 - self.joint_done / max(self.guide_fraction, 1e-9))
 
     @property

@@ -13,12 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from scgmvae.clustering.partition import (
-    Start,
-    by_size,
-    initial_partition,
-    partition_by_labels,
-)
 from scgmvae.data.keys import SHARED_KEYS
 from scgmvae.distributions.families import FAMILIES
 from scgmvae.train.devices import start_on_all
@@ -40,7 +34,6 @@ __all__ = [
     "start_decoder",
     "start_decoders",
     "start_mixture",
-    "starting_partition",
 ]
 
 N_PEAKS = 10_000
@@ -50,8 +43,9 @@ N_PEAKS = 10_000
 class Started(NamedTuple):
     """What a mixture was started from."""
 
-    partition: NDArray[np.integer]
-    """Component of each cell, (n,), −1 where it has none."""
+    guide: NDArray
+    """Component of each cell, (n,), −1 where it has none; or, where labels say how sure they are,
+    probabilities of the components, (n, K), 0 where it has none."""
     split_tree: dict[str, NDArray] | None
     """Tree of the tested splits whose leaves are the components, if they are."""
 
@@ -143,55 +137,13 @@ def _mean_where(
     return np.where(n > 0, (values * mask).sum(0) / np.maximum(n, 1), otherwise)
 
 
-def starting_partition(
-    representation: NDArray[np.floating],
-    labels: NDArray[np.int64],
-    groups: NDArray[np.integer] | None,
-    *,
-    n_labels: int,
-    n_components: int | None,
-    start: Start,
-    straight: bool,
-    seed: int,
-) -> NDArray[np.int64]:
-    """Starting component of each cell, (n,); the first components are those of the labels.
-
-    Parameters
-    ----------
-    representation
-        Representation of the cells that is partitioned, ``(n, any)``.
-    labels
-        Label of each cell, (n,), −1 where it has none.
-    groups
-        Groups of the cells, (n,): a user's, or those of tested splits; ``None`` computes them.
-    n_labels
-        Number of labels, which the first components carry.
-    n_components
-        K; ``None`` finds it from the data.
-    start
-        Method of the partition, see :func:`~scgmvae.clustering.partition.initial_partition`.
-    straight
-        Whether groups are balls, with straight borders between them.
-    seed
-        Seed of the partition.
-    """
-    if groups is not None:
-        partition = by_size(groups)
-    else:
-        partition = initial_partition(representation, n_components, start, seed, straight)
-    if not n_labels:
-        return partition
-    return partition_by_labels(
-        representation, partition, labels, n_labels, n_components, straight=straight
-    )
-
-
 def start_mixture(
     module: CGMVAE,
     tensors: dict[str, Tensor],
     posteriors: dict[str, NDArray[np.float32]],
     partition: Tensor,
     n_components: int,
+    guide: Tensor | None = None,
 ) -> None:
     """Fit components and classifier to a partition of the latent.
 
@@ -209,6 +161,9 @@ def start_mixture(
         group.
     n_components
         K; a component without cells starts at a random place, drawn from the spread of the cells.
+    guide
+        Probabilities of the components, ``(n, K)``, to which the classifier is fitted in place of
+        the partition where they are known.
     """
     device = module.device
     z = torch.from_numpy(posteriors["z_loc"]).to(device)
@@ -217,7 +172,8 @@ def start_mixture(
     module.set_components(n_components)
     with torch.no_grad():
         _place_components(module, z, z_var, partition)
-    _fit_classifier(module, z, tensors, partition)
+    target = partition if guide is None else guide.to(device)
+    _fit_classifier(module, z, tensors, partition, target)
     module.mixture_started = True
 
 
@@ -247,10 +203,11 @@ def _fit_classifier(
     z: Tensor,
     tensors: dict[str, Tensor],
     partition: Tensor,
+    target: Tensor,
     n_steps: int = 300,
     batch_size: int = 512,
 ) -> None:
-    """Fit q(y|z,c) to the partition by cross-entropy."""
+    """Fit q(y|z,c) to codes or probabilities of the cells in a group, by cross-entropy."""
     grouped = (partition >= 0).nonzero().squeeze(-1).cpu()
     optimizer = torch.optim.Adam(module.classifier.parameters(), lr=5e-3)
     for _ in range(n_steps):
@@ -261,7 +218,7 @@ def _fit_classifier(
         }
         logits = module.classify(z[rows], batch)
         optimizer.zero_grad()
-        cross_entropy(logits, partition[rows]).backward()
+        cross_entropy(logits, target[rows]).backward()
         optimizer.step()
 
 
@@ -302,7 +259,7 @@ class MixtureStart(pl.Callback):
             return
         started = start_on_all(trainer, module, self.start)
         self.keep_tree(started.split_tree)
-        trainer.datamodule.guide_by(module, started.partition)
+        trainer.datamodule.guide_by(module, started.guide)
         trainer.strategy.setup_optimizers(trainer)
         # pretraining has another bound, so its best value is not comparable with later ones
         for callback in trainer.checkpoint_callbacks:

@@ -18,22 +18,12 @@ from scgmvae.clustering.partition import (
     log_normalized_pcs,
     merge_groups,
     neighbor_graph,
-    partition_by_labels,
     split_groups,
 )
 from scgmvae.datasets import synthetic_counts
+from tests.blobs import SIZES, make_blobs
 
 METHODS = ["leiden", "kmeans", "gmm"]
-SIZES = [90, 70, 50, 40]
-
-
-def make_blobs(sizes=SIZES, n_dims=5, distance=20.0, seed=0):
-    """Groups of the given sizes around far centres, in shuffled order, and their codes."""
-    rng = np.random.default_rng(seed)
-    codes = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
-    return distance * np.eye(len(sizes), n_dims)[codes] + rng.normal(
-        size=(len(codes), n_dims)
-    ), codes
 
 
 def make_graph(blocks, weight_between=None, seed=0):
@@ -366,31 +356,6 @@ def test_neighbors_of_many_cells_are_found():
     distance[np.arange(len(some)), some] = np.inf
     weights = np.asarray(graph[some, distance.argmin(1)]).ravel()
     assert (weights > 0).mean() > 0.95
-
-
-def test_one_labelled_cell_of_each_type_names_its_group():
-    x, truth = make_blobs(distance=20.0)
-    labels = np.full(len(truth), -1)
-    n_types = truth.max() + 1
-    for label in range(n_types):
-        labels[np.flatnonzero(truth == label)[0]] = label
-    codes = initial_partition(x, n_types, "leiden")
-    np.testing.assert_array_equal(
-        partition_by_labels(x, codes, labels, n_types, n_types, True), truth
-    )
-
-
-@pytest.mark.parametrize("rare", [0, 1, 2, 5])
-def test_a_rare_label_does_not_keep_neighbors_from_naming_the_others(rare):
-    # two types in one group, which only their neighbours tell apart, and some cells of a third
-    x, truth = make_blobs([100, 100, 20])
-    codes = np.zeros(len(truth), dtype=np.int64)
-    labels = np.full(len(truth), -1)
-    for label, n_labelled in enumerate((50, 50, rare)):
-        labels[np.flatnonzero(truth == label)[:n_labelled]] = label
-    found = partition_by_labels(x, codes, labels, 3, 3, straight=False)
-    named = truth < (2 if rare < 2 else 3)
-    np.testing.assert_array_equal(found[named], truth[named])
 
 
 @pytest.mark.parametrize(

@@ -267,11 +267,12 @@ def test_other_cells_are_guided_by_the_start(cells):
     assert model.adata.n_obs == 128
     joint = [batch for batch in steps.batches if "guide" in batch]
     assert {batch["epoch"] for batch in joint} == set(range(12, 24))
-    guide, label = (
-        torch.cat([batch[key].ravel() for batch in joint]).numpy() for key in ("guide", "labels")
-    )
+    proba, label = (torch.cat([b[key] for b in joint]).numpy() for key in ("guide", "labels"))
+    label, guide = label.ravel(), proba.argmax(1)
     assert len(guide) == 12 * 300
+    np.testing.assert_allclose(proba.sum(1), 1, rtol=1e-5)
     is_labelled = label < 3
+    np.testing.assert_array_equal(proba[is_labelled].max(1), 1)
     assert is_labelled.mean() == 0.5
     np.testing.assert_array_equal(guide[is_labelled], label[is_labelled])
     # each x is that of a cell, whose component is known

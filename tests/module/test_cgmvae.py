@@ -517,6 +517,26 @@ def test_guide_of_no_cell_adds_nothing(prior):
     assert "guide" not in expected.extra_metrics
 
 
+def test_a_guide_can_be_probabilities():
+    module = make_module()
+    codes = torch.as_tensor(GUIDE)
+    sure = torch.nn.functional.one_hot(codes.clamp(min=0), module.n_components).float()
+    sure[codes < 0] = 0
+    losses = [
+        run(module, make_minibatch(module, guide=guide), guide_weight=2.0)[2].loss
+        for guide in (codes, sure)
+    ]
+    torch.testing.assert_close(losses[0], losses[1])
+    # and between two guides lies the mean of both
+    rng = np.random.default_rng(0)
+    proba = torch.as_tensor(rng.dirichlet(np.ones(module.n_components), N), dtype=torch.float32)
+    parts = [
+        run(module, make_minibatch(module, guide=guide))[2].extra_metrics["guide"]
+        for guide in (sure, proba, (sure + proba) / 2)
+    ]
+    torch.testing.assert_close(parts[2], (parts[0] + parts[1]) / 2)
+
+
 def test_guide_acts_by_its_weight_and_stays_out_of_the_bound():
     module = make_module()
     tensors = make_minibatch(module, guide=GUIDE)

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.model_selection import cross_val_score
 
+from scgmvae import SCGMVAE
 from scgmvae.datasets import blobs, synthetic_counts
 from scgmvae.train.recipe import Length
 
@@ -114,6 +115,14 @@ def test_the_kl_weight_rises_over_a_fraction_of_pretraining(
         make_model(adata), max_epochs=2, pretrain_epochs=4, plan_kwargs={"kl_warmup": warmup}
     )
     np.testing.assert_allclose(column(model, "kl_weight"), expected)
+
+
+def test_the_guide_of_labels_stays(adata, train):
+    adata.obs["label"] = np.where(np.arange(adata.n_obs) % 4, "none", adata.obs["component"])
+    SCGMVAE.setup_anndata(adata, labels_key="label", unlabeled_category="none")
+    model = train(SCGMVAE(adata), max_epochs=3, pretrain_epochs=2)
+    np.testing.assert_array_equal(column(model, "guide_weight")[2:], 3)
+    assert (column(model, "guide_train")[2:] > 0).all()
 
 
 def test_the_guide_weight_falls_to_zero_over_a_fraction_of_the_joint_stage(

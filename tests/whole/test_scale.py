@@ -234,7 +234,7 @@ def samples(monkeypatch):
 
     def recorded_start(self, *args):
         started = start_mixture(self, *args)
-        taken[-1]["codes"] = started.partition
+        taken[-1]["codes"] = started.guide
         return started
 
     monkeypatch.setattr(start, "cells_to_start_from", recorded_pick)
@@ -256,6 +256,23 @@ def test_a_sample_is_partitioned_and_the_others_follow(
     # of components: in so short a training their merging errs with and without a sample
     components = model.predict(components=True)
     assert adjusted_rand_score(component, components) > 0.95
+
+
+def test_labels_guide_the_others_of_a_sample(adata, make_model, train, samples):
+    component = adata.obs["component"].astype(str).to_numpy()
+    known = np.random.default_rng(0).random(300) < 0.3
+    adata.obs["label"] = np.where(known, component, "none")
+    SCGMVAE.setup_anndata(adata, labels_key="label", unlabeled_category="none")
+    model = train(SCGMVAE(adata, n_components=4), max_epochs=8, pretrain_epochs=20)
+    (taken,) = samples
+    others = np.setdiff1d(np.arange(300), taken["cells"])
+    assert taken["codes"].shape == (300, 4)
+    np.testing.assert_allclose(taken["codes"].sum(1), 1, rtol=1e-5)
+    guide = model.component_names[taken["codes"].argmax(1)]
+    assert (guide[known] == component[known]).all()
+    assert 0 < known[others].sum()
+    assert (taken["codes"][known].max(1) == 1).all()
+    assert (guide[others] == component[others]).mean() > 0.9
 
 
 def test_all_cells_are_partitioned_where_there_are_few(adata, make_model, train, samples):
@@ -299,7 +316,7 @@ def test_labels_are_kept_and_rare_ones_are_in_the_sample(adata, make_model, trai
     assert is_labelled[taken["cells"]].sum() >= 75  # half of the sample
     codes = {name: k for k, name in enumerate(model.component_names[:3])}
     expected = [codes[label] for label in labels[is_labelled]]
-    np.testing.assert_array_equal(taken["codes"][is_labelled], expected)
+    np.testing.assert_array_equal(taken["codes"][is_labelled], np.eye(4)[expected])
 
 
 def test_a_sample_from_a_file_is_of_blocks(

@@ -1,0 +1,253 @@
+"""What a few labelled cells say of the others, before a mixture learns from them.
+
+Where borders between types are straight this is a linear discriminant analysis, whose
+probabilities are made right: they are softened until labelled cells that were held out get them as
+often as they say, and the types are as frequent as they are among all cells.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.model_selection import cross_val_score
+from sklearn.naive_bayes import CategoricalNB
+from sklearn.neighbors import KNeighborsClassifier
+
+__all__ = ["Spread", "label_probabilities", "partition_by_labels"]
+
+Codes = NDArray[np.int64]
+
+N_VOTES = 15
+N_FOLDS = 5
+LARGEST_TEMPERATURE = 50.0
+USUAL_TEMPERATURE = 5.0
+"""T where no cell can be held out: what it is in most data with ten labelled cells of a type."""
+
+
+class Spread(NamedTuple):
+    """Labels spread over all cells."""
+
+    component: Codes
+    """Component of each cell, (n,); −1 for the cells of a group for which no component is left."""
+    proba: NDArray[np.float32] | None
+    """Probabilities of all components, (n, any), the rows of cells without one 0; ``None`` where
+    they are not known."""
+
+
+def partition_by_labels(
+    x: NDArray[np.floating],
+    codes: Codes,
+    labels: Codes,
+    n_labels: int,
+    n_components: int | None,
+    straight: bool = True,
+    seed: int = 0,
+) -> Spread:
+    """Components of the cells where the first components stand for labels.
+
+    A group without any labelled cell is a type that no label names. It gets a component without a
+    label as long as there are any, the largest group first. Labelled cells get the component of
+    their label. Every other cell gets that of the label which a classifier predicts for it, fitted
+    to the labelled cells.
+
+    Parameters
+    ----------
+    x
+        Representation of the cells, ``(n, D)``.
+    codes
+        Groups of the cells, ``(n,)``, from 0 on, the largest first.
+    labels
+        Labels ``(n,)`` from 0 on, −1 where there is none.
+    n_labels
+        Number of labels.
+    n_components
+        K; ``None`` sets no bound.
+    straight
+        Whether borders between types are straight. Then the classifier is that of
+        :func:`label_probabilities`. Otherwise, and if every label has only one cell, which shows
+        no spread, a cell gets the commonest label of its group or of its neighbours, whichever is
+        right more often in cross-validation. If no two labels have two cells each, it gets that
+        of its group.
+    seed
+        Seed of the folds in which labelled cells are held out.
+    """
+    is_labelled = labels >= 0
+    if not is_labelled.any():  # all labelled cells are held out
+        return Spread(codes if n_components is None else _within(codes, n_components), None)
+    known = np.unique(labels[is_labelled])
+    rank_of_unnamed = np.full(codes.max() + 1, -1)
+    unnamed = np.setdiff1d(np.arange(codes.max() + 1), codes[is_labelled])
+    rank_of_unnamed[unnamed] = np.arange(len(unnamed))
+    rank = np.where(is_labelled, -1, rank_of_unnamed[codes])
+    component, proba = np.full(len(labels), known[0]), None
+    if straight and len(known) > 1 and is_labelled.sum() > len(known):
+        named = np.where(rank < 0, labels, -2)
+        proba = label_probabilities(x, named, n_labels, seed)
+        component = proba.argmax(1)
+    elif len(known) > 1:
+        component = _label_by_group_or_neighbors(x, codes, labels)
+    component = np.where(rank >= 0, n_labels + rank, component)
+    component = np.where(is_labelled, labels, component).astype(np.int64)
+    if n_components is not None:
+        component = _within(component, n_components)
+    if proba is None:
+        return Spread(component, None)
+    wide = np.zeros((len(labels), max(n_labels, component.max() + 1)), dtype=np.float32)
+    wide[:, :n_labels] = proba
+    is_sure = is_labelled | (rank >= 0)
+    wide[is_sure] = component[is_sure, None] == np.arange(wide.shape[1])
+    return Spread(component, wide)
+
+
+def _within(codes: Codes, n: int) -> Codes:
+    return np.where(codes < n, codes, -1)
+
+
+def label_probabilities(
+    x: NDArray[np.floating], labels: Codes, n_labels: int, seed: int = 0
+) -> NDArray[np.float64]:
+    r"""Probabilities of the labels of all cells, learned from those that are labelled.
+
+    A linear discriminant analysis, with the shrunken covariance of Ledoit and Wolf because there
+    may be fewer labelled cells than dimensions, says how likely a cell is in each type,
+    :math:`f_l(x)`. Its densities are too sure, so
+
+    .. math::
+        p(l|x) \propto \pi_l f_l(x)^{1/T}
+
+    with the T by which labelled cells, each held out once in five folds, are predicted best. A
+    user may have labelled as many cells of a rare type as of a common one, so π is not the shares
+    of the labelled cells. It is the mean of p(l|x) over all cells with these shares for π. Once
+    is enough: repeated until nothing changes, types that overlap lose their cells to the largest
+    (``benchmarks/studies/label_start.py``).
+
+    Parameters
+    ----------
+    x
+        Representation of the cells, ``(n, D)``.
+    labels
+        Labels ``(n,)`` from 0 on, −1 where there is none, and below that for cells that are of no
+        label. Two labels need cells, and one of them two.
+    n_labels
+        Number of labels.
+    seed
+        Seed of the folds.
+
+    Returns
+    -------
+    Array ``(n, n_labels)``, 0 for labels without cells.
+
+    References
+    ----------
+    Guo et al. 2017, "On calibration of modern neural networks" (T).
+    Saerens et al. 2002, "Adjusting the outputs of a classifier to new a priori probabilities" (π).
+    """
+    cells = x.astype(np.float64)
+    is_labelled = labels >= 0
+    known, label = np.unique(labels[is_labelled], return_inverse=True)
+    counts = np.bincount(label)
+    log_f = _log_densities(cells[is_labelled], label, cells)
+    held_out = _held_out_log_densities(cells[is_labelled], label, seed)
+    shares = counts / counts.sum()
+    proba = _tempered(log_f, shares, _temperature(*held_out, shares, shares))
+    frequency = proba[labels == -1].sum(0) + counts + 1  # no type disappears
+    frequency /= frequency.sum()
+    temperature = _temperature(*held_out, shares, frequency)
+    of_all = np.zeros((len(cells), n_labels))
+    of_all[:, known] = _tempered(log_f, frequency, temperature)
+    return of_all
+
+
+def _log_densities(
+    x: NDArray[np.float64], label: Codes, of: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Log density of rows in each label, up to a number for each row, ``(n, labels)``."""
+    analysis = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    with warnings.catch_warnings():  # such a label has the spread of the others
+        warnings.filterwarnings("ignore", message="Only one sample available")
+        analysis.fit(x, label)
+    scores = analysis.decision_function(of)
+    if scores.ndim == 1:  # of two labels: how far the second is ahead
+        scores = np.column_stack([np.zeros(len(of)), scores])
+    return scores - np.log(analysis.priors_)
+
+
+def _held_out_log_densities(
+    x: NDArray[np.float64], label: Codes, seed: int
+) -> tuple[NDArray[np.float64], Codes]:
+    """Log densities of labelled cells by others, ``(m, labels)``, and their labels, ``(m,)``.
+
+    The only cell of a label cannot be held out.
+    """
+    order = np.random.default_rng(seed).permutation(len(label))
+    order = order[np.argsort(label[order], kind="stable")]
+    fold = np.empty(len(label), dtype=np.int64)
+    fold[order] = np.arange(len(label)) % N_FOLDS  # so all labels are left in each
+    fold[np.bincount(label)[label] == 1] = -1
+    parts, tested = [np.empty((0, label.max() + 1))], [label[:0]]
+    for number in np.unique(fold[fold >= 0]):
+        test = fold == number
+        if (~test).sum() > label.max() + 1:  # otherwise no label shows a spread
+            parts.append(_log_densities(x[~test], label[~test], x[test]))
+            tested.append(label[test])
+    return np.concatenate(parts), np.concatenate(tested)
+
+
+def _tempered(
+    log_f: NDArray[np.float64], frequency: NDArray[np.float64], temperature: float
+) -> NDArray[np.float64]:
+    return np.exp(log_softmax(log_f / temperature + np.log(frequency), axis=1))
+
+
+def _temperature(
+    log_f: NDArray[np.float64],
+    label: Codes,
+    shares: NDArray[np.float64],
+    frequency: NDArray[np.float64],
+) -> float:
+    """T by which held-out cells are predicted best, as frequent as the labels are."""
+    if not len(label):
+        return USUAL_TEMPERATURE
+    weights, rows = (frequency / shares)[label], np.arange(len(label))
+
+    def surprise(log_t: float) -> float:
+        log_p = log_softmax(log_f / np.exp(log_t) + np.log(frequency), axis=1)
+        return float(-(weights * log_p[rows, label]).sum())
+
+    bounds = (0.0, np.log(LARGEST_TEMPERATURE))
+    return float(np.exp(minimize_scalar(surprise, bounds=bounds, method="bounded").x))
+
+
+def _label_by_group_or_neighbors(x: NDArray[np.floating], codes: Codes, labels: Codes) -> Codes:
+    """Label of every cell, (n,): the commonest of its group, or of its nearest labelled cells.
+
+    With few labels a group of many cells knows more than the few neighbours that have one; with
+    many, groups are too coarse. The only cell of a label cannot be held out, so it is not used to
+    choose between the two.
+    """
+    is_labelled = labels >= 0
+    known = labels[is_labelled]
+    _, label, n_cells = np.unique(known, return_inverse=True, return_counts=True)
+    group = codes[:, None]
+    group_model = CategoricalNB(alpha=1e-3, min_categories=int(codes.max()) + 1)
+    several = n_cells[n_cells > 1]
+    # a label with fewer cells than votes could never win
+    neighbor_model = KNeighborsClassifier(min(N_VOTES, int(several.min(initial=N_VOTES))))
+    candidates = [(group_model, group), (neighbor_model, x)]
+    best = 0
+    tested = n_cells[label] > 1
+    if len(several) > 1:
+        folds = min(5, int(several.min()))
+        accuracies = [
+            cross_val_score(model, values[is_labelled][tested], known[tested], cv=folds).mean()
+            for model, values in candidates
+        ]
+        best = int(np.argmax(accuracies))
+    model, values = candidates[best]
+    return model.fit(values[is_labelled], known).predict(values)

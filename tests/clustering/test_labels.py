@@ -1,0 +1,234 @@
+"""Tests of clustering.labels: what a few labelled cells say of the others."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from scgmvae.clustering.labels import label_probabilities, partition_by_labels
+from scgmvae.clustering.partition import initial_partition
+from scgmvae.metrics import calibration_error
+from tests.blobs import make_blobs
+
+# Cells on a line: two labels around 0 and 10, and what lies elsewhere.
+LINE = [0.0, 1.0, 0.5, 10.0, 11.0, 10.5, 50.0, 51.0]
+
+
+@pytest.mark.parametrize(
+    ("codes", "labels", "n_labels", "n_components", "expected"),
+    [
+        pytest.param(
+            [0, 0, 0, 1, 1, 1, 1, 1],
+            [0, 0, -1, 1, 1, -1, -1, -1],
+            2,
+            2,
+            [0, 0, 0, 1, 1, 1, 1, 1],
+            id="every_cell_takes_the_label_it_is_nearest_to",
+        ),
+        pytest.param(
+            [0, 0, 0, 1, 1, 1, 2, 2],
+            [1, 1, -1, 0, 0, -1, -1, -1],
+            2,
+            3,
+            [1, 1, 1, 0, 0, 0, 2, 2],
+            id="a_group_without_labels_is_a_type_of_its_own",
+        ),
+        pytest.param(
+            [0, 0, 0, 1, 1, 1, 3, 2],
+            [0, 0, -1, 1, 1, -1, -1, -1],
+            2,
+            4,
+            [0, 0, 0, 1, 1, 1, 3, 2],
+            id="the_larger_group_takes_the_first_free_component",
+        ),
+        pytest.param(
+            [0, 0, 0, 1, 1, 1, 3, 2],
+            [0, 0, -1, 1, 1, -1, -1, -1],
+            2,
+            3,
+            [0, 0, 0, 1, 1, 1, -1, 2],
+            id="none_is_left_for_the_last_group",
+        ),
+        pytest.param(
+            [0, 0, 0, 1, 1, 1, 3, 2],
+            [0, 0, -1, 1, 1, -1, -1, -1],
+            2,
+            None,
+            [0, 0, 0, 1, 1, 1, 3, 2],
+            id="K_unknown_has_no_bound",
+        ),
+        pytest.param(
+            [0] * 8,
+            [0, 0, 1, 1, 1, 0, -1, -1],
+            2,
+            2,
+            [0, 0, 1, 1, 1, 0, 1, 1],
+            id="labelled_cells_keep_their_labels",
+        ),
+        pytest.param(
+            [0, 0, 0, 0, 0, 0, 1, 1],
+            [0, 0, -1, 1, 1, -1, -1, -1],
+            2,
+            3,
+            [0, 0, 0, 1, 1, 1, 2, 2],
+            id="labels_divide_a_group",
+        ),
+        pytest.param(
+            [0, 0, 0, 1, 1, 1, 1, 1],
+            [1, -1, -1, 1, -1, -1, -1, -1],
+            2,
+            3,
+            [1] * 8,
+            id="one_label_of_two_has_cells",
+        ),
+        pytest.param(
+            [0, 0, 0, 1, 1, 1, 2, 2],
+            [-1] * 8,
+            2,
+            2,
+            [0, 0, 0, 1, 1, 1, -1, -1],
+            id="all_labelled_cells_are_held_out",
+        ),
+        pytest.param(
+            [0, 0, 0, 1, 1, 1, 2, 2],
+            [-1] * 8,
+            2,
+            None,
+            [0, 0, 0, 1, 1, 1, 2, 2],
+            id="held_out_and_K_unknown",
+        ),
+    ],
+)
+def test_cells_find_the_components_of_their_labels(
+    codes, labels, n_labels, n_components, expected
+):
+    x = np.array(LINE)[:, None]
+    found = partition_by_labels(x, np.array(codes), np.array(labels), n_labels, n_components)
+    assert found.component.tolist() == expected
+    assert found.component.dtype == np.int64
+
+
+def test_fewer_labelled_cells_than_dimensions_still_divide_the_others():
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1], 100)
+    # noise is a hundred times larger along the first dimension than between the labels
+    x = rng.normal(size=(200, 20))
+    x[:, 1:] += 2.0 * truth[:, None]
+    labels = np.full(200, -1)
+    labels[[0, 1, 2, 3, 100, 101, 102, 103]] = [0, 0, 0, 0, 1, 1, 1, 1]
+    found = partition_by_labels(x, np.zeros(200, dtype=int), labels, 2, 2)
+    assert (found.component == truth).mean() > 0.95
+
+
+def test_one_labelled_cell_of_each_type_names_its_group():
+    x, truth = make_blobs(distance=20.0)
+    labels = np.full(len(truth), -1)
+    n_types = truth.max() + 1
+    for label in range(n_types):
+        labels[np.flatnonzero(truth == label)[0]] = label
+    codes = initial_partition(x, n_types, "leiden")
+    np.testing.assert_array_equal(
+        partition_by_labels(x, codes, labels, n_types, n_types, True).component, truth
+    )
+
+
+@pytest.mark.parametrize("rare", [0, 1, 2, 5])
+def test_a_rare_label_does_not_keep_neighbors_from_naming_the_others(rare):
+    # two types in one group, which only their neighbours tell apart, and some cells of a third
+    x, truth = make_blobs([100, 100, 20])
+    codes = np.zeros(len(truth), dtype=np.int64)
+    labels = np.full(len(truth), -1)
+    for label, n_labelled in enumerate((50, 50, rare)):
+        labels[np.flatnonzero(truth == label)[:n_labelled]] = label
+    found = partition_by_labels(x, codes, labels, 3, 3, straight=False)
+    assert found.proba is None
+    named = truth < (2 if rare < 2 else 3)
+    np.testing.assert_array_equal(found.component[named], truth[named])
+
+
+# ---------------------------------------------------------------------------- label_probabilities
+
+
+def overlapping(n=3000, n_dims=30, shares=(0.5, 0.3, 0.2), n_labelled=10, seed=0):
+    """Three Gaussian types that overlap, with as many labelled cells each, and their labels."""
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(3, n, p=shares)
+    x = rng.normal(size=(n, n_dims)) + 2.0 * np.eye(3, n_dims)[truth]
+    labels = np.full(n, -1)
+    for k in range(3):
+        labels[np.flatnonzero(truth == k)[:n_labelled]] = k
+    return x, labels, truth
+
+
+def error_of(proba, truth, labels):
+    hidden = labels < 0
+    return calibration_error(truth[hidden], pd.DataFrame(proba[hidden], columns=[0, 1, 2]))
+
+
+def test_labels_are_as_probable_as_they_are_right():
+    errors, accuracies = [], []
+    for seed in range(5):
+        x, labels, truth = overlapping(seed=seed)
+        known = labels >= 0
+        analysis = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        analysis.fit(x[known], labels[known])
+        both = label_probabilities(x, labels, 3), analysis.predict_proba(x)
+        np.testing.assert_allclose(both[0].sum(1), 1)
+        errors.append([error_of(proba, truth, labels) for proba in both])
+        accuracies.append([(proba.argmax(1) == truth).mean() for proba in both])
+    error, plain_error = np.mean(errors, axis=0)
+    assert error < plain_error / 2
+    accuracy, plain_accuracy = np.mean(accuracies, axis=0)
+    assert accuracy >= plain_accuracy
+
+
+def test_types_are_as_frequent_as_they_are_among_all_cells():
+    x, labels, truth = overlapping(shares=(0.8, 0.15, 0.05), n_labelled=40)
+    proba = label_probabilities(x, labels, 3)
+    shares = np.bincount(truth) / len(truth)
+    assert np.abs(proba.mean(0) - shares).sum() < 0.25 * np.abs(1 / 3 - shares).sum()
+    # as many cells of each type are labelled, which says nothing
+    balanced = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    balanced.fit(x[labels >= 0], labels[labels >= 0])
+    assert (proba.argmax(1) == truth).mean() > balanced.score(x, truth) + 0.02
+
+
+def test_a_label_without_cells_is_impossible_and_one_cell_is_enough():
+    x, truth = make_blobs([60, 60, 60], n_dims=10)
+    labels = np.full(180, -1)
+    labels[np.flatnonzero(truth == 0)[:3]] = 0
+    labels[np.flatnonzero(truth == 1)[:1]] = 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        proba = label_probabilities(x, labels, 4)
+    np.testing.assert_array_equal(proba[:, [1, 3]], 0)
+    np.testing.assert_allclose(proba.sum(1), 1)
+    assert (proba.argmax(1)[truth == 0] == 0).all()
+    assert (proba.argmax(1)[truth == 1] == 2).all()
+
+
+def test_cells_of_no_label_do_not_count_as_any():
+    x, labels, _ = overlapping(shares=(0.4, 0.4, 0.2))
+    strange = x[:, 0] > 2  # half of the first type
+    kept = label_probabilities(x[~strange | (labels >= 0)], labels[~strange | (labels >= 0)], 3)
+    excluded = np.where(strange & (labels < 0), -2, labels)
+    proba = label_probabilities(x, excluded, 3)
+    np.testing.assert_allclose(proba[~strange | (labels >= 0)], kept)
+
+
+def test_probabilities_of_components_beside_those_of_labels():
+    x, truth = make_blobs([100, 60, 40, 30])
+    labels = np.full(230, -1)
+    for k in (0, 1):
+        labels[np.flatnonzero(truth == k)[:5]] = k
+    found = partition_by_labels(x, truth, labels, 2, 3)  # one component is left for two types
+    np.testing.assert_array_equal(found.component, np.where(truth == 3, -1, truth))
+    assert found.proba.shape == (230, 3)
+    is_sure = (labels >= 0) | (truth == 2)
+    np.testing.assert_array_equal(found.proba[is_sure], np.eye(3)[truth[is_sure]])
+    np.testing.assert_array_equal(found.proba[truth == 3], 0)
+    of_labels = found.proba[(truth < 2) & (labels < 0)]
+    np.testing.assert_array_equal(of_labels[:, 2], 0)
+    np.testing.assert_allclose(of_labels.sum(1), 1, rtol=1e-6)
