@@ -347,6 +347,12 @@ TABLES = {
         names_source=False,
     ),
     "misfit": Table(("misfit",), {"data": "data", "setting": "setting"}, UNSEEN | ALONE),
+    "label-start": Table(
+        ("label_start-start",),
+        {"data": "data", "spread_by": "spread by", "probabilities": "probabilities"},
+        LABELS,
+    ),
+    "label-guide": Table(("label_start-guide",), {"data": "data", "guide": "guide"}, LABELS),
     "labels-rare": Table(
         ("labels-rare",),
         {"method": "method"},

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from scvi.model import MULTIVI, SCANVI, SCVI, TOTALVI
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from scgmvae.clustering.partition import log_normalized_pcs
@@ -245,6 +246,9 @@ def multivi(
     return model
 
 
+REGRESSION = "PCA + logistic regression"
+
+
 def on_pcs(
     adata: AnnData,
     labels: ArrayLike,
@@ -252,10 +256,11 @@ def on_pcs(
     n_pcs: int = 30,
     k: int = 15,
     seed: int = 0,
-) -> dict[str, NDArray]:
+) -> dict[str, NDArray | pd.DataFrame]:
     """Labels of all cells by classifiers on principal components, by name of the method.
 
-    A vote of the k nearest labelled cells, and shrunk linear discriminant analysis.
+    A vote of the k nearest labelled cells, shrunk linear discriminant analysis, and a logistic
+    regression, of which there are the probabilities.
 
     Parameters
     ----------
@@ -276,4 +281,7 @@ def on_pcs(
         "PCA + LDA": LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
     }
     known = np.asarray(labels)[is_labelled]
-    return {name: c.fit(pcs[is_labelled], known).predict(pcs) for name, c in classifiers.items()}
+    regression = LogisticRegression(max_iter=2000).fit(pcs[is_labelled], known)
+    found = {name: c.fit(pcs[is_labelled], known).predict(pcs) for name, c in classifiers.items()}
+    proba = regression.predict_proba(pcs)
+    return found | {REGRESSION: pd.DataFrame(proba, adata.obs_names, regression.classes_)}

@@ -34,7 +34,6 @@ import tools
 from anndata import AnnData
 from common import load_counts, run_tasks
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
@@ -114,7 +113,7 @@ def mapped(cells: str, name: str, share: float, seed: int, short: bool) -> list[
     on_both = labelled_model(both, seed, short)
     rows.append(row("scgmvae, trained on both", on_both.predict(soft=True)[is_query]))
     max_epochs = 2 if short else None
-    rows.append(row("logistic regression on PCs", on_pcs(adata, ~is_query, seed)[is_query]))
+    rows.append(row("logistic regression on PCs", regression(adata, ~is_query, seed)[is_query]))
     seen = reference[:, query.var_names].copy()
     scarches = tools.scanvi_query(seen, query, TYPE, UNLABELED, seed, BATCH, 10, max_epochs)
     rows.append(row("SCANVI with scArches", scarches.predict(soft=True)))
@@ -124,12 +123,10 @@ def mapped(cells: str, name: str, share: float, seed: int, short: bool) -> list[
     return rows
 
 
-def on_pcs(adata: AnnData, is_reference: NDArray[np.bool_], seed: int) -> pd.DataFrame:
+def regression(adata: AnnData, is_reference: NDArray[np.bool_], seed: int) -> pd.DataFrame:
     """Probabilities of all cells by a logistic regression on principal components."""
-    pcs = log_normalized_pcs(adata.X, N_PCS, seed)
-    regression = LogisticRegression(max_iter=2000)
-    regression.fit(pcs[is_reference], adata.obs[TYPE].to_numpy()[is_reference])
-    return pd.DataFrame(regression.predict_proba(pcs), adata.obs_names, regression.classes_)
+    found = tools.on_pcs(adata, adata.obs[TYPE], is_reference, N_PCS, seed=seed)
+    return found[tools.REGRESSION]
 
 
 def with_batches(name: str) -> AnnData:
@@ -181,7 +178,7 @@ def novelties(
         "scgmvae, distance in z": model._distance(model._posteriors()),
         "scgmvae, probability": 1 - model.predict(soft=True).max(axis=1),
         "logistic regression on PCs, probability": 1
-        - on_pcs(adata, is_reference, seed)[is_query].max(axis=1),
+        - regression(adata, is_reference, seed)[is_query].max(axis=1),
         "distance on PCs": nearest.kneighbors(pcs[is_query])[0][:, -1],
     }
     rows = []

@@ -81,7 +81,7 @@ NEEDS_SCIB = (
         ),
         pytest.param("studies/recipe.py", {"recipe": (2, "ACC")}, id="recipe"),
         pytest.param(
-            "labels.py", {"labels-simulated": (5, "ACC"), "labels-rare": (2, "ACC")}, id="labels"
+            "labels.py", {"labels-simulated": (6, "ACC"), "labels-rare": (2, "ACC")}, id="labels"
         ),
         pytest.param(
             "kang.py",
@@ -118,6 +118,11 @@ NEEDS_SCIB = (
                 "transfer-other_batch": (10, "AUROC"),
             },
             id="transfer",
+        ),
+        pytest.param(
+            "studies/label_start.py",
+            {"label_start-start": (12, "ACC"), "label_start-guide": (3, "ACC")},
+            id="label_start",
         ),
         pytest.param("studies/misfit.py", {"misfit": (8, "AUROC")}, id="misfit"),
         pytest.param("studies/batch_size.py", {"batch_size": (4, "ARI")}, id="batch_size"),

@@ -1,8 +1,8 @@
 """What a few labelled cells say of the others, before a mixture learns from them.
 
 Where borders between types are straight this is a linear discriminant analysis, whose
-probabilities are made right: they are softened until labelled cells that were held out get them as
-often as they say, and the types are as frequent as they are among all cells.
+probabilities are made right: softened until they predict labelled cells that are held out, and for
+types as frequent as they are among all cells.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.optimize import minimize
+from scipy.special import softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import cross_val_score
 from sklearn.naive_bayes import CategoricalNB
@@ -24,10 +24,9 @@ __all__ = ["Spread", "label_probabilities", "partition_by_labels"]
 Codes = NDArray[np.int64]
 
 N_VOTES = 15
-N_FOLDS = 5
-LARGEST_TEMPERATURE = 50.0
-USUAL_TEMPERATURE = 5.0
-"""T where no cell can be held out: what it is in most data with ten labelled cells of a type."""
+N_FOLDS = 10
+TINY = 1e-300
+"""Added to probabilities before their logarithm is taken."""
 
 
 class Spread(NamedTuple):
@@ -38,6 +37,20 @@ class Spread(NamedTuple):
     proba: NDArray[np.float32] | None
     """Probabilities of all components, (n, any), the rows of cells without one 0; ``None`` where
     they are not known."""
+
+
+class Softness(NamedTuple):
+    """By how much densities are too sure."""
+
+    temperature: float
+    """T, by which log densities are divided."""
+    strange: float
+    """ε, share of the cells of which densities say nothing."""
+
+
+USUAL = Softness(temperature=5.0, strange=0.02)
+"""Where no cell can be held out: what is found in most data with ten labelled cells of a type."""
+LARGEST = Softness(temperature=50.0, strange=0.2)
 
 
 def partition_by_labels(
@@ -116,12 +129,14 @@ def label_probabilities(
 
     A linear discriminant analysis, with the shrunken covariance of Ledoit and Wolf because there
     may be fewer labelled cells than dimensions, says how likely a cell is in each type,
-    :math:`f_l(x)`. Its densities are too sure, so
+    :math:`f_l(x)`. Its densities are too sure, and some cells are unlike all others of their type,
+    so
 
     .. math::
-        p(l|x) \propto \pi_l f_l(x)^{1/T}
+        p(l|x) = (1 - \varepsilon) \frac{\pi_l f_l(x)^{1/T}}{\sum_m \pi_m f_m(x)^{1/T}}
+        + \varepsilon \pi_l
 
-    with the T by which labelled cells, each held out once in five folds, are predicted best. A
+    with the T and ε by which labelled cells are predicted best, each held out once in ten folds. A
     user may have labelled as many cells of a rare type as of a common one, so π is not the shares
     of the labelled cells. It is the mean of p(l|x) over all cells with these shares for π. Once
     is enough: repeated until nothing changes, types that overlap lose their cells to the largest
@@ -155,12 +170,11 @@ def label_probabilities(
     log_f = _log_densities(cells[is_labelled], label, cells)
     held_out = _held_out_log_densities(cells[is_labelled], label, seed)
     shares = counts / counts.sum()
-    proba = _tempered(log_f, shares, _temperature(*held_out, shares, shares))
+    proba = _softened(log_f, shares, _softness(*held_out, shares, shares))
     frequency = proba[labels == -1].sum(0) + counts + 1  # no type disappears
     frequency /= frequency.sum()
-    temperature = _temperature(*held_out, shares, frequency)
     of_all = np.zeros((len(cells), n_labels))
-    of_all[:, known] = _tempered(log_f, frequency, temperature)
+    of_all[:, known] = _softened(log_f, frequency, _softness(*held_out, shares, frequency))
     return of_all
 
 
@@ -199,29 +213,33 @@ def _held_out_log_densities(
     return np.concatenate(parts), np.concatenate(tested)
 
 
-def _tempered(
-    log_f: NDArray[np.float64], frequency: NDArray[np.float64], temperature: float
+def _softened(
+    log_f: NDArray[np.float64], frequency: NDArray[np.float64], softness: Softness
 ) -> NDArray[np.float64]:
-    return np.exp(log_softmax(log_f / temperature + np.log(frequency), axis=1))
+    """Probabilities of labels of these frequencies, ``(n, labels)``."""
+    logits = log_f / softness.temperature + np.log(frequency)
+    return (1 - softness.strange) * softmax(logits, axis=1) + softness.strange * frequency
 
 
-def _temperature(
+def _softness(
     log_f: NDArray[np.float64],
     label: Codes,
     shares: NDArray[np.float64],
     frequency: NDArray[np.float64],
-) -> float:
-    """T by which held-out cells are predicted best, as frequent as the labels are."""
+) -> Softness:
+    """T and ε by which held-out cells are predicted best, were they as frequent as all are."""
     if not len(label):
-        return USUAL_TEMPERATURE
+        return USUAL
     weights, rows = (frequency / shares)[label], np.arange(len(label))
 
-    def surprise(log_t: float) -> float:
-        log_p = log_softmax(log_f / np.exp(log_t) + np.log(frequency), axis=1)
-        return float(-(weights * log_p[rows, label]).sum())
+    def surprise(parameters: NDArray[np.float64]) -> float:
+        proba = _softened(log_f, frequency, Softness(np.exp(parameters[0]), parameters[1]))
+        return float(-(weights * np.log(proba[rows, label] + TINY)).sum())
 
-    bounds = (0.0, np.log(LARGEST_TEMPERATURE))
-    return float(np.exp(minimize_scalar(surprise, bounds=bounds, method="bounded").x))
+    start = (np.log(USUAL.temperature), USUAL.strange)
+    bounds = [(0.0, np.log(LARGEST.temperature)), (0.0, LARGEST.strange)]
+    log_temperature, strange = minimize(surprise, start, bounds=bounds, method="L-BFGS-B").x
+    return Softness(float(np.exp(log_temperature)), float(strange))
 
 
 def _label_by_group_or_neighbors(x: NDArray[np.floating], codes: Codes, labels: Codes) -> Codes:

@@ -165,6 +165,9 @@ class StartMixin(SplitsMixin):
         The first components are those of the labels.
         """
         tree, straight = None, self._recipe.straight
+        labels = label_codes(self.adata_manager)[rows]
+        if (labels >= 0).all():  # nothing is left to be partitioned
+            return Spread(labels, None), None
         if guide_key is not None:
             column = self.adata.obs[guide_key].iloc[rows].astype("category")
             groups = by_size(column.cat.codes.to_numpy())
@@ -179,7 +182,7 @@ class StartMixin(SplitsMixin):
         spread = partition_by_labels(
             self._to_spread_labels(rows, z, seed),
             groups,
-            label_codes(self.adata_manager)[rows],
+            labels,
             self.module.n_labels,
             self.n_components_,
             straight,
