@@ -5,8 +5,8 @@
    are fitted to the partition.
 3. *joint*: the full bound. The partition stays as a guide, a cross-entropy whose weight falls to
    zero, so that the first joint steps, in which the components are still rough, cannot undo a
-   good start. Where there are labels the guide is what they say of all cells, as probabilities,
-   and its weight stays.
+   good start. Where some cells have labels the guide is what these say of the others, as
+   probabilities, and its weight stays.
 """
 
 from __future__ import annotations
@@ -134,9 +134,9 @@ class TrainingMixin(StartMixin):
             If there are labels as well, groups with labelled cells start by their labels.
         guide_weight
             Weight of the cross-entropy to the starting partition at the start of the joint stage,
-            in nats per nat; it falls to 0 over the first two thirds of the stage. ``None`` is 10,
-            and 3 with labels, where it does not fall; of images 0.64 for each value of x, and it
-            falls until the end.
+            in nats per nat; it falls to 0 over the first two thirds of the stage. ``None`` is 10;
+            where some cells have labels 3, which does not fall; of images 0.64 for each value of
+            x, and it falls until the end.
         balance_key
             obs column whose groups come up equally often in training, however rare they are. Cells
             without a label come up as often as without balancing if it is the column of labels.
@@ -258,7 +258,7 @@ class TrainingMixin(StartMixin):
         with self._in_training(training.request.seed):
             rows = self._take_cells(splitter)
             self._make_ready(training, rows)
-            plan = self._plan(training, splitter.n_obs)
+            plan = self._plan(training, splitter.n_obs, rows)
             callbacks = self._callbacks(training, checkpoints, rows, splitter)
             machine = {"accelerator": accelerator, "devices": devices}
             runner = self._run(training, plan, splitter, checkpoints, callbacks, machine)
@@ -424,7 +424,9 @@ class TrainingMixin(StartMixin):
         elif training.is_first:
             self._start_module(rows)
 
-    def _plan(self, training: Training, n_obs: int | None) -> StagedTrainingPlan:
+    def _plan(
+        self, training: Training, n_obs: int | None, rows: NDArray[np.integer]
+    ) -> StagedTrainingPlan:
         """The training plan, with the lengths of the stages and the weights of the terms."""
         request, recipe, has_mixture = training.request, self._recipe, self.module.has_mixture
         joint_epochs, pretrain_epochs = request.max_epochs, request.pretrain_epochs
@@ -439,8 +441,9 @@ class TrainingMixin(StartMixin):
             pretrain_epochs = default if has_mixture else 0
         settings = {}
         if has_mixture:
-            has_labels = self.module.n_labels > 0
-            settings = recipe.weights(self.module.n_input, has_labels)
+            labels = label_codes(self.adata_manager)[rows]
+            some_have_labels = self.module.n_labels > 0 and bool((labels < 0).any())
+            settings = recipe.weights(self.module.n_input, some_have_labels)
         if n_obs is not None:  # of a stream of cells nobody knows n
             settings["prior_weight"] = 1 / n_obs
         if training.goes_on:
