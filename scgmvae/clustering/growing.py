@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scgmvae.clustering.cut_tests import FINEST, LARGEST_P, TestedCut, tested_cut
+from scgmvae.clustering.cut_tests import TestedCut, tested_cut
 from scgmvae.clustering.cuts import SMALLEST_SIDE
 from scgmvae.clustering.few_genes import splits_of_few_genes
 from scgmvae.clustering.repeated import repeated_splits
@@ -85,13 +85,11 @@ def grow(
     if n_leaves is not None:  # so many that a leaf may have fewer cells
         smallest = min(smallest, max(2, len(z) // (4 * n_leaves)))
     cuts = _Cuts(z, encoder_of, levels, seed, smallest)
-    tree, leaf = _grown(cuts, n_leaves)
+    tree, leaf, n_tested = _grown(cuts, n_leaves)
     while sums_of is not None and tree.n_splits:
         sides, sums = [tree.leaves_of(split) for split in range(tree.n_splits)], sums_of(leaf)
-        # where K asks for more leaves than the test supports, chance draws the rest
-        tested = np.flatnonzero((tree.p <= LARGEST_P) & (tree.strength >= FINEST))
         is_repeated = np.zeros(tree.n_splits, dtype=bool)
-        is_repeated[tested] = repeated_splits([sides[split] for split in tested], sums)
+        is_repeated[:n_tested] = repeated_splits(sides[:n_tested], sums)
         tree = replace(
             tree,
             is_repeated=cuts.that_repeat(tree, leaf, is_repeated),
@@ -99,7 +97,7 @@ def grow(
         )
         if not cuts.put_below_types(tree, leaf):
             break
-        tree, leaf = _grown(cuts, n_leaves)
+        tree, leaf, n_tested = _grown(cuts, n_leaves)
     if n_leaves is not None and tree.n_splits >= n_leaves:
         made = tree.strongest(n_leaves)
         leaf, tree = tree.clusters(made)[leaf], tree.only(made)
@@ -239,13 +237,18 @@ def _is_between(level: NDArray[np.integer], side: NDArray[np.bool_]) -> bool:
     return bool(np.corrcoef(by_level, side)[0, 1] >= BETWEEN_LEVELS)
 
 
-def _grown(cuts: _Cuts, n_leaves: int | None) -> tuple[SplitTree, NDArray[np.int64]]:
-    """Tree of tested splits, or of K leaves if it has fewer, and the leaf of each cell."""
+def _grown(cuts: _Cuts, n_leaves: int | None) -> tuple[SplitTree, NDArray[np.int64], int]:
+    """Tree of tested splits, or of K leaves if it has fewer, and the leaf of each cell.
+
+    The number of tested splits comes with them, which are the first. Chance draws further ones, so
+    these repeat nothing.
+    """
     growing = _Growing(cuts)
     growing.split_while(lambda found: found.is_split)
+    n_tested = len(growing.splits)
     if n_leaves is not None:
         growing.split_while(lambda _: True, n_leaves)
-    return growing.tree(), growing.leaf
+    return growing.tree(), growing.leaf, n_tested
 
 
 class _Growing:

@@ -7,14 +7,13 @@ types as frequent as they are among all cells.
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import softmax
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.model_selection import cross_val_score
 from sklearn.naive_bayes import CategoricalNB
 from sklearn.neighbors import KNeighborsClassifier
@@ -25,8 +24,15 @@ Codes = NDArray[np.int64]
 
 N_VOTES = 15
 N_FOLDS = 10
+LEAST_FREEDOM = 3
+"""Smallest number of labelled cells, beyond one of each label, that show how cells of one type
+differ, where there are as many dimensions."""
+SMALLEST_SD = 1e-6
+"""Smallest standard deviation within labels, over the largest of labelled cells, that is no 0."""
+LEAST_SHRINKAGE = 0.01
+"""Smallest shrinkage of correlations: so few cells may have none by chance."""
 TINY = 1e-300
-"""Added to probabilities before their logarithm is taken."""
+"""In place of a 0 by which to divide, or of which to take the logarithm."""
 
 
 class Spread(NamedTuple):
@@ -48,8 +54,9 @@ class Softness(NamedTuple):
     """ε, share of the cells of which densities say nothing."""
 
 
-USUAL = Softness(temperature=5.0, strange=0.02)
-"""Where no cell can be held out: what is found in most data with ten labelled cells of a type."""
+USUAL, SD_OF_LOG_T = Softness(temperature=4.5, strange=0.02), 0.5
+"""What is found in most data with ten labelled cells of a type, T from 2.5 to 6.5 and ε up to .02,
+and by how much log T varies between data."""
 LARGEST = Softness(temperature=50.0, strange=0.2)
 
 
@@ -83,12 +90,17 @@ def partition_by_labels(
         K; ``None`` sets no bound.
     straight
         Whether borders between types are straight. Then the classifier is that of
-        :func:`label_probabilities`. Otherwise, and if every label has only one cell, which shows
-        no spread, a cell gets the commonest label of its group or of its neighbours, whichever is
-        right more often in cross-validation. If no two labels have two cells each, it gets that
-        of its group.
+        :func:`label_probabilities`. Otherwise, and if labels have hardly more than one cell each,
+        which shows no spread, a cell gets the commonest label of its group or of its neighbours,
+        whichever is right more often in cross-validation. If no two labels have two cells each,
+        it gets that of its group.
     seed
         Seed of the folds in which labelled cells are held out.
+
+    Returns
+    -------
+    Components, and their probabilities where the classifier has some. Labelled cells and those of
+    a group without any have their component for sure.
     """
     is_labelled = labels >= 0
     if not is_labelled.any():  # all labelled cells are held out
@@ -99,7 +111,7 @@ def partition_by_labels(
     rank_of_unnamed[unnamed] = np.arange(len(unnamed))
     rank = np.where(is_labelled, -1, rank_of_unnamed[codes])
     component, proba = np.full(len(labels), known[0]), None
-    if straight and len(known) > 1 and is_labelled.sum() > len(known):
+    if straight and len(known) > 1 and _show_spread(is_labelled.sum(), len(known), x.shape[1]):
         named = np.where(rank < 0, labels, -2)
         proba = label_probabilities(x, named, n_labels, seed)
         component = proba.argmax(1)
@@ -127,8 +139,8 @@ def label_probabilities(
 ) -> NDArray[np.float64]:
     r"""Probabilities of the labels of all cells, learned from those that are labelled.
 
-    A linear discriminant analysis, with the shrunken covariance of Ledoit and Wolf because there
-    may be fewer labelled cells than dimensions, says how likely a cell is in each type,
+    A linear discriminant analysis, with correlations that are shrunk as Ledoit and Wolf do because
+    there may be fewer labelled cells than dimensions, says how likely a cell is in each type,
     :math:`f_l(x)`. Its densities are too sure, and some cells are unlike all others of their type,
     so
 
@@ -138,8 +150,9 @@ def label_probabilities(
 
     with the T and ε by which labelled cells are predicted best, each held out once in ten folds. A
     user may have labelled as many cells of a rare type as of a common one, so π is not the shares
-    of the labelled cells. It is the mean of p(l|x) over all cells with these shares for π. Once
-    is enough: repeated until nothing changes, types that overlap lose their cells to the largest
+    of the labelled cells. It is the mean, over all cells that can have a label, of p(l|x) with
+    these shares for π; a labelled cell is of its label, and each type has one cell more. Once is
+    enough: repeated until nothing changes, types that overlap lose their cells to the largest
     (``benchmarks/studies/label_start.py``).
 
     Parameters
@@ -148,7 +161,7 @@ def label_probabilities(
         Representation of the cells, ``(n, D)``.
     labels
         Labels ``(n,)`` from 0 on, −1 where there is none, and below that for cells that are of no
-        label. Two labels need cells, and one of them two.
+        label. Two labels or more need cells, and together three more than one each.
     n_labels
         Number of labels.
     seed
@@ -160,6 +173,7 @@ def label_probabilities(
 
     References
     ----------
+    Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices".
     Guo et al. 2017, "On calibration of modern neural networks" (T).
     Saerens et al. 2002, "Adjusting the outputs of a classifier to new a priori probabilities" (π).
     """
@@ -178,18 +192,34 @@ def label_probabilities(
     return of_all
 
 
+def _show_spread(n_cells: int, n_labels: int, n_dims: int) -> bool:
+    """Whether so many labelled cells show how cells of one type differ."""
+    return n_cells - n_labels >= min(LEAST_FREEDOM, n_dims)
+
+
 def _log_densities(
     x: NDArray[np.float64], label: Codes, of: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Log density of rows in each label, up to a number for each row, ``(n, labels)``."""
-    analysis = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    with warnings.catch_warnings():  # such a label has the spread of the others
-        warnings.filterwarnings("ignore", message="Only one sample available")
-        analysis.fit(x, label)
-    scores = analysis.decision_function(of)
-    if scores.ndim == 1:  # of two labels: how far the second is ahead
-        scores = np.column_stack([np.zeros(len(of)), scores])
-    return scores - np.log(analysis.priors_)
+    """Log density of rows in each label, up to a number for each row, ``(n, labels)``.
+
+    The covariance is that of the differences from the means of the labels. Labels of one cell have
+    none, and that of the others.
+    """
+    n_cells = np.bincount(label)
+    means = np.zeros((len(n_cells), x.shape[1]))
+    np.add.at(means, label, x)
+    means /= n_cells[:, None]
+    residuals = (x - means[label])[n_cells[label] > 1]
+    freedom = len(label) - len(n_cells)
+    sd, overall = np.sqrt((residuals**2).sum(0) / freedom), max(x.std(0).max(), TINY)
+    sd = np.where(sd > SMALLEST_SD * overall, sd, overall)  # of repeated cells it is 0
+    residuals /= sd
+    shrinkage = max(ledoit_wolf_shrinkage(residuals, assume_centered=True), LEAST_SHRINKAGE)
+    correlation = (1 - shrinkage) * residuals.T @ residuals / freedom
+    correlation[np.diag_indices_from(correlation)] += shrinkage
+    means /= sd
+    weights = np.linalg.solve(correlation, means.T)
+    return of / sd @ weights - (means.T * weights).sum(0) / 2
 
 
 def _held_out_log_densities(
@@ -207,7 +237,7 @@ def _held_out_log_densities(
     parts, tested = [np.empty((0, label.max() + 1))], [label[:0]]
     for number in np.unique(fold[fold >= 0]):
         test = fold == number
-        if (~test).sum() > label.max() + 1:  # otherwise no label shows a spread
+        if _show_spread((~test).sum(), label.max() + 1, x.shape[1]):
             parts.append(_log_densities(x[~test], label[~test], x[test]))
             tested.append(label[test])
     return np.concatenate(parts), np.concatenate(tested)
@@ -227,19 +257,24 @@ def _softness(
     shares: NDArray[np.float64],
     frequency: NDArray[np.float64],
 ) -> Softness:
-    """T and ε by which held-out cells are predicted best, were they as frequent as all are."""
-    if not len(label):
-        return USUAL
+    """T and ε by which held-out cells are predicted best, were they as frequent as all are.
+
+    A few held-out cells say little: of log T it is assumed that it is normal about the usual one,
+    and of ε that it is exponential.
+    """
     weights, rows = (frequency / shares)[label], np.arange(len(label))
 
     def surprise(parameters: NDArray[np.float64]) -> float:
-        proba = _softened(log_f, frequency, Softness(np.exp(parameters[0]), parameters[1]))
-        return float(-(weights * np.log(proba[rows, label] + TINY)).sum())
+        log_t, strange = parameters
+        proba = _softened(log_f, frequency, Softness(np.exp(log_t), strange))
+        of_cells = -(weights * np.log(proba[rows, label] + TINY)).sum()
+        unusual = (log_t - np.log(USUAL.temperature)) / SD_OF_LOG_T
+        return float(of_cells + unusual**2 / 2 + strange / USUAL.strange)
 
     start = (np.log(USUAL.temperature), USUAL.strange)
     bounds = [(0.0, np.log(LARGEST.temperature)), (0.0, LARGEST.strange)]
-    log_temperature, strange = minimize(surprise, start, bounds=bounds, method="L-BFGS-B").x
-    return Softness(float(np.exp(log_temperature)), float(strange))
+    log_t, strange = minimize(surprise, start, bounds=bounds, method="L-BFGS-B").x
+    return Softness(float(np.exp(log_t)), float(strange))
 
 
 def _label_by_group_or_neighbors(x: NDArray[np.floating], codes: Codes, labels: Codes) -> Codes:

@@ -223,8 +223,9 @@ class StartMixin(SplitsMixin):
     def _pcs_of_counts(
         self, rows: NDArray[np.integer], seed: int, *, otherwise: NDArray[np.float32]
     ) -> NDArray[np.floating]:
-        """Principal components of log-normalised counts; of other values what is given."""
-        if not self.module.is_count or self.modalities_ is not None:
-            return otherwise
+        """Principal components of log-normalised counts in memory; of all else what is given."""
         counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        is_large = is_on_disk(counts) and len(rows) > CELLS_IN_MEMORY
+        if is_large or not self.module.is_count or self.modalities_ is not None:
+            return otherwise
         return log_normalized_pcs(read_rows(counts, rows), seed=seed)

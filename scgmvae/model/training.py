@@ -5,8 +5,8 @@
    are fitted to the partition.
 3. *joint*: the full bound. The partition stays as a guide, a cross-entropy whose weight falls to
    zero, so that the first joint steps, in which the components are still rough, cannot undo a
-   good start. Where some cells have labels the guide is what these say of the others, as
-   probabilities, and its weight stays.
+   good start. What labels of some cells say of the others are probabilities, and their weight
+   stays.
 """
 
 from __future__ import annotations
@@ -135,8 +135,9 @@ class TrainingMixin(StartMixin):
         guide_weight
             Weight of the cross-entropy to the starting partition at the start of the joint stage,
             in nats per nat; it falls to 0 over the first two thirds of the stage. ``None`` is 10;
-            where some cells have labels 3, which does not fall; of images 0.64 for each value of
-            x, and it falls until the end.
+            of images 0.64 for each value of x, and it falls until the end. Where labels of some
+            cells are spread over others, as probabilities, the weight stays, and ``None`` is 3. A
+            further training has no such guide, and its probabilities get surer.
         balance_key
             obs column whose groups come up equally often in training, however rare they are. Cells
             without a label come up as often as without balancing if it is the column of labels.
@@ -258,7 +259,7 @@ class TrainingMixin(StartMixin):
         with self._in_training(training.request.seed):
             rows = self._take_cells(splitter)
             self._make_ready(training, rows)
-            plan = self._plan(training, splitter.n_obs, rows)
+            plan = self._plan(training, splitter.n_obs)
             callbacks = self._callbacks(training, checkpoints, rows, splitter)
             machine = {"accelerator": accelerator, "devices": devices}
             runner = self._run(training, plan, splitter, checkpoints, callbacks, machine)
@@ -424,9 +425,7 @@ class TrainingMixin(StartMixin):
         elif training.is_first:
             self._start_module(rows)
 
-    def _plan(
-        self, training: Training, n_obs: int | None, rows: NDArray[np.integer]
-    ) -> StagedTrainingPlan:
+    def _plan(self, training: Training, n_obs: int | None) -> StagedTrainingPlan:
         """The training plan, with the lengths of the stages and the weights of the terms."""
         request, recipe, has_mixture = training.request, self._recipe, self.module.has_mixture
         joint_epochs, pretrain_epochs = request.max_epochs, request.pretrain_epochs
@@ -439,17 +438,13 @@ class TrainingMixin(StartMixin):
             # as many as the joint stage has, where nobody knows the number of cells
             default = joint_epochs if n_obs is None else recipe.pretraining.epochs(n_obs)
             pretrain_epochs = default if has_mixture else 0
-        settings = {}
-        if has_mixture:
-            labels = label_codes(self.adata_manager)[rows]
-            some_have_labels = self.module.n_labels > 0 and bool((labels < 0).any())
-            settings = recipe.weights(self.module.n_input, some_have_labels)
+        settings = recipe.weights(self.module.n_input) if has_mixture else {}
         if n_obs is not None:  # of a stream of cells nobody knows n
             settings["prior_weight"] = 1 / n_obs
         if training.goes_on:
             settings["guide_weight"] = 0.0
         elif request.guide_weight is not None:
-            settings["guide_weight"] = request.guide_weight
+            settings |= dict.fromkeys(("guide_weight", "soft_guide_weight"), request.guide_weight)
         settings |= request.plan_kwargs or {}
         if self.reference_categories_ is not None:
             # it would move frozen weights

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from scgmvae.checks import check_at_least, check_share, check_whole, listed
 from scgmvae.data.images import distorted
-from scgmvae.data.keys import SEEN_KEY
+from scgmvae.data.keys import GUIDE_KEY, SEEN_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -126,9 +126,13 @@ class StagedTrainingPlan(CheckedPlan):
         Weight of the divergence in pretraining, in place of the maximum, which is 1 unless
         ``max_kl_weight`` says otherwise.
     guide_weight
-        Weight of the guide at the start of the joint stage.
+        Weight of a guide by codes at the start of the joint stage.
     guide_fraction
-        Fraction of the joint stage after which the guide's weight is 0; ``None`` keeps it.
+        Fraction of the joint stage after which that weight is 0.
+    soft_guide_weight
+        Weight of a guide by probabilities, throughout. It says how sure the labels of a few cells
+        are of the others, and a mixture left to itself gets surer with every epoch
+        (``benchmarks/studies/label_start.py``).
     n_samples
         S, number of draws of z and w per cell and step, over which the loss is averaged.
     monte_carlo_kl
@@ -160,7 +164,8 @@ class StagedTrainingPlan(CheckedPlan):
         kl_warmup: float = 0.33,
         pretrain_kl_weight: float | None = None,
         guide_weight: float = 10.0,
-        guide_fraction: float | None = 0.67,
+        guide_fraction: float = 0.67,
+        soft_guide_weight: float = 3.0,
         n_samples: int = 1,
         monte_carlo_kl: bool = False,
         distortion: float = 0.0,
@@ -193,6 +198,7 @@ class StagedTrainingPlan(CheckedPlan):
             pretrain_kl_weight=pretrain_kl_weight,
             guide_weight=guide_weight,
             guide_fraction=guide_fraction,
+            soft_guide_weight=soft_guide_weight,
         )
         check_share(lr_decline=lr_decline)
         if distortion:
@@ -203,6 +209,8 @@ class StagedTrainingPlan(CheckedPlan):
         self.pretrain_kl_weight = pretrain_kl_weight
         self.guide_weight = guide_weight
         self.guide_fraction = guide_fraction
+        self.soft_guide_weight = soft_guide_weight
+        self.has_soft_guide = False
         self.n_samples = n_samples
         self.monte_carlo_kl = monte_carlo_kl
         self.distortion = distortion
@@ -241,8 +249,8 @@ class StagedTrainingPlan(CheckedPlan):
         """Weight of the guide at the current step; 0 before there are components."""
         if not self.module.mixture_started:
             return 0.0
-        if self.guide_fraction is None:
-            return self.guide_weight
+        if self.has_soft_guide:
+            return self.soft_guide_weight
         return self.guide_weight * max(0.0, 1 - self.joint_done / max(self.guide_fraction, 1e-9))
 
     @property
@@ -269,6 +277,7 @@ class StagedTrainingPlan(CheckedPlan):
             x, shape = batch[REGISTRY_KEYS.X_KEY], self.module.image_shape
             batch[SEEN_KEY] = distorted(x, shape, self.distortion)
         batch = self.module.in_training(batch)
+        self.has_soft_guide = GUIDE_KEY in batch and batch[GUIDE_KEY].dim() == 2
         loss = self._step(batch, self.kl_weight, self.current_guide_weight).loss
         return loss - self.prior_weight * self.module.log_prior() if self.prior_weight else loss
 

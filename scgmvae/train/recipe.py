@@ -69,8 +69,6 @@ class Recipe:
     """Settings of the training plan of a model with a mixture."""
     per_value: dict[str, float] = field(default_factory=dict)
     """Further settings, multiplied by the number of values in x, as the likelihood is."""
-    with_some_labels: dict[str, float | None] = field(default_factory=dict)
-    """Settings of the training plan that are others where some cells have labels, and some not."""
     largest_minibatch: int = SMALLEST_MINIBATCH
     """Number of cells to which minibatches grow where there are many cells."""
 
@@ -90,18 +88,15 @@ class Recipe:
         doublings = int(np.log2(max(n_obs / CELLS_OF_SMALLEST, 1)))
         return min(SMALLEST_MINIBATCH * 2**doublings, self.largest_minibatch)
 
-    def weights(self, n_input: int, some_have_labels: bool = False) -> dict[str, Any]:
+    def weights(self, n_input: int) -> dict[str, Any]:
         """Settings of the training plan of a model with a mixture.
 
         Parameters
         ----------
         n_input
             Number of values in x.
-        some_have_labels
-            Whether some cells have labels, and some have none.
         """
-        per_value = {name: value * n_input for name, value in self.per_value.items()}
-        return self.plan | per_value | (self.with_some_labels if some_have_labels else {})
+        return self.plan | {name: value * n_input for name, value in self.per_value.items()}
 
 
 COUNTS = Recipe(
@@ -112,11 +107,9 @@ COUNTS = Recipe(
     joint=Length(2500, 20, 120),
     start="tested",
     straight=True,
-    with_some_labels={"guide_weight": 3.0, "guide_fraction": None},
     largest_minibatch=1024,
 )
-"""Recipe for counts. The guide of labels stays: it says how sure they are of the other cells, and
-a mixture left to itself gets surer with every epoch (``benchmarks/studies/label_start.py``)."""
+"""Recipe for counts."""
 
 IMAGES = Recipe(
     likelihood="bernoulli",

@@ -159,7 +159,7 @@ def test_further_donors_are_moved_until_types_show():
     assert cuts._put_below(rows, donor == 2)
     assert adjusted_rand_score(types, cuts.of(rows).cut.side) > 0.95
     assert adjusted_rand_score(donor, cuts.moved[rows.tobytes()]) > 0.95
-    tree, leaf = _grown(cuts, None)
+    tree, leaf, _ = _grown(cuts, None)
     repeats = cuts.that_repeat(tree, leaf, np.zeros(tree.n_splits, dtype=bool))
     assert repeats.tolist() == [False, True, True, True, True]  # each type is divided by donors
 
@@ -176,7 +176,7 @@ def test_a_told_batch_is_moved_beside_donors_who_were_not_told():
 def test_a_split_that_was_known_to_repeat_stays_one():
     z, _, donor = in_donors(2)
     cuts = _Cuts(z, exact, [], 0, 10)
-    tree, leaf = _grown(cuts, None)
+    tree, leaf, _ = _grown(cuts, None)
     every = np.ones(tree.n_splits, dtype=bool)
     assert not cuts.that_repeat(tree, leaf, ~every).any()
     assert cuts.that_repeat(tree, leaf, every).all()

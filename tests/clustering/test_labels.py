@@ -7,7 +7,12 @@ import pandas as pd
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from scgmvae.clustering.labels import label_probabilities, partition_by_labels
+from scgmvae.clustering.labels import (
+    USUAL,
+    _softness,
+    label_probabilities,
+    partition_by_labels,
+)
 from scgmvae.clustering.partition import initial_partition
 from scgmvae.metrics import calibration_error
 from tests.blobs import make_blobs
@@ -113,7 +118,7 @@ def test_cells_find_the_components_of_their_labels(
 def test_fewer_labelled_cells_than_dimensions_still_divide_the_others():
     rng = np.random.default_rng(0)
     truth = np.repeat([0, 1], 100)
-    # noise is a hundred times larger along the first dimension than between the labels
+    # twenty dimensions of noise, and four labelled cells of each of two types
     x = rng.normal(size=(200, 20))
     x[:, 1:] += 2.0 * truth[:, None]
     labels = np.full(200, -1)
@@ -211,7 +216,7 @@ def test_a_label_without_cells_is_impossible_and_one_cell_is_enough():
 
 def test_cells_of_no_label_do_not_count_as_any():
     x, labels, _ = overlapping(shares=(0.4, 0.4, 0.2))
-    strange = x[:, 0] > 2  # half of the first type
+    strange = x[:, 0] > 2  # equal of the first type
     kept = label_probabilities(x[~strange | (labels >= 0)], labels[~strange | (labels >= 0)], 3)
     excluded = np.where(strange & (labels < 0), -2, labels)
     proba = label_probabilities(x, excluded, 3)
@@ -232,3 +237,59 @@ def test_probabilities_of_components_beside_those_of_labels():
     of_labels = found.proba[(truth < 2) & (labels < 0)]
     np.testing.assert_array_equal(of_labels[:, 2], 0)
     np.testing.assert_allclose(of_labels.sum(1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_cells", [[2] * 8, [2, 2, 2, 2, 1, 1, 1, 1], [10] + [1] * 7], ids=str)
+def test_one_or_two_cells_of_a_label_are_enough_for_types_far_apart(n_cells):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 8, 1000)
+    x = rng.normal(size=(1000, 40)) + 10 * np.eye(8, 40)[truth]
+    labels = np.full(1000, -1)
+    for k, n in enumerate(n_cells):
+        labels[np.flatnonzero(truth == k)[:n]] = k
+    found = partition_by_labels(x, np.zeros(1000, dtype=int), labels, 8, None)
+    assert (found.component == truth).mean() > 0.9
+
+
+def test_labels_with_hardly_a_cell_each_name_groups():
+    # two cells beyond one of each label show no spread in forty dimensions
+    rng = np.random.default_rng(0)
+    truth = np.sort(rng.integers(0, 8, 1000))
+    x = rng.normal(size=(1000, 40)) + 10 * np.eye(8, 40)[truth]
+    labels = np.full(1000, -1)
+    for k in range(8):
+        labels[np.flatnonzero(truth == k)[: 3 if k == 0 else 1]] = k
+    found = partition_by_labels(x, truth, labels, 8, None)
+    assert found.proba is None
+    np.testing.assert_array_equal(found.component, truth)
+
+
+def test_repeated_labelled_cells_do_not_hide_the_others():
+    x, truth = make_blobs([60, 60, 60], n_dims=10)
+    labels = np.full(180, -1)
+    for k in range(3):
+        labels[np.flatnonzero(truth == k)[:5]] = k
+        x[labels == k] = x[labels == k][0]
+    proba = label_probabilities(x, labels, 3)
+    assert (proba.argmax(1) == truth).all()
+
+
+def test_a_few_held_out_cells_do_not_make_labels_sure():
+    log_f = np.array([[0.0, -6.0, -6.0]])
+    equal = np.full(3, 1 / 3)
+    few, many = (
+        _softness(np.repeat(log_f, n, axis=0), np.zeros(n, dtype=int), equal, equal)
+        for n in (3, 3000)
+    )
+    assert few.temperature > 3
+    assert many.temperature == pytest.approx(1)
+    # and where nothing can be held out, they are as sure as labels usually are
+    none = _softness(log_f[:0], np.zeros(0, dtype=int), equal, equal)
+    assert none.temperature == pytest.approx(USUAL.temperature, rel=1e-3)
+
+
+def test_a_type_without_predicted_cells_keeps_a_frequency():
+    x, labels, _ = overlapping(shares=(0.5, 0.5, 0.0), n_labelled=10)
+    labels[0] = 2  # one wrong label, and no other cell of that type
+    proba = label_probabilities(x, labels, 3)
+    assert (proba[:, 2] > 0).all()

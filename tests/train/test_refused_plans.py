@@ -44,6 +44,7 @@ def test_the_step_length_of_a_trained_model_is_checked_as_well(conditioned):
         "max_kl_weight",
         "guide_weight",
         "guide_fraction",
+        "soft_guide_weight",
         "classification_weight",
         "n_epochs_kl_warmup",
         "distortion",

@@ -129,9 +129,25 @@ def test_the_guide_stays_where_labels_are_spread(adata, train, every, expected):
     adata.obs["label"] = np.where(has_label, adata.obs["component"], None)
     SCGMVAE.setup_anndata(adata, labels_key="label", unlabeled_category="unknown")
     model = train(SCGMVAE(adata), max_epochs=4, pretrain_epochs=2)
-    # at the ends of the epochs: of labels alone it falls over two thirds of them
+    # at the ends of the epochs: without other cells it falls over two thirds of them
     np.testing.assert_allclose(column(model, "guide_weight")[2:], expected, atol=0.05)
     assert (column(model, "guide_train")[2:] > 0).all()
+
+
+def test_a_guide_by_codes_falls_also_where_some_have_labels(adata, train):
+    # one labelled cell of each type says nothing of how sure it is of the others
+    types = adata.obs["component"].astype(str)
+    adata.obs["label"] = types.where(~types.duplicated(), "none")
+    SCGMVAE.setup_anndata(adata, labels_key="label", unlabeled_category="none")
+    model = train(SCGMVAE(adata), max_epochs=4, pretrain_epochs=2)
+    np.testing.assert_allclose(column(model, "guide_weight")[2:], [6.25, 2.5, 0, 0], atol=0.05)
+
+
+def test_the_weight_of_a_guide_by_labels_can_be_chosen(adata, train):
+    adata.obs["label"] = np.where(np.arange(adata.n_obs) % 4, "none", adata.obs["component"])
+    SCGMVAE.setup_anndata(adata, labels_key="label", unlabeled_category="none")
+    model = train(SCGMVAE(adata), max_epochs=3, pretrain_epochs=2, guide_weight=0.5)
+    np.testing.assert_array_equal(column(model, "guide_weight")[2:], 0.5)
 
 
 def test_the_guide_weight_falls_to_zero_over_a_fraction_of_the_joint_stage(
