@@ -351,6 +351,9 @@ TABLES = {
         ("label_start-start",),
         {"data": "data", "spread_by": "spread by", "probabilities": "probabilities"},
         LABELS,
+        lambda rows: rows[
+            (rows["spread_by"] == "z, PCs") | (rows["probabilities"] == "softened, frequencies")
+        ],
     ),
     "label-guide": Table(("label_start-guide",), {"data": "data", "guide": "guide"}, LABELS),
     "labels-rare": Table(

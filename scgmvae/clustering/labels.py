@@ -7,18 +7,24 @@ types as frequent as they are among all cells.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import softmax
 from sklearn.covariance import ledoit_wolf_shrinkage
+from sklearn.linear_model import Ridge
 from sklearn.model_selection import cross_val_score
 from sklearn.naive_bayes import CategoricalNB
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import OneHotEncoder
 
-__all__ = ["Spread", "label_probabilities", "partition_by_labels"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Spread", "label_probabilities", "partition_by_labels", "without_levels"]
 
 Codes = NDArray[np.int64]
 
@@ -275,6 +281,34 @@ def _softness(
     bounds = [(0.0, np.log(LARGEST.temperature)), (0.0, LARGEST.strange)]
     log_t, strange = minimize(surprise, start, bounds=bounds, method="L-BFGS-B").x
     return Softness(float(np.exp(log_t)), float(strange))
+
+
+def without_levels(
+    x: NDArray[np.floating], codes: Codes, levels: Sequence[NDArray[np.integer]]
+) -> NDArray[np.floating]:
+    """Cells without what the levels of conditions add to them.
+
+    Levels may have other shares of the types, so their effects are those beside the effects of
+    groups, by least squares, with a little shrinkage for levels of a few cells.
+
+    Parameters
+    ----------
+    x
+        Representation of the cells, ``(n, D)``.
+    codes
+        Groups of the cells, ``(n,)``.
+    levels
+        Level of each cell, ``(n,)``, for each condition.
+    """
+    if not levels:
+        return x
+    of_groups, of_levels = (
+        OneHotEncoder(dtype=np.float64).fit_transform(np.column_stack(columns))
+        for columns in ([codes], levels)
+    )
+    fit = Ridge(alpha=1.0, fit_intercept=False)
+    fit.fit(sparse.hstack([of_groups, of_levels], format="csr"), x)
+    return x - of_levels @ fit.coef_[:, of_groups.shape[1] :].T
 
 
 def _label_by_group_or_neighbors(x: NDArray[np.floating], codes: Codes, labels: Codes) -> Codes:

@@ -13,10 +13,9 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
-from scgmvae.clustering.labels import Spread, partition_by_labels
+from scgmvae.clustering.labels import Spread, partition_by_labels, without_levels
 from scgmvae.clustering.partition import Start, by_size, initial_partition, log_normalized_pcs
 from scgmvae.clustering.split_tree import STRENGTH
-from scgmvae.clustering.support import without_level_means
 from scgmvae.data.images import pixel_scale
 from scgmvae.data.matrices import column_means, is_on_disk, read_rows
 from scgmvae.data.minibatches import CELLS_IN_MEMORY
@@ -180,7 +179,7 @@ class StartMixin(SplitsMixin):
         if not self.module.n_labels:
             return Spread(groups, None), tree
         spread = partition_by_labels(
-            self._to_spread_labels(rows, z, seed),
+            self._to_spread_labels(rows, z, groups, seed),
             groups,
             labels,
             self.module.n_labels,
@@ -207,7 +206,11 @@ class StartMixin(SplitsMixin):
         return z if self.module.has_conditions else self._pcs_of_counts(rows, seed, otherwise=z)
 
     def _to_spread_labels(
-        self, rows: NDArray[np.integer], z: NDArray[np.float32], seed: int
+        self,
+        rows: NDArray[np.integer],
+        z: NDArray[np.float32],
+        groups: NDArray[np.int64],
+        seed: int,
     ) -> NDArray[np.floating]:
         """What labels are spread by: z, and principal components in which conditions are alike.
 
@@ -216,8 +219,8 @@ class StartMixin(SplitsMixin):
         pcs = self._pcs_of_counts(rows, seed, otherwise=z)
         if pcs is z:
             return z
-        for level in self._levels().values():
-            pcs = without_level_means(pcs, level[rows])
+        levels = [level[rows] for level in self._levels().values()]
+        pcs = without_levels(pcs, groups, levels)
         return np.hstack([x / max(x.std(), 1e-6) for x in (z, pcs)])
 
     def _pcs_of_counts(

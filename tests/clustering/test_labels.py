@@ -12,6 +12,7 @@ from scgmvae.clustering.labels import (
     _softness,
     label_probabilities,
     partition_by_labels,
+    without_levels,
 )
 from scgmvae.clustering.partition import initial_partition
 from scgmvae.metrics import calibration_error
@@ -293,3 +294,32 @@ def test_a_type_without_predicted_cells_keeps_a_frequency():
     labels[0] = 2  # one wrong label, and no other cell of that type
     proba = label_probabilities(x, labels, 3)
     assert (proba[:, 2] > 0).all()
+
+
+# --------------------------------------------------------------------------------- without_levels
+
+
+@pytest.mark.parametrize("n_conditions", [1, 2])
+def test_levels_are_taken_out_whatever_types_they_have(n_conditions):
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 3, 2000)
+    # nine tenths of the first group are of one level, and of the second of the other
+    levels = [(rng.random(2000) < np.array([0.9, 0.1, 0.5])[group]).astype(int)]
+    levels += [rng.integers(0, 4, 2000) for _ in range(n_conditions - 1)]
+    types = 5 * rng.normal(size=(3, 8))[group]
+    x = types + 0.1 * rng.normal(size=(2000, 8))
+    for level in levels:
+        x += 3 * rng.normal(size=(4, 8))[level]
+    found = without_levels(x, group, levels)
+    for level in levels:
+        for k in range(3):
+            means = [found[(group == k) & (level == m)].mean(0) for m in np.unique(level)]
+            np.testing.assert_allclose(means, np.broadcast_to(means[0], np.shape(means)), atol=0.1)
+    apart = [found[group == k].mean(0) - found[group == 0].mean(0) for k in (1, 2)]
+    truth = [types[group == k][0] - types[group == 0][0] for k in (1, 2)]
+    np.testing.assert_allclose(apart, truth, atol=0.15)
+
+
+def test_cells_without_conditions_stay_as_they_are():
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    assert without_levels(x, np.zeros(20, dtype=int), []) is x

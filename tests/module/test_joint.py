@@ -183,6 +183,12 @@ def test_in_training_some_cells_count_as_such_of_one_modality(panels):
     if panels is None:
         np.testing.assert_allclose(still[is_changed].float().mean(0), 1 / 3, atol=0.03)
     assert (many[GUIDE_KEY] >= 0).all()
+    # probabilities of a hidden cell's components are 0 where its code is -1
+    proba = many | {GUIDE_KEY: torch.nn.functional.one_hot(many[GUIDE_KEY], 4).float()}
+    torch.manual_seed(0)
+    of_hidden = module.in_training(proba)[GUIDE_KEY]
+    torch.testing.assert_close(of_hidden.sum(1), (~is_changed).float())
+    assert (proba[GUIDE_KEY].sum(1) == 1).all()
     # what is hidden has no part in the loss either
     torch.testing.assert_close(made[KEYS.X_KEY], many[KEYS.X_KEY])
     lacks = ~made[PANELS_KEY][made[PANEL_KEY][:, 0]]
