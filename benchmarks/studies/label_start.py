@@ -8,9 +8,10 @@ labels are spread by before the mixture starts: principal components, the pretra
 and how the probabilities of the discriminant analysis are made right: not at all (*plain*);
 softened until they predict held-out cells (*softened*); that, and for frequencies of the types
 that are estimated once (*softened, frequencies*, the default), or until they change no more
-(*softened, EM*). *guide* has the trained model, with a guide of the joint stage that fades, as it
-does without labels, or stays, with the default weight of 3 or with 10. Where there are batches
-they are told.
+(*softened, EM*). *guide* has the
+trained model: guided by these probabilities, with the default weight of 3 or with 10, or by the
+most probable labels alone, with a weight that falls to 0 as it does without labels. Where there
+are batches they are told.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from scgmvae.model import start
 SETS = ("kang", "paul15", "mouse_bladder", "pbmc4k")
 N_LABELLED = 10
 GUIDES = {
-    "stays, 3": {},
-    "stays, 10": {"guide_weight": 10.0},
-    "fades from 10": {"guide_weight": 10.0, "guide_fraction": 0.67},
+    "probabilities, 3": {},
+    "probabilities, 10": {"soft_guide_weight": 10.0},
+    "codes, falling from 10": {},
 }
 
 
@@ -59,19 +60,20 @@ class Data:
             self.adata, labels_key=KEY, unlabeled_category=UNLABELED, batch_key=batch_key
         )
 
-    def train(
-        self, plan: dict[str, float], length: dict[str, int]
-    ) -> tuple[scgmvae.SCGMVAE, NDArray]:
+    def train(self, guide: str, length: dict[str, int]) -> tuple[scgmvae.SCGMVAE, NDArray]:
         """A trained model, and by what its labels were spread."""
         taken: list[NDArray] = []
 
         def recorded(x: NDArray, *args: object) -> spreading.Spread:
             taken.append(x)
-            return spreading.partition_by_labels(x, *args)
+            spread = spreading.partition_by_labels(x, *args)
+            return spread._replace(proba=None) if guide.startswith("codes") else spread
 
         model = scgmvae.SCGMVAE(self.adata.copy())
         with patch.object(start, "partition_by_labels", recorded):
-            model.train(seed=self.seed, plan_kwargs=plan, enable_progress_bar=False, **length)
+            model.train(
+                seed=self.seed, plan_kwargs=GUIDES[guide], enable_progress_bar=False, **length
+            )
         return model, taken[0]
 
     def row(self, proba: pd.DataFrame, **keys: str) -> dict[str, object]:
@@ -115,7 +117,7 @@ def data_sets(seed: int, short: bool) -> Iterator[Data]:
 
 def starts(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
     for data in data_sets(seed, short):
-        model, x = data.train({}, SHORT if short else {"max_epochs": 1})
+        model, x = data.train("probabilities, 3", SHORT if short else {"max_epochs": 1})
         names = model.predict(soft=True).columns
         codes = pd.Categorical(data.adata.obs[KEY], categories=names).codes.astype(np.int64)
         n_latent = model.module.n_latent
@@ -133,8 +135,8 @@ def starts(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
 
 def guides(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
     for data in data_sets(seed, short):
-        for guide, plan in GUIDES.items():
-            model, _ = data.train(plan, SHORT if short else {})
+        for guide in GUIDES:
+            model, _ = data.train(guide, SHORT if short else {})
             yield [data.row(model.predict(soft=True), guide=guide)]
 
 
