@@ -8,10 +8,9 @@ labels are spread by before the mixture starts: principal components, the pretra
 and how the probabilities of the discriminant analysis are made right: not at all (*plain*);
 softened until they predict held-out cells (*softened*); that, and for frequencies of the types
 that are estimated once (*softened, frequencies*, the default), or until they change no more
-(*softened, EM*). *guide* has the
-trained model: guided by these probabilities, with the default weight of 3 or with 10, or by the
-most probable labels alone, with a weight that falls to 0 as it does without labels. Where there
-are batches they are told.
+(*softened, EM*). *guide* has the trained model: guided by these probabilities, with the default
+weight of 3 or with 10, or by the most probable labels alone, with a weight that falls to 0 as it
+does without labels. Where there are batches they are told.
 """
 
 from __future__ import annotations
