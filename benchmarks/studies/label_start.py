@@ -96,8 +96,8 @@ def softened(x: NDArray, labels: NDArray, n_labels: int, n_rounds: int) -> NDArr
     held_out = spreading._held_out_log_densities(x[known], label, seed=0)
     for _ in range(n_rounds + 1):
         softness = spreading._softness(*held_out, shares, frequency)
-        proba = spreading._softened(log_f, frequency, softness)
-        frequency = proba[~known].sum(0) + counts + 1
+        proba = spreading._softened(log_f, shares, frequency, softness)
+        frequency = proba[~known].sum(0) + counts
         frequency = frequency / frequency.sum()
     return proba
 

@@ -147,19 +147,19 @@ def label_probabilities(
 
     A linear discriminant analysis, with correlations that are shrunk as Ledoit and Wolf do because
     there may be fewer labelled cells than dimensions, says how likely a cell is in each type,
-    :math:`f_l(x)`. Its densities are too sure, and some cells are unlike all others of their type,
-    so
+    :math:`f_l(x)`. With the shares :math:`s_l` of the labelled cells it is too sure, and some
+    cells are unlike all others of their type, so
 
     .. math::
-        p(l|x) = (1 - \varepsilon) \frac{\pi_l f_l(x)^{1/T}}{\sum_m \pi_m f_m(x)^{1/T}}
-        + \varepsilon \pi_l
+        p(l|x) = (1 - \varepsilon) \frac{(s_l f_l(x))^{1/T} \pi_l / s_l}
+        {\sum_m (s_m f_m(x))^{1/T} \pi_m / s_m} + \varepsilon \pi_l
 
     with the T and ε by which labelled cells are predicted best, each held out once in ten folds. A
-    user may have labelled as many cells of a rare type as of a common one, so π is not the shares
-    of the labelled cells. It is the mean, over all cells that can have a label, of p(l|x) with
-    these shares for π; a labelled cell is of its label, and each type has one cell more. Once is
-    enough: repeated until nothing changes, types that overlap lose their cells to the largest
-    (``benchmarks/studies/label_start.py``).
+    user may have labelled as many cells of a rare type as of a common one, so π are not their
+    shares. With π = s at first, the mean of p(l|x) over all cells without a label says how many
+    more there are of a type than among the labelled cells, where it is that over cells that are
+    held out. Once is enough: repeated until nothing changes, types that overlap lose their cells
+    to the largest (``benchmarks/studies/label_start.py``).
 
     Parameters
     ----------
@@ -190,11 +190,13 @@ def label_probabilities(
     log_f = _log_densities(cells[is_labelled], label, cells)
     held_out = _held_out_log_densities(cells[is_labelled], label, seed)
     shares = counts / counts.sum()
-    proba = _softened(log_f, shares, _softness(*held_out, shares, shares))
-    frequency = proba[labels == -1].sum(0) + counts + 1  # no type disappears
-    frequency /= frequency.sum()
+    softness = _softness(*held_out, shares, shares)
+    of_others = _softened(log_f[labels == -1], shares, shares, softness)
+    of_held_out = _softened(held_out[0], shares, shares, softness)
+    frequency = _frequency(of_others, of_held_out, held_out[1], shares)
+    softness = _softness(*held_out, shares, frequency)
     of_all = np.zeros((len(cells), n_labels))
-    of_all[:, known] = _softened(log_f, frequency, _softness(*held_out, shares, frequency))
+    of_all[:, known] = _softened(log_f, shares, frequency, softness)
     return of_all
 
 
@@ -250,11 +252,35 @@ def _held_out_log_densities(
 
 
 def _softened(
-    log_f: NDArray[np.float64], frequency: NDArray[np.float64], softness: Softness
+    log_f: NDArray[np.float64],
+    shares: NDArray[np.float64],
+    frequency: NDArray[np.float64],
+    softness: Softness,
 ) -> NDArray[np.float64]:
     """Probabilities of labels of these frequencies, ``(n, labels)``."""
-    logits = log_f / softness.temperature + np.log(frequency)
+    logits = (log_f + np.log(shares)) / softness.temperature + np.log(frequency / shares)
     return (1 - softness.strange) * softmax(logits, axis=1) + softness.strange * frequency
+
+
+def _frequency(
+    of_others: NDArray[np.float64],
+    of_held_out: NDArray[np.float64],
+    label: Codes,
+    shares: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """How frequent labels are among other cells, by how much more probable they are there.
+
+    One labelled cell more says that they are as frequent, so no type disappears. The only cell of
+    a label was not held out; it is taken to be predicted rightly.
+    """
+    if not len(of_others):
+        return shares
+    n_held_out = np.bincount(label, minlength=len(shares))
+    expected = np.where(n_held_out, 0.0, shares)
+    expected += (shares / np.maximum(n_held_out, 1))[label] @ of_held_out
+    n_labelled = len(label) + (n_held_out == 0).sum()
+    frequency = shares * (of_others.mean(0) + 1 / n_labelled) / (expected + 1 / n_labelled)
+    return frequency / frequency.sum()
 
 
 def _softness(
@@ -272,7 +298,7 @@ def _softness(
 
     def surprise(parameters: NDArray[np.float64]) -> float:
         log_t, strange = parameters
-        proba = _softened(log_f, frequency, Softness(np.exp(log_t), strange))
+        proba = _softened(log_f, shares, frequency, Softness(np.exp(log_t), strange))
         of_cells = -(weights * np.log(proba[rows, label] + TINY)).sum()
         unusual = (log_t - np.log(USUAL.temperature)) / SD_OF_LOG_T
         return float(of_cells + unusual**2 / 2 + strange / USUAL.strange)

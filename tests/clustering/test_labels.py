@@ -9,6 +9,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from scgmvae.clustering.labels import (
     USUAL,
+    _frequency,
     _softness,
     label_probabilities,
     partition_by_labels,
@@ -294,6 +295,27 @@ def test_a_type_without_predicted_cells_keeps_a_frequency():
     labels[0] = 2  # one wrong label, and no other cell of that type
     proba = label_probabilities(x, labels, 3)
     assert (proba[:, 2] > 0).all()
+
+
+def test_frequencies_are_shares_times_how_much_more_probable_labels_are():
+    shares, label = np.array([0.4, 0.4, 0.2]), np.array([0, 0, 1, 1])  # one cell of the third
+    of_held_out = np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.2, 0.8, 0.0], [0.0, 1.0, 0.0]])
+    of_others = np.array([[0.5, 0.2, 0.3], [0.1, 0.8, 0.1]])
+    # 0.4 of the mean over each of both labels, and the third's own share
+    expected = 0.4 * np.array([0.7, 0.2, 0.1]) + 0.4 * np.array([0.1, 0.9, 0.0]) + [0, 0, 0.2]
+    found = shares * (np.array([0.3, 0.5, 0.2]) + 0.2) / (expected + 0.2)
+    np.testing.assert_allclose(
+        _frequency(of_others, of_held_out, label, shares), found / found.sum()
+    )
+    np.testing.assert_array_equal(_frequency(of_others[:0], of_held_out, label, shares), shares)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shares_stay_where_labelled_cells_are_drawn_from_all(seed):
+    x, _, truth = overlapping(shares=(0.7, 0.2, 0.1), seed=seed)
+    labels = np.where(np.random.default_rng(seed + 10).random(len(truth)) < 0.1, truth, -1)
+    proba = label_probabilities(x, labels, 3)
+    np.testing.assert_allclose(proba.mean(0), np.bincount(truth) / len(truth), atol=0.03)
 
 
 # --------------------------------------------------------------------------------- without_levels
