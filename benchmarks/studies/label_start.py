@@ -8,9 +8,9 @@ labels are spread by before the mixture starts: principal components, the pretra
 and how the probabilities of the discriminant analysis are made right: not at all (*plain*);
 softened until they predict held-out cells (*softened*); that, and for frequencies of the types
 that are estimated once (*softened, frequencies*, the default), or until they change no more
-(*softened, EM*). *guide* has the trained model: guided by these probabilities, with the default
-weight of 3 or with 10, or by the most probable labels alone, with a weight that falls to 0 as it
-does without labels. Where there are batches they are told.
+(*softened, EM*). *guide* has the trained model: guided by these probabilities, or by the most
+probable labels alone, with a weight that falls to 0 as it does without labels. Where there are
+batches they are told.
 """
 
 from __future__ import annotations
@@ -36,11 +36,7 @@ from scgmvae.model import start
 
 SETS = ("kang", "paul15", "mouse_bladder", "pbmc4k")
 N_LABELLED = 10
-GUIDES = {
-    "probabilities, 3": {},
-    "probabilities, 10": {"soft_guide_weight": 10.0},
-    "codes, falling from 10": {},
-}
+GUIDES = ("probabilities", "codes, falling from 10")
 
 
 class Data:
@@ -70,9 +66,7 @@ class Data:
 
         model = scgmvae.SCGMVAE(self.adata.copy())
         with patch.object(start, "partition_by_labels", recorded):
-            model.train(
-                seed=self.seed, plan_kwargs=GUIDES[guide], enable_progress_bar=False, **length
-            )
+            model.train(seed=self.seed, enable_progress_bar=False, **length)
         return model, taken[0]
 
     def row(self, proba: pd.DataFrame, **keys: str) -> dict[str, object]:
@@ -116,7 +110,7 @@ def data_sets(seed: int, short: bool) -> Iterator[Data]:
 
 def starts(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
     for data in data_sets(seed, short):
-        model, x = data.train("probabilities, 3", SHORT if short else {"max_epochs": 1})
+        model, x = data.train("probabilities", SHORT if short else {"max_epochs": 1})
         names = model.predict(soft=True).columns
         codes = pd.Categorical(data.adata.obs[KEY], categories=names).codes.astype(np.int64)
         n_latent = model.module.n_latent
