@@ -361,7 +361,7 @@ def test_images_are_trained_by_the_recipe_of_images(train, monkeypatch):
         straightened.append(straight)
         return np.arange(len(x)) % n_groups
 
-    monkeypatch.setattr("scgmvae.train.start.initial_partition", remember)
+    monkeypatch.setattr("scgmvae.model.start.initial_partition", remember)
     x = np.random.default_rng(0).random((1000, 4), dtype=np.float32)
     images = AnnData(x, uns={"image_shape": (2, 2)})
     history, lengths = {}, {}

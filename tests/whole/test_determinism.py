@@ -79,7 +79,7 @@ READINGS = {
     "components": lambda model: model.decode_components(2, {"batch": "batch_0", "age": 0.0}),
     "similarity": lambda model: model.component_similarity(),
     "table": lambda model: model.component_table(),
-    "merged": lambda model: list(model.merge_components(4, method="elbo")),
+    "merged": lambda model: list(model.merge_components(5, method="elbo")),
     "annotated": lambda model: model.adata.obs["scgmvae"].tolist(),
 }
 
