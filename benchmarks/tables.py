@@ -348,14 +348,13 @@ TABLES = {
     ),
     "misfit": Table(("misfit",), {"data": "data", "setting": "setting"}, UNSEEN | ALONE),
     "label-start": Table(
-        ("label_start-start",),
+        ("label_start",),
         {"data": "data", "spread_by": "spread by", "probabilities": "probabilities"},
         LABELS,
         lambda rows: rows[
             (rows["spread_by"] == "z, PCs") | (rows["probabilities"] == "softened, frequencies")
         ],
     ),
-    "label-guide": Table(("label_start-guide",), {"data": "data", "guide": "guide"}, LABELS),
     "labels-rare": Table(
         ("labels-rare",),
         {"method": "method"},

@@ -121,7 +121,7 @@ NEEDS_SCIB = (
         ),
         pytest.param(
             "studies/label_start.py",
-            {"label_start-start": (12, "ACC"), "label_start-guide": (2, "ACC")},
+            {"label_start": (12, "ACC")},
             id="label_start",
         ),
         pytest.param("studies/misfit.py", {"misfit": (8, "AUROC")}, id="misfit"),

@@ -1,16 +1,14 @@
-"""How are labels of a few cells spread over the others, and does the mixture keep to it?
+"""How are labels of a few cells spread over the others before the mixture starts?
 
     SCGMVAE_DATA_DIR=... python benchmarks/studies/label_start.py [--seeds 0 1 2]
 
 Ten cells of each type are labelled, drawn by the seed, and scores are on all other cells:
-accuracy, macro F1, and the calibration error of the probabilities (*ECE*). *start* compares what
-labels are spread by before the mixture starts: principal components, the pretrained z, or both;
-and how the probabilities of the discriminant analysis are made right: not at all (*plain*);
-softened until they predict held-out cells (*softened*); that, and for frequencies of the types
-that are estimated once (*softened, frequencies*, the default), or until they change no more
-(*softened, EM*). *guide* has the trained model: guided by these probabilities, or by the most
-probable labels alone, with a weight that falls to 0 as it does without labels. Where there are
-batches they are told.
+accuracy, macro F1, and the calibration error of the probabilities (*ECE*). Labels are spread by
+principal components, the pretrained z, or both. Rows say how the probabilities of the discriminant
+analysis are made right: not at all (*plain*); softened until they predict held-out cells
+(*softened*); that, and for frequencies of the types that are estimated once (*softened,
+frequencies*, the default), or until they change no more (*softened, EM*). Where there are batches
+they are told.
 """
 
 from __future__ import annotations
@@ -35,8 +33,7 @@ from scgmvae.clustering import labels as spreading
 from scgmvae.model import start
 
 SETS = ("kang", "paul15", "mouse_bladder", "pbmc4k")
-N_LABELLED = 10
-GUIDES = ("probabilities", "codes, falling from 10")
+N_LABELLED, N_LATENT = 10, 10
 
 
 class Data:
@@ -55,19 +52,19 @@ class Data:
             self.adata, labels_key=KEY, unlabeled_category=UNLABELED, batch_key=batch_key
         )
 
-    def train(self, guide: str, length: dict[str, int]) -> tuple[scgmvae.SCGMVAE, NDArray]:
-        """A trained model, and by what its labels were spread."""
+    def spread_by(self, short: bool) -> tuple[NDArray, list[str]]:
+        """What labels are spread by, z and principal components, and the names of the labels."""
         taken: list[NDArray] = []
 
         def recorded(x: NDArray, *args: object) -> spreading.Spread:
             taken.append(x)
-            spread = spreading.partition_by_labels(x, *args)
-            return spread._replace(proba=None) if guide.startswith("codes") else spread
+            return spreading.partition_by_labels(x, *args)
 
         model = scgmvae.SCGMVAE(self.adata.copy())
+        length = SHORT if short else {"max_epochs": 1}
         with patch.object(start, "partition_by_labels", recorded):
             model.train(seed=self.seed, enable_progress_bar=False, **length)
-        return model, taken[0]
+        return taken[0], model.predict(soft=True).columns.tolist()
 
     def row(self, proba: pd.DataFrame, **keys: str) -> dict[str, object]:
         found = scores(proba, self.types, self.is_scored)
@@ -104,17 +101,12 @@ PROBABILITIES = {
 }
 
 
-def data_sets(seed: int, short: bool) -> Iterator[Data]:
-    return (Data(name, seed) for name in (["simulated"] if short else SETS))
-
-
 def starts(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
-    for data in data_sets(seed, short):
-        model, x = data.train("probabilities", SHORT if short else {"max_epochs": 1})
-        names = model.predict(soft=True).columns
+    for name in ["simulated"] if short else SETS:
+        data = Data(name, seed)
+        x, names = data.spread_by(short)
         codes = pd.Categorical(data.adata.obs[KEY], categories=names).codes.astype(np.int64)
-        n_latent = model.module.n_latent
-        parts = {"z, PCs": x, "z": x[:, :n_latent], "PCs": x[:, n_latent:]}
+        parts = {"z, PCs": x, "z": x[:, :N_LATENT], "PCs": x[:, N_LATENT:]}
         for spread_by, values in parts.items():
             yield [
                 data.row(
@@ -126,17 +118,7 @@ def starts(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
             ]
 
 
-def guides(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
-    for data in data_sets(seed, short):
-        for guide in GUIDES:
-            model, _ = data.train(guide, SHORT if short else {})
-            yield [data.row(model.predict(soft=True), guide=guide)]
-
-
-TASKS = {
-    "start": (starts, ["data", "spread_by", "probabilities"]),
-    "guide": (guides, ["data", "guide"]),
-}
+TASKS = {"label_start": (starts, ["data", "spread_by", "probabilities"])}
 
 if __name__ == "__main__":
     run_tasks("label_start", __doc__.splitlines()[0], TASKS)

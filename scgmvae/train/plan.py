@@ -132,7 +132,7 @@ class StagedTrainingPlan(CheckedPlan):
     soft_guide_weight
         Weight of a guide by probabilities, throughout. It says how sure the labels of a few cells
         are of the others, and a mixture left to itself gets surer with every epoch
-        (``benchmarks/studies/label_start.py``).
+        (``docs/decisions.md``).
     n_samples
         S, number of draws of z and w per cell and step, over which the loss is averaged.
     monte_carlo_kl
