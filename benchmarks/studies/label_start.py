@@ -5,10 +5,10 @@
 Ten cells of each type are labelled, drawn by the seed, and scores are on all other cells:
 accuracy, macro F1, and the calibration error of the probabilities (*ECE*). Labels are spread by
 principal components, the pretrained z, or both. Rows say how the probabilities of the discriminant
-analysis are made right: not at all (*plain*); softened until they predict held-out cells
-(*softened*); that, and for frequencies of the types that are estimated once (*softened,
-frequencies*, the default), or until they change no more (*softened, EM*). Where there are batches
-they are told.
+analysis are made right: not at all (*plain*, as scikit-learn has it); softened until they predict
+held-out cells (*softened*); that, and for frequencies of the types that are corrected once
+(*softened, frequencies*, the default), or estimated until they change no more (*softened, EM*).
+Where there are batches they are told.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Softness(NamedTuple):
 
 
 USUAL, SD_OF_LOG_T = Softness(temperature=4.5, strange=0.02), 0.5
-"""What is found in most data with ten labelled cells of a type, T from 2.5 to 6.5 and ε up to .02,
+"""What is found in most data with ten labelled cells of a type, T from 2.5 to 8 and ε up to .02,
 and by how much log T varies between data."""
 LARGEST = Softness(temperature=50.0, strange=0.2)
 

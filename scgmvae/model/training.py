@@ -137,7 +137,7 @@ class TrainingMixin(StartMixin):
             in nats per nat; it falls to 0 over the first two thirds of the stage. ``None`` is 10;
             of images 0.64 for each value of x, and it falls until the end. Where labels of some
             cells are spread over others, as probabilities, the weight stays, and ``None`` is 3. A
-            further training has no such guide, and its probabilities get surer.
+            further training has no such guide.
         balance_key
             obs column whose groups come up equally often in training, however rare they are. Cells
             without a label come up as often as without balancing if it is the column of labels.

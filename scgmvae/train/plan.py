@@ -131,8 +131,7 @@ class StagedTrainingPlan(CheckedPlan):
         Fraction of the joint stage after which that weight is 0.
     soft_guide_weight
         Weight of a guide by probabilities, throughout. It says how sure the labels of a few cells
-        are of the others, and a mixture left to itself gets surer with every epoch
-        (``docs/decisions.md``).
+        are of the others; left to itself a mixture becomes too sure (``docs/decisions.md``).
     n_samples
         S, number of draws of z and w per cell and step, over which the loss is averaged.
     monte_carlo_kl
