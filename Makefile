@@ -11,11 +11,13 @@ CODE := scgmvae tests benchmarks examples tutorials docs conftest.py
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tutorials docs tables build test test-benchmarks coverage test-newest test-lowest audit soak figures lint \
+.PHONY: help environment demo tutorials docs tables build test test-benchmarks coverage test-newest test-lowest audit soak figures lint \
 	format constraints clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+environment: $(VENV)/.installed-test $(VENV)/.installed-docs ## install everything into .venv
 
 demo: $(VENV)/.installed ## run the demonstration, results in demo_output/
 	$(BIN)/python examples/demo.py demo_output
@@ -44,7 +46,7 @@ build: $(VENV)/.installed-release ## build wheel and sdist in dist/, and try the
 
 # Two processes of one thread each are faster than one of two: the tensors are small.
 test: lint ## lint, then all tests and doctests but those of the benchmarks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 		--ignore-glob='tests/test_benchmarks*'
 
 test-benchmarks: $(VENV)/.installed-test ## run the short form of every benchmark

@@ -26,8 +26,12 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 START_PROCESSES = ("devices.py", "imports.py", "soak.py")
 """Benchmarks that start processes, which cannot be done from within another program's."""
 
-
 N_THREADS = torch.get_num_threads()
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first, so that no process waits for another at the end."""
+    items.sort(key=lambda item: "whole" not in item.path.parts)
 
 
 @pytest.fixture(autouse=True)
