@@ -47,6 +47,10 @@ class ConditionedLinear(nn.Module):
     of all others bit for bit as they were. W has a row for each input, so that a sparse x picks
     whole rows, as a category does.
 
+    The weights of conditions start at 0, and nothing is drawn for them: a condition without an
+    effect leaves the other weights nearly where the same seed takes them without it. Where c is
+    all that a map depends on, its weights start at random.
+
     Parameters
     ----------
     n_in, n_out
@@ -58,24 +62,21 @@ class ConditionedLinear(nn.Module):
     def __init__(self, n_in: int, n_out: int, sizes: ConditionSizes):
         super().__init__()
         self.takes_categories = bool(sizes.n_cat_list)
-        n_categories = [n for n in sizes.n_cat_list if n > 1]
-        bound = 1 / math.sqrt(max(1, n_in + sum(n_categories) + sizes.n_cont))
+        n_categories = {str(i): n for i, n in enumerate(sizes.n_cat_list) if n > 1}
+        bound = 1 / math.sqrt(n_in or max(1, sum(n_categories.values()) + sizes.n_cont))
 
         def uniform(n_from: int) -> nn.Parameter:
             # drawn in the order of torch.nn.Linear, whose weight is the transpose
             drawn = torch.empty(n_out, n_from).uniform_(-bound, bound)
             return nn.Parameter(drawn.T.contiguous())
 
+        def of_conditions(n_from: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(n_from, n_out)) if n_in else uniform(n_from)
+
         self.weight = uniform(n_in) if n_in else None
         self.bias = nn.Parameter(torch.empty(n_out).uniform_(-bound, bound))
-        self.offsets = nn.ParameterDict(
-            {
-                str(i): nn.Parameter(torch.empty(n, n_out).uniform_(-bound, bound))
-                for i, n in enumerate(sizes.n_cat_list)
-                if n > 1
-            }
-        )
-        self.slopes = uniform(sizes.n_cont) if sizes.n_cont else None
+        self.offsets = nn.ParameterDict({i: of_conditions(n) for i, n in n_categories.items()})
+        self.slopes = of_conditions(sizes.n_cont) if sizes.n_cont else None
 
     def forward(self, inputs: Tensor, c: Conditions) -> Tensor:
         """``(..., n, n_in)`` to ``(..., n, n_out)``."""

@@ -1,0 +1,106 @@
+"""Should the weights of conditions start at 0, or at random as all others do?
+
+    SCGMVAE_DATA_DIR=... python benchmarks/studies/condition_start.py [--tasks null embeddings]
+
+null        Half of the cells at random are said to be another batch. *kept* is the share of the
+            30 nearest neighbours that a training of the same seed without this batch has as well;
+            *ARI of clusters* is the agreement of the clusters of both.
+embeddings  The scores of ``embedding.py`` on sets with batches: does z lose them as well?
+
+``--short`` runs few epochs on simulated cells.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+from sklearn.metrics import adjusted_rand_score
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import run_tasks
+from embedding import NULL, by_scgmvae, in_halves, labelled
+from embedding_scores import neighbors_kept, scores_of
+from simulators import SIMULATORS
+
+from scgmvae.nn.layers import ConditionedLinear, ConditionSizes
+
+WITH_BATCHES = ("sc_mixology", "baron_mouse", "kang")
+START_AT_0 = ConditionedLinear.__init__
+
+
+def start_at_random(
+    layer: ConditionedLinear, n_in: int, n_out: int, sizes: ConditionSizes
+) -> None:
+    """Make a layer whose weights of conditions are drawn as those of its inputs are."""
+    START_AT_0(layer, n_in, n_out, sizes)
+    of_conditions = [*layer.offsets.values(), *([] if layer.slopes is None else [layer.slopes])]
+    bound = 1 / math.sqrt(max(1, n_in + sum(len(weights) for weights in of_conditions)))
+    for weights in of_conditions:
+        nn.init.uniform_(weights, -bound, bound)
+
+
+STARTS = ("0", "random")
+
+
+def starting_at(start: str) -> AbstractContextManager[object]:
+    """The block in which the weights of conditions start so."""
+    if start == "0":
+        return nullcontext()
+    return patch.object(ConditionedLinear, "__init__", start_at_random)
+
+
+def null(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
+    """A row for every set and start, a set at a time."""
+    for name in ("simulated",) if short else NULL:
+        adata, _ = labelled(name, seed)
+        z, clusters = by_scgmvae(adata.copy(), None, seed, short)
+        rows = []
+        for start in STARTS:
+            with starting_at(start):
+                of_two, in_two = by_scgmvae(in_halves(adata, seed), "half", seed, short)
+            rows.append(
+                {
+                    "data": name,
+                    "start": start,
+                    "seed": seed,
+                    "kept": neighbors_kept(z, of_two),
+                    "ARI of clusters": adjusted_rand_score(clusters, in_two),
+                }
+            )
+        yield rows
+
+
+def embeddings(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
+    """A row for every set and start, a set at a time."""
+    for name in ("simulated",) if short else (*WITH_BATCHES, *SIMULATORS):
+        adata, batch_key = labelled(name, seed)
+        types = adata.obs["cell_type"].astype(str).to_numpy()
+        batches = None if batch_key is None else adata.obs[batch_key].astype(str).to_numpy()
+        rows = []
+        for start in STARTS:
+            with starting_at(start):
+                z, own = by_scgmvae(adata.copy(), batch_key, seed, short)
+            rows.append(
+                {
+                    "data": name,
+                    "start": start,
+                    "seed": seed,
+                    **scores_of(z, types, batches, seed),
+                    "own ARI": adjusted_rand_score(types, own),
+                    "own clusters": len(np.unique(own)),
+                }
+            )
+        yield rows
+
+
+if __name__ == "__main__":
+    by = ["data", "start"]
+    tasks = {"null": (null, by), "embeddings": (embeddings, by)}
+    run_tasks("condition_start", __doc__.split("\n")[0], tasks)
