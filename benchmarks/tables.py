@@ -265,6 +265,23 @@ TABLES = {
             "repeated": ("repeated", 1),
         },
     ),
+    "condition-start-null": Table(
+        ("condition_start-null",),
+        {"data": "data", "start": "weights of conditions start at"},
+        {"kept": ("neighbours kept", 2), "ARI of clusters": ("ARI of clusters", 2)},
+    ),
+    "condition-start": Table(
+        ("condition_start-embeddings",),
+        {"data": "data", "start": "weights of conditions start at"},
+        {
+            "CiLISI": ("CiLISI", 2),
+            "kBET": ("kBET", 2),
+            "least mixing": ("least mixing of a type", 2),
+            "purity": ("purity", 3),
+            "best ARI": ("best ARI", 3),
+            "own ARI": ("ARI of own clusters", 3),
+        },
+    ),
     "cells-in-test": Table(
         ("cells_in_test",),
         {"strength by 1,000 cells": "strength by 1,000 cells"},

@@ -11,8 +11,9 @@ import scgmvae
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 NEEDS_SCIB = (
-    "embedding.py", "integration.py", "studies/cells_in_test.py", "studies/default_cut.py",
-    "studies/priors.py", "studies/split_seeds.py", "studies/untold_donors.py",
+    "embedding.py", "integration.py", "studies/cells_in_test.py", "studies/condition_start.py",
+    "studies/default_cut.py", "studies/priors.py", "studies/split_seeds.py",
+    "studies/untold_donors.py",
 )  # fmt: skip
 """Benchmarks whose scores need scib-metrics."""
 
@@ -121,6 +122,14 @@ NEEDS_SCIB = (
             "studies/label_start.py",
             {"label_start": (12, "ACC")},
             id="label_start",
+        ),
+        pytest.param(
+            "studies/condition_start.py",
+            {
+                "condition_start-null": (2, "kept"),
+                "condition_start-embeddings": (2, "best ARI"),
+            },
+            id="condition_start",
         ),
         pytest.param("studies/misfit.py", {"misfit": (8, "AUROC")}, id="misfit"),
         pytest.param("studies/batch_size.py", {"batch_size": (4, "ARI")}, id="batch_size"),

@@ -1,4 +1,4 @@
-"""Should the weights of conditions start at 0, or at random as all others do?
+"""How should the weights of conditions start, so that a batch that is none changes little?
 
     SCGMVAE_DATA_DIR=... python benchmarks/studies/condition_start.py [--tasks null embeddings]
 
@@ -16,6 +16,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partialmethod
 from pathlib import Path
 from unittest.mock import patch
 
@@ -32,28 +33,31 @@ from simulators import SIMULATORS
 from scgmvae.nn.layers import ConditionedLinear, ConditionSizes
 
 WITH_BATCHES = ("sc_mixology", "baron_mouse", "kang")
-START_AT_0 = ConditionedLinear.__init__
+STARTS = ("apart", "among the others", "0")
+"""Weights of conditions are drawn at random from numbers of their own (the default), from those
+that all weights are drawn from, or not at all."""
+START_APART = ConditionedLinear.__init__
 
 
-def start_at_random(
-    layer: ConditionedLinear, n_in: int, n_out: int, sizes: ConditionSizes
+def start_as(
+    layer: ConditionedLinear, n_in: int, n_out: int, sizes: ConditionSizes, *, start: str
 ) -> None:
-    """Make a layer whose weights of conditions are drawn as those of its inputs are."""
-    START_AT_0(layer, n_in, n_out, sizes)
+    """Make a layer whose weights of conditions start as the name says."""
+    START_APART(layer, n_in, n_out, sizes)
     of_conditions = [*layer.offsets.values(), *([] if layer.slopes is None else [layer.slopes])]
     bound = 1 / math.sqrt(max(1, n_in + sum(len(weights) for weights in of_conditions)))
     for weights in of_conditions:
-        nn.init.uniform_(weights, -bound, bound)
+        if start == "0" and n_in:
+            nn.init.zeros_(weights)
+        else:
+            nn.init.uniform_(weights, -bound, bound)
 
 
-STARTS = ("0", "random")
-
-
-def starting_at(start: str) -> AbstractContextManager[object]:
+def starting(start: str) -> AbstractContextManager[object]:
     """The block in which the weights of conditions start so."""
-    if start == "0":
+    if start == "apart":
         return nullcontext()
-    return patch.object(ConditionedLinear, "__init__", start_at_random)
+    return patch.object(ConditionedLinear, "__init__", partialmethod(start_as, start=start))
 
 
 def null(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
@@ -63,7 +67,7 @@ def null(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
         z, clusters = by_scgmvae(adata.copy(), None, seed, short)
         rows = []
         for start in STARTS:
-            with starting_at(start):
+            with starting(start):
                 of_two, in_two = by_scgmvae(in_halves(adata, seed), "half", seed, short)
             rows.append(
                 {
@@ -85,7 +89,7 @@ def embeddings(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
         batches = None if batch_key is None else adata.obs[batch_key].astype(str).to_numpy()
         rows = []
         for start in STARTS:
-            with starting_at(start):
+            with starting(start):
                 z, own = by_scgmvae(adata.copy(), batch_key, seed, short)
             rows.append(
                 {

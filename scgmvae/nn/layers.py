@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from scgmvae.nn import sparse
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["ConditionSizes", "ConditionedLinear", "Conditions", "Dropout", "Trunk", "linear_maps"]
 
@@ -37,6 +38,15 @@ class ConditionSizes(NamedTuple):
     """Number of continuous conditions."""
 
 
+@contextmanager
+def _random_numbers_apart() -> Iterator[None]:
+    """Draw in the block what does not change the numbers that are drawn after it."""
+    with torch.random.fork_rng(devices=()):
+        # by one of the coming numbers, so that two blocks differ; torch.manual_seed would seed GPUs
+        torch.default_generator.manual_seed(int(torch.randint(1 << 62, ())))
+        yield
+
+
 class ConditionedLinear(nn.Module):
     r"""Affine map of an input and c, with separate weights for every category.
 
@@ -47,9 +57,8 @@ class ConditionedLinear(nn.Module):
     of all others bit for bit as they were. W has a row for each input, so that a sparse x picks
     whole rows, as a category does.
 
-    The weights of conditions start at 0, and nothing is drawn for them: a condition without an
-    effect leaves the other weights nearly where the same seed takes them without it. Where c is
-    all that a map depends on, its weights start at random.
+    The weights of conditions are drawn apart, so that all others start as they do without these
+    conditions: with the same seed, one that has no effect changes less.
 
     Parameters
     ----------
@@ -70,13 +79,11 @@ class ConditionedLinear(nn.Module):
             drawn = torch.empty(n_out, n_from).uniform_(-bound, bound)
             return nn.Parameter(drawn.T.contiguous())
 
-        def of_conditions(n_from: int) -> nn.Parameter:
-            return nn.Parameter(torch.zeros(n_from, n_out)) if n_in else uniform(n_from)
-
         self.weight = uniform(n_in) if n_in else None
         self.bias = nn.Parameter(torch.empty(n_out).uniform_(-bound, bound))
-        self.offsets = nn.ParameterDict({i: of_conditions(n) for i, n in n_categories.items()})
-        self.slopes = of_conditions(sizes.n_cont) if sizes.n_cont else None
+        with _random_numbers_apart():
+            self.offsets = nn.ParameterDict({i: uniform(n) for i, n in n_categories.items()})
+            self.slopes = uniform(sizes.n_cont) if sizes.n_cont else None
 
     def forward(self, inputs: Tensor, c: Conditions) -> Tensor:
         """``(..., n, n_in)`` to ``(..., n, n_out)``."""

@@ -116,3 +116,16 @@ def test_wrong_arguments_are_refused(trained):
         trained.integration_table("kind")
     with pytest.raises(ValueError, match="n_neighbors"):
         trained.integration_table(n_neighbors=0)
+
+
+def test_a_batch_without_an_effect_leaves_z_as_it_is(counts, make_model, train):
+    adata = counts.copy()
+    adata.obs["half"] = np.random.default_rng(0).permutation(np.tile(["a", "b"], 150))
+
+    def z_of(setup, seed):
+        model = train(make_model(adata, setup), max_epochs=15, pretrain_epochs=15, seed=seed)
+        return model.get_latent_representation()
+
+    without, of_halves, of_another_seed = z_of({}, 0), z_of({"batch_key": "half"}, 0), z_of({}, 1)
+    assert np.abs(of_halves - without).mean() < 0.1 * without.std()
+    assert np.abs(of_another_seed - without).mean() > without.std()
