@@ -42,7 +42,7 @@ class ConditionSizes(NamedTuple):
 def _random_numbers_apart() -> Iterator[None]:
     """Draw in the block what does not change the numbers that are drawn after it."""
     with torch.random.fork_rng(devices=()):
-        # by one of the coming numbers, so that two blocks differ; torch.manual_seed would seed GPUs
+        # by one of the coming numbers, so that two blocks differ; it does not seed GPUs as well
         torch.default_generator.manual_seed(int(torch.randint(1 << 62, ())))
         yield
 
