@@ -28,11 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import run_tasks
 from embedding import NULL, by_scgmvae, in_halves, labelled
 from embedding_scores import neighbors_kept, scores_of
-from simulators import SIMULATORS
 
 from scgmvae.nn.layers import ConditionedLinear, ConditionSizes
 
-WITH_BATCHES = ("sc_mixology", "baron_mouse", "kang")
+WITH_BATCHES = ("sc_mixology", "baron_mouse", "kang", "partly shared", "rare in one")
 STARTS = ("apart", "among the others", "0")
 """Weights of conditions are drawn at random from numbers of their own (the default), from those
 that all weights are drawn from, or not at all."""
@@ -83,7 +82,7 @@ def null(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
 
 def embeddings(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
     """A row for every set and start, a set at a time."""
-    for name in ("simulated",) if short else (*WITH_BATCHES, *SIMULATORS):
+    for name in ("simulated",) if short else WITH_BATCHES:
         adata, batch_key = labelled(name, seed)
         types = adata.obs["cell_type"].astype(str).to_numpy()
         batches = None if batch_key is None else adata.obs[batch_key].astype(str).to_numpy()
