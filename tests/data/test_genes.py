@@ -337,13 +337,20 @@ def without_genes(adata, share, seed=0):
     return adata[:, np.setdiff1d(np.arange(adata.n_vars), absent)].copy()
 
 
-@pytest.mark.parametrize(("share", "least"), [(0.1, 0.95), (0.2, 0.95), (0.5, 0.85)])
-def test_predictions_hold_without_some_genes(trained, counts, share, least):
+@pytest.fixture(scope="module")
+def well_trained(counts, make_model, train):
+    """A model of ``counts`` that has seen them for long; only to be read."""
+    model = make_model(counts.copy(), setup={"batch_key": "batch"})
+    return train(model, max_epochs=60, pretrain_epochs=60)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
+def test_predictions_hold_without_some_genes(well_trained, counts, share):
     new = without_genes(counts, share)
     before = new.copy()
     with pytest.warns(UserWarning, match=rf"lacks {round(60 * share)} \({share:.1%}\)"):
-        found = trained.predict(new)
-    assert (found == trained.predict()).mean() > least
+        found = well_trained.predict(new)
+    assert (found == well_trained.predict()).mean() > 0.95
     assert found.shape == (300,)
     # what was asked about is as it was
     assert new.var_names.equals(before.var_names)

@@ -310,7 +310,7 @@ def test_the_first_cluster_is_the_largest_whatever_the_order_of_its_components(m
     model.merge_components(n)
     sizes = np.bincount(model.component_clusters_[component], minlength=n)
     assert sizes.tolist() == sorted(sizes, reverse=True)
-    assert n < 6 or model.component_clusters_[0] == 5
+    assert n < 6 or sizes[model.component_clusters_[0]] <= 10
 
 
 def test_as_many_clusters_as_components_undo_a_merge(model):
