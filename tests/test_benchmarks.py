@@ -126,8 +126,8 @@ NEEDS_SCIB = (
         pytest.param(
             "studies/condition_start.py",
             {
-                "condition_start-null": (2, "kept"),
-                "condition_start-embeddings": (2, "best ARI"),
+                "condition_start-null": (3, "kept"),
+                "condition_start-embeddings": (3, "best ARI"),
             },
             id="condition_start",
         ),

@@ -462,7 +462,7 @@ def conv_model(request, conv_images, make_model, train):
         n_latent=4,
         **request.param,
     )
-    how = {"max_epochs": 6, "pretrain_epochs": 50, "start": "kmeans", "batch_size": 25}
+    how = {"max_epochs": 6, "pretrain_epochs": 200, "start": "kmeans", "batch_size": 25}
     how["guide_weight"] = 10.0  # the images are what is to be learned in so few steps
     return train(model, plan_kwargs={"lr": 3e-3}, **how)
 
