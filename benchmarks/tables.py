@@ -267,12 +267,12 @@ TABLES = {
     ),
     "condition-start-null": Table(
         ("condition_start-null",),
-        {"data": "data", "start": "weights of conditions start at"},
+        {"data": "data", "start": "weights of conditions drawn"},
         {"kept": ("neighbours kept", 2), "ARI of clusters": ("ARI of clusters", 2)},
     ),
     "condition-start": Table(
         ("condition_start-embeddings",),
-        {"data": "data", "start": "weights of conditions start at"},
+        {"data": "data", "start": "weights of conditions drawn"},
         {
             "CiLISI": ("CiLISI", 2),
             "kBET": ("kBET", 2),
