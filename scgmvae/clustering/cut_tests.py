@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,7 +15,14 @@ from scgmvae.clustering.cuts import (
     weakest_cut,
 )
 from scgmvae.clustering.one_population import CLEAR_P, Evidence, evidence_of
-from scgmvae.clustering.support import Support, support_of, without_level_means
+from scgmvae.clustering.split_tree import STRENGTH
+from scgmvae.clustering.support import (
+    Support,
+    fall_on_their_sides,
+    levels_on_both_sides,
+    support_of,
+    without_level_means,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
 
     from scgmvae.clustering.one_population import Encoded
 
-__all__ = ["FINEST", "LARGEST_P", "TestedCut", "evidence_of_cut", "tested_cut"]
+__all__ = ["FINEST", "LARGEST_P", "TestedCut", "evidence_of_cut", "of_rows", "tested_cut"]
 
 LARGEST_P = 0.01
 FINEST = 0.3
@@ -42,6 +50,8 @@ FEWEST_IN_SAMPLE = 30
 """Smallest number of cells of the smaller side in a sample of all cells."""
 HOPELESS = 0.8
 """T from which on a cut is not tested."""
+MOST_LEVELS = 4
+"""Largest number of levels of a condition in which a cut is tested by itself."""
 
 
 class TestedCut(NamedTuple):
@@ -140,7 +150,55 @@ def _tested(
         supports = tuple(
             support_of(seen, cut.side, level, cut.t, evidence.null) for level in levels
         )
+        supports = tuple(
+            support
+            if support.is_given
+            else support._replace(
+                is_given=_is_seen_within(seen, cut.side, level, moved_encoder_of, rng)
+            )
+            for support, level in zip(supports, levels, strict=True)
+        )
     return TestedCut(cut, evidence, supports)
+
+
+def _is_seen_within(
+    z: NDArray[np.floating],
+    side: NDArray[np.bool_],
+    level: NDArray[np.integer],
+    encoder_of: Callable[[NDArray[np.integer]], Encoded],
+    rng: np.random.Generator,
+) -> bool:
+    """Whether the cells of single levels show a cut, and those of the others lie on its sides.
+
+    Where levels hold other types, their means differ by those, and moving them onto each other
+    hides a cut between types. But no condition divides the cells of one of its levels.
+    """
+    shows = np.zeros(len(z), dtype=bool)
+    for one in levels_on_both_sides(side, level, MOST_LEVELS):
+        rows = np.flatnonzero(level == one)
+        own = side[rows] if side[rows].mean() <= 0.5 else ~side[rows]
+        evidence = evidence_of_cut(z[rows], own, partial(of_rows, encoder_of, rows), rng)
+        shows[rows] = evidence.p <= LARGEST_P and evidence.strength >= STRENGTH
+    return fall_on_their_sides(z, side, shows)
+
+
+def of_rows(
+    encoder_of: Callable[[NDArray[np.integer]], Encoded],
+    rows: NDArray[np.integer],
+    some: NDArray[np.integer],
+) -> Encoded:
+    """How points in z are decoded and encoded again under the conditions of some of these rows.
+
+    Parameters
+    ----------
+    encoder_of
+        As in :func:`tested_cut`.
+    rows
+        Rows of the cells that it takes.
+    some
+        Which of them.
+    """
+    return encoder_of(rows[some])
 
 
 def _moved(

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from scgmvae.clustering.cut_tests import FINEST, LARGEST_P, TestedCut, evidence_of_cut, tested_cut
+from scgmvae.clustering.cut_tests import (
+    FINEST,
+    LARGEST_P,
+    TestedCut,
+    evidence_of_cut,
+    of_rows,
+    tested_cut,
+)
 from scgmvae.clustering.cuts import SMALLEST_SIDE, shared_neighbor_graph
 from scgmvae.clustering.partition import weights_between
 
@@ -74,7 +81,7 @@ def examine_groups(
         inside.append(
             tested_cut(
                 z[rows],
-                partial(_of_rows, encoder_of, rows),
+                partial(of_rows, encoder_of, rows),
                 [level[rows] for level in levels],
                 rng,
             )
@@ -99,14 +106,6 @@ def examine_groups(
         current[current == other] = one
         tested = {names for names in tested if not names & frozenset(pair)}
     return GroupTests(inside, nearest, border, np.unique(merged, return_inverse=True)[1])
-
-
-def _of_rows(
-    encoder_of: Callable[[NDArray[np.integer]], Encoded],
-    rows: NDArray[np.integer],
-    some: NDArray[np.integer],
-) -> Encoded:
-    return encoder_of(rows[some])
 
 
 def _cells_in_graph(codes: NDArray[np.integer], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -151,5 +150,5 @@ def _evidence_between(
         side = ~side
     if side.sum() < SMALLEST_SIDE:
         return None
-    own_encoder_of = partial(_of_rows, encoder_of, rows)
+    own_encoder_of = partial(of_rows, encoder_of, rows)
     return evidence_of_cut(z[rows], side, own_encoder_of, rng, weakest=weakest)

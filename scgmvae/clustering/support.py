@@ -2,7 +2,8 @@
 
 A cut between a cell type in one batch and the same type in another is none between types. Once the
 levels of the condition are moved onto each other it is gone. A cut between types stays, also where
-a type comes in one batch only.
+a type comes in one batch only. Where batches hold other types this can hide it, but then it is
+there among the cells of single batches.
 """
 
 from __future__ import annotations
@@ -10,18 +11,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from sklearn.neighbors import KNeighborsClassifier
 
 from scgmvae.clustering.cuts import SMALLEST_SIDE, cut_weight, shared_neighbor_graph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Support", "support_of", "without_level_means"]
+__all__ = [
+    "Support",
+    "fall_on_their_sides",
+    "levels_on_both_sides",
+    "support_of",
+    "without_level_means",
+]
 
 FEWEST_ON_A_SIDE = SMALLEST_SIDE // 2
 """Smallest number of a level's cells on a side for the level to have cells there."""
 MOST_OF_THE_WAY = 0.5
 """How far T may come from that of the cut to that of one population as levels are moved."""
+N_VOTES = 15
+"""Number of neighbours by which a cell is put on a side of a cut."""
 
 
 class Support(NamedTuple):
@@ -32,7 +42,7 @@ class Support(NamedTuple):
     t: float
     """T of the cut where the levels are moved onto each other."""
     is_given: bool
-    """Whether the cut is still there then."""
+    """Whether the cut is still there then, or among the cells of single levels."""
 
 
 def support_of(
@@ -61,6 +71,58 @@ def support_of(
         return Support(n_levels, t, is_given=True)
     moved = cut_weight(shared_neighbor_graph(without_level_means(z, level)), side)
     return Support(n_levels, moved, moved <= t + MOST_OF_THE_WAY * (null - t))
+
+
+def levels_on_both_sides(
+    side: NDArray[np.bool_], level: NDArray[np.integer], most: int
+) -> NDArray[np.int64]:
+    """The levels with the most cells on their smaller side of a cut, which are enough for a side.
+
+    Parameters
+    ----------
+    side
+        Which cells are on one side of the cut, ``(n,)``.
+    level
+        Level of each cell, ``(n,)``.
+    most
+        Largest number of levels.
+    """
+    counts = np.bincount(level)
+    on_side = np.bincount(level[side], minlength=len(counts))
+    smaller = np.minimum(on_side, counts - on_side)
+    order = np.argsort(-smaller, kind="stable")[:most]
+    return order[smaller[order] >= SMALLEST_SIDE]
+
+
+def fall_on_their_sides(
+    z: NDArray[np.floating], side: NDArray[np.bool_], shows: NDArray[np.bool_]
+) -> bool:
+    """Whether most cells of either side lie beside the cells of that side that show a cut.
+
+    What sets levels apart may have been joined to a type on one side: cells of another level are
+    no such type. Then they lie beside those of the other side.
+
+    Parameters
+    ----------
+    z
+        Cells, ``(n, L)``.
+    side
+        Which cells are on one side of the cut, ``(n,)``.
+    shows
+        Which cells are of levels that show the cut, ``(n,)``. Without any it is shown by none.
+    """
+    if not shows.any():
+        return False
+    others = ~shows
+    if not others.any():
+        return True
+    votes = KNeighborsClassifier(min(N_VOTES, int(shows.sum()))).fit(z[shows], side[shows])
+    is_right = votes.predict(z[others]) == side[others]
+    return all(
+        is_right[side[others] == which].mean() > 0.5
+        for which in (False, True)
+        if (side[others] == which).sum() >= SMALLEST_SIDE
+    )
 
 
 def without_level_means(

@@ -1,0 +1,88 @@
+"""Tests of what the levels of a condition say of a cut."""
+
+import numpy as np
+import pytest
+
+from scgmvae.clustering import cut_tests
+from scgmvae.clustering.cut_tests import APART, FINEST
+from scgmvae.clustering.support import fall_on_their_sides, levels_on_both_sides
+
+
+def given_back(rows):
+    """An encoder that gives back the points it is given."""
+    return lambda points, rng: points
+
+
+def cells(groups, seed=0):
+    """Cells of groups, each a number of cells, a place on two axes, and a level."""
+    rng = np.random.default_rng(seed)
+    z = rng.standard_normal((sum(n for n, *_ in groups), 4))
+    z[:, :2] += np.repeat([place for _, place, _ in groups], [n for n, *_ in groups], axis=0)
+    return z, np.repeat([level for *_, level in groups], [n for n, *_ in groups])
+
+
+def cut_of(groups, seed=0):
+    z, level = cells(groups, seed)
+    return cut_tests.tested_cut(z, given_back, [level], np.random.default_rng(seed))
+
+
+TWO_TYPES = [(150, (0, 0), 0), (120, (6, 0), 0), (90, (0, 0), 1), (110, (0, 0), 2)]
+"""The second comes in one level of three, so that level means differ by types."""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_type_that_some_levels_lack_is_one(seed):
+    found = cut_of(TWO_TYPES, seed)
+    (support,) = found.supports
+    assert found.cut.side.sum() == pytest.approx(120, abs=3)
+    assert found.evidence.strength < APART  # where a cut would need no support
+    assert support.t > found.cut.t + 0.5 * (found.evidence.null - found.cut.t)  # moved, it is gone
+    assert support.n_levels == 1
+    assert found.is_split
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_condition_between_types_of_one_level_each_makes_no_cut(seed):
+    # no level has cells on both sides
+    found = cut_of([(200, (0, 0), 0), (200, (5, 0), 1)], seed)
+    assert not found.is_split
+
+
+def test_what_a_condition_has_moved_is_not_of_another_type():
+    # Level 0 shows a cut between two types by itself. Level 1 holds the first type alone, moved,
+    # and the cut has it on the side of the second, which is further away.
+    z, level = cells([(200, (0, 0), 0), (60, (5, 6), 0), (200, (5, 0), 1)])
+    is_first = np.arange(460) < 200
+    assert not fall_on_their_sides(z, ~is_first, level == 0)
+    is_second = (np.arange(460) >= 200) & (np.arange(460) < 260)
+    assert fall_on_their_sides(z, is_second, level == 0)
+
+
+def test_levels_with_most_cells_on_their_smaller_side_come_first():
+    level = np.repeat([0, 1, 2, 3], [40, 50, 30, 60])
+    side = np.zeros(180, dtype=bool)
+    side[:12] = True  # of level 0
+    side[40:60] = True  # of level 1
+    side[90:99] = True  # of level 2: too few for a side
+    assert levels_on_both_sides(side, level, most=4).tolist() == [1, 0]
+    assert levels_on_both_sides(side, level, most=1).tolist() == [1]
+
+
+def test_cells_of_other_levels_lie_on_their_sides():
+    z, level = cells([(50, (0, 0), 0), (50, (9, 0), 0), (40, (0, 0), 1), (40, (9, 0), 1)])
+    side, shows = z[:, 0] > 4.5, level == 0
+    assert fall_on_their_sides(z, side, shows)
+    assert fall_on_their_sides(z, side, np.ones(180, dtype=bool))
+    assert not fall_on_their_sides(z, side, np.zeros(180, dtype=bool))
+    wrong = np.where(shows, side, ~side)
+    assert not fall_on_their_sides(z, wrong, shows)
+    few = np.where(shows, side, False)  # cells of level 1 are on one side, half of them wrongly
+    few[140:149] = True
+    z[149:180] = z[100:131]
+    assert fall_on_their_sides(z, few, shows)
+
+
+def test_support_is_asked_for_where_a_cut_counts():
+    found = cut_of([(150, (0, 0), 0), (150, (0, 0), 1)])
+    assert found.evidence.strength < FINEST
+    assert found.supports == ()
