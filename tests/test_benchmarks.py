@@ -120,7 +120,7 @@ NEEDS_SCIB = (
         ),
         pytest.param(
             "studies/label_start.py",
-            {"label_start": (12, "ACC")},
+            {"label_start": (18, "ACC")},
             id="label_start",
         ),
         pytest.param(

@@ -1,12 +1,13 @@
 """What a few labelled cells say of the others, before a mixture learns from them.
 
-Where borders between types are straight this is a linear discriminant analysis, whose
-probabilities are made right: softened until they predict labelled cells that are held out, and for
-types as frequent as they are among all cells.
+Where borders between types are straight this is a linear discriminant analysis, or a logistic
+regression if that predicts labelled cells better that are held out. Probabilities are made right:
+softened until they predict these cells, and for types as frequent as they are among all cells.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,14 +16,21 @@ from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import softmax
 from sklearn.covariance import ledoit_wolf_shrinkage
-from sklearn.linear_model import Ridge
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import cross_val_score
 from sklearn.naive_bayes import CategoricalNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import OneHotEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    LogDensities = Callable[
+        [NDArray[np.float64], "Codes", NDArray[np.float64]], NDArray[np.float64]
+    ]
+    """Labelled cells, their labels, and cells → log density of the cells in each label, up to a
+    number for each cell, (n, labels)."""
 
 __all__ = ["Spread", "label_probabilities", "partition_by_labels", "without_levels"]
 
@@ -35,6 +43,10 @@ LEAST_FREEDOM = 3
 differ, where there are as many dimensions."""
 SMALLEST_SD = 1e-6
 """Smallest standard deviation within labels, over the largest of labelled cells, that is no 0."""
+MOST_IN_REGRESSION = 5000
+"""Largest number of labelled cells, and one of each label, that a logistic regression is fitted
+to: more take long and say little more of the borders."""
+MOST_ITERATIONS = 300
 LEAST_SHRINKAGE = 0.01
 """Smallest shrinkage of correlations: so few cells may have none by chance."""
 TINY = 1e-300
@@ -60,9 +72,11 @@ class Softness(NamedTuple):
     """ε, share of the cells of which densities say nothing."""
 
 
-USUAL, SD_OF_LOG_T = Softness(temperature=4.5, strange=0.02), 0.5
-"""What is found in most data with ten labelled cells of a type, T from 2.5 to 8 and ε up to .02,
-and by how much log T varies between data."""
+OF_ANALYSIS, OF_REGRESSION = (Softness(temperature=t, strange=0.02) for t in (4.5, 1.2))
+"""What is found in most data with ten labelled cells of a type by a discriminant analysis, T from
+2.5 to 8 and ε up to .02, and by a logistic regression, T from 1 to 1.4."""
+SD_OF_LOG_T = 0.5
+"""By how much log T varies between data."""
 LARGEST = Softness(temperature=50.0, strange=0.2)
 
 
@@ -147,8 +161,10 @@ def label_probabilities(
 
     A linear discriminant analysis, with correlations that are shrunk as Ledoit and Wolf do because
     there may be fewer labelled cells than dimensions, says how likely a cell is in each type,
-    :math:`f_l(x)`. With the shares :math:`s_l` of the labelled cells it is too sure, and some
-    cells are unlike all others of their type, so
+    :math:`f_l(x)`. Where there are many, a logistic regression, which says the same up to a number
+    for each cell, knows the borders better. That of the two is taken by which labelled cells are
+    less surprising when they are held out. With the shares :math:`s_l` of the labelled cells it is
+    too sure, and some cells are unlike all others of their type, so
 
     .. math::
         p(l|x) = (1 - \varepsilon) \frac{(s_l f_l(x))^{1/T} \pi_l / s_l}
@@ -183,21 +199,47 @@ def label_probabilities(
     Guo et al. 2017, "On calibration of modern neural networks" (T).
     Saerens et al. 2002, "Adjusting the outputs of a classifier to new a priori probabilities" (π).
     """
-    cells = x.astype(np.float64)
     is_labelled = labels >= 0
+    cells = x.astype(np.float64) / max(float(x[is_labelled].std()), TINY)
     known, label = np.unique(labels[is_labelled], return_inverse=True)
-    counts = np.bincount(label)
-    log_f = _log_densities(cells[is_labelled], label, cells)
-    held_out = _held_out_log_densities(cells[is_labelled], label, seed)
-    shares = counts / counts.sum()
-    softness = _softness(*held_out, shares, shares)
-    of_others = _softened(log_f[labels == -1], shares, shares, softness)
+    found = [
+        _softened_by(*classifier, cells, label, is_labelled, labels == -1, seed)
+        for classifier in ((_log_densities, OF_ANALYSIS), (_log_ratios, OF_REGRESSION))
+    ]
+    of_all = np.zeros((len(cells), n_labels))
+    of_all[:, known] = min(found, key=lambda one: one.surprise).proba
+    return of_all
+
+
+class _Softened(NamedTuple):
+    """Probabilities of labels that are made right."""
+
+    proba: NDArray[np.float64]
+    """Those of all cells, (n, labels)."""
+    surprise: float
+    """Mean −log probability of the labels of cells that are held out, 0 without any."""
+
+
+def _softened_by(
+    log_densities: LogDensities,
+    usual: Softness,
+    cells: NDArray[np.float64],
+    label: Codes,
+    is_labelled: NDArray[np.bool_],
+    is_other: NDArray[np.bool_],
+    seed: int,
+) -> _Softened:
+    """Probabilities of all cells by one classifier, which is fitted to those that are labelled."""
+    shares = np.bincount(label) / len(label)
+    log_f = log_densities(cells[is_labelled], label, cells)
+    held_out = _held_out(log_densities, cells[is_labelled], label, seed)
+    softness = _softness(*held_out, shares, shares, usual)
+    of_others = _softened(log_f[is_other], shares, shares, softness)
     of_held_out = _softened(held_out[0], shares, shares, softness)
     frequency = _frequency(of_others, of_held_out, held_out[1], shares)
-    softness = _softness(*held_out, shares, frequency)
-    of_all = np.zeros((len(cells), n_labels))
-    of_all[:, known] = _softened(log_f, shares, frequency, softness)
-    return of_all
+    softness = _softness(*held_out, shares, frequency, usual)
+    proba = _softened(log_f, shares, frequency, softness)
+    return _Softened(proba, _surprise(*held_out, shares, frequency, softness))
 
 
 def _show_spread(n_cells: int, n_labels: int, n_dims: int) -> bool:
@@ -230,8 +272,32 @@ def _log_densities(
     return of / sd @ weights - (means.T * weights).sum(0) / 2
 
 
-def _held_out_log_densities(
-    x: NDArray[np.float64], label: Codes, seed: int
+def _log_ratios(
+    x: NDArray[np.float64], label: Codes, of: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Log density of rows in each label over that in the first one, ``(n, labels)``.
+
+    That is what a logistic regression knows of densities. Of many labelled cells it takes some.
+    """
+    n_cells = np.bincount(label)
+    if len(label) > MOST_IN_REGRESSION:
+        one_of_each = np.unique(label, return_index=True)[1]
+        drawn = np.random.default_rng(0).permutation(len(label))[:MOST_IN_REGRESSION]
+        rows = np.union1d(one_of_each, drawn)
+        x, label = x[rows], label[rows]
+    regression = LogisticRegression(max_iter=MOST_ITERATIONS)
+    with warnings.catch_warnings():  # where labels are apart it need not come to an end
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        regression.fit(x, label)
+    logits = regression.decision_function(of)
+    if logits.ndim == 1:  # of two labels
+        logits = np.column_stack([np.zeros(len(of)), logits])
+    fitted = np.bincount(label, minlength=len(n_cells))
+    return logits - np.log(fitted / fitted.sum())
+
+
+def _held_out(
+    log_densities: LogDensities, x: NDArray[np.float64], label: Codes, seed: int
 ) -> tuple[NDArray[np.float64], Codes]:
     """Log densities of labelled cells by others, ``(m, labels)``, and their labels, ``(m,)``.
 
@@ -246,7 +312,7 @@ def _held_out_log_densities(
     for number in np.unique(fold[fold >= 0]):
         test = fold == number
         if _show_spread((~test).sum(), label.max() + 1, x.shape[1]):
-            parts.append(_log_densities(x[~test], label[~test], x[test]))
+            parts.append(log_densities(x[~test], label[~test], x[test]))
             tested.append(label[test])
     return np.concatenate(parts), np.concatenate(tested)
 
@@ -288,25 +354,41 @@ def _softness(
     label: Codes,
     shares: NDArray[np.float64],
     frequency: NDArray[np.float64],
+    usual: Softness,
 ) -> Softness:
     """T and ε by which held-out cells are predicted best, were they as frequent as all are.
 
     A few held-out cells say little: of log T it is assumed that it is normal about the usual one,
     and of ε that it is exponential.
     """
-    weights, rows = (frequency / shares)[label], np.arange(len(label))
+    n_held_out = (frequency / shares)[label].sum()
 
-    def surprise(parameters: NDArray[np.float64]) -> float:
+    def loss(parameters: NDArray[np.float64]) -> float:
         log_t, strange = parameters
-        proba = _softened(log_f, shares, frequency, Softness(np.exp(log_t), strange))
-        of_cells = -(weights * np.log(proba[rows, label] + TINY)).sum()
-        unusual = (log_t - np.log(USUAL.temperature)) / SD_OF_LOG_T
-        return float(of_cells + unusual**2 / 2 + strange / USUAL.strange)
+        softness = Softness(np.exp(log_t), strange)
+        of_cells = n_held_out * _surprise(log_f, label, shares, frequency, softness)
+        unusual = (log_t - np.log(usual.temperature)) / SD_OF_LOG_T
+        return float(of_cells + unusual**2 / 2 + strange / usual.strange)
 
-    start = (np.log(USUAL.temperature), USUAL.strange)
+    start = (np.log(usual.temperature), usual.strange)
     bounds = [(0.0, np.log(LARGEST.temperature)), (0.0, LARGEST.strange)]
-    log_t, strange = minimize(surprise, start, bounds=bounds, method="L-BFGS-B").x
+    log_t, strange = minimize(loss, start, bounds=bounds, method="L-BFGS-B").x
     return Softness(float(np.exp(log_t)), float(strange))
+
+
+def _surprise(
+    log_f: NDArray[np.float64],
+    label: Codes,
+    shares: NDArray[np.float64],
+    frequency: NDArray[np.float64],
+    softness: Softness,
+) -> float:
+    """Mean −log probability of the labels of cells, were they as frequent as all are."""
+    if not len(label):
+        return 0.0
+    weights = (frequency / shares)[label]
+    proba = _softened(log_f, shares, frequency, softness)[np.arange(len(label)), label]
+    return float(-(weights @ np.log(proba + TINY)) / weights.sum())
 
 
 def without_levels(

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+from scgmvae.clustering import labels as spreading
 from scgmvae.clustering.labels import (
-    USUAL,
+    OF_ANALYSIS,
     _frequency,
     _softness,
     label_probabilities,
@@ -280,14 +281,76 @@ def test_a_few_held_out_cells_do_not_make_labels_sure():
     log_f = np.array([[0.0, -6.0, -6.0]])
     equal = np.full(3, 1 / 3)
     few, many = (
-        _softness(np.repeat(log_f, n, axis=0), np.zeros(n, dtype=int), equal, equal)
+        _softness(np.repeat(log_f, n, axis=0), np.zeros(n, dtype=int), equal, equal, OF_ANALYSIS)
         for n in (3, 3000)
     )
     assert few.temperature > 3
     assert many.temperature == pytest.approx(1)
     # and where nothing can be held out, they are as sure as labels usually are
-    none = _softness(log_f[:0], np.zeros(0, dtype=int), equal, equal)
-    assert none.temperature == pytest.approx(USUAL.temperature, rel=1e-3)
+    none = _softness(log_f[:0], np.zeros(0, dtype=int), equal, equal, OF_ANALYSIS)
+    assert none.temperature == pytest.approx(OF_ANALYSIS.temperature, rel=1e-3)
+
+
+def of_unequal_spread(n, seed=0):
+    """Two types, one of them ten times as widely spread: the means tell little of the border."""
+    rng = np.random.default_rng(seed)
+    truth = np.repeat([0, 1], n // 2)
+    x = rng.standard_normal((n, 4))
+    x[truth == 0, 0] -= 3
+    x[truth == 1, 0] += 10 * np.abs(rng.standard_normal(n // 2))
+    return x, truth
+
+
+def of_equal_spread(n, seed=0):
+    """Two types of thirty dimensions, which differ in one."""
+    rng = np.random.default_rng(seed)
+    truth = np.repeat([0, 1], n // 2)
+    x = rng.standard_normal((n, 30))
+    x[:, 0] += 4 * truth
+    return x, truth
+
+
+@pytest.mark.parametrize(
+    ("cells", "n_labelled", "by", "usual"),
+    [
+        (of_unequal_spread, 800, "_log_ratios", "OF_REGRESSION"),
+        (of_equal_spread, 40, "_log_densities", "OF_ANALYSIS"),
+    ],
+    ids=["regression", "analysis"],
+)
+def test_the_classifier_is_taken_that_held_out_cells_surprise_less(cells, n_labelled, by, usual):
+    x, truth = cells(2000)
+    some = np.sort(np.random.default_rng(0).permutation(2000)[:n_labelled])
+    labels = np.full(2000, -1)
+    labels[some] = truth[some]
+    alone = spreading._softened_by(
+        getattr(spreading, by),
+        getattr(spreading, usual),
+        x / x[some].std(),
+        truth[some],
+        labels >= 0,
+        labels < 0,
+        seed=0,
+    )
+    np.testing.assert_allclose(label_probabilities(x, labels, 2), alone.proba)
+
+
+def test_many_labels_find_a_border_that_the_means_do_not_tell():
+    x, truth = of_unequal_spread(4000)
+    labels = np.where(np.arange(4000) % 4, -1, truth)
+    unknown = labels < 0
+    by_means = LinearDiscriminantAnalysis().fit(x[~unknown], truth[~unknown]).predict(x)
+    found = label_probabilities(x, labels, 2).argmax(1)
+    wrong = (found != truth)[unknown].mean()
+    assert wrong < 0.7 * (by_means != truth)[unknown].mean()
+
+
+def test_of_many_labelled_cells_a_regression_takes_some_of_each_label(monkeypatch):
+    monkeypatch.setattr(spreading, "MOST_IN_REGRESSION", 50)
+    x, truth = make_blobs([300, 300, 2], n_dims=4)
+    log_f = spreading._log_ratios(x, truth, x)
+    assert log_f.shape == (602, 3)
+    assert (log_f.argmax(1) == truth)[:600].all()
 
 
 def test_a_type_without_predicted_cells_keeps_a_frequency():
