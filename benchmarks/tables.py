@@ -265,6 +265,11 @@ TABLES = {
             "repeated": ("repeated", 1),
         },
     ),
+    "level-support": Table(
+        ("level_support",),
+        {"data": "data", "single batches": "single batches may show a split"},
+        {"ARI": ("ARI", 3), "n_clusters": ("clusters", 1), "splits": ("splits", 1)},
+    ),
     "condition-start-null": Table(
         ("condition_start-null",),
         {"data": "data", "start": "weights of conditions drawn"},

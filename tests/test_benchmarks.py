@@ -12,8 +12,8 @@ import scgmvae
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 NEEDS_SCIB = (
     "embedding.py", "integration.py", "studies/cells_in_test.py", "studies/condition_start.py",
-    "studies/default_cut.py", "studies/priors.py", "studies/split_seeds.py",
-    "studies/untold_donors.py",
+    "studies/default_cut.py", "studies/level_support.py", "studies/priors.py",
+    "studies/split_seeds.py", "studies/untold_donors.py",
 )  # fmt: skip
 """Benchmarks whose scores need scib-metrics."""
 
@@ -67,6 +67,9 @@ NEEDS_SCIB = (
         ),
         pytest.param("studies/default_cut.py", {"default_cut": (18, None)}, id="default_cut"),
         pytest.param("studies/untold_donors.py", {"untold_donors": (2, "ARI")}, id="untold"),
+        pytest.param(
+            "studies/level_support.py", {"level_support": (2, "ARI")}, id="level_support"
+        ),
         pytest.param("studies/cells_in_test.py", {"cells_in_test": (3, None)}, id="cells_in_test"),
         pytest.param(
             "studies/joint_encoders.py", {"joint_encoders": (5, "ARI")}, id="joint_encoders"

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -26,16 +28,14 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
-from sklearn.metrics import adjusted_rand_score
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import tested
 from common import run_tasks
 from embedding import labelled
+from trees import trees_of
 
 from scgmvae.clustering import growing
-from scgmvae.clustering.split_tree import STRENGTH
-from scgmvae.model.splits import SplitsMixin
 
 
 class Design(NamedTuple):
@@ -71,34 +71,11 @@ DESIGNS = {
     "6 donors, as far apart as close types, 20 % own": Design(6, 0.4, 0.4, 0.2),
 }
 SETS = ("kang", "sc_mixology", "baron_mouse")
-
-
-def two_trees(adata: AnnData, seed: int, short: bool) -> list[dict[str, object]]:
-    """A row for each of the two trees of a training."""
-    rows: list[dict[str, object]] = []
-    original = SplitsMixin._grown_tree
-
-    def both(self: SplitsMixin, *args: object) -> tuple[object, NDArray]:
-        for is_put_below in (False, True):
-            most = growing.MOST_LEVELS if is_put_below else 0
-            with patch.object(growing, "MOST_LEVELS", most):
-                tree, leaf = original(self, *args)
-            clusters = tree.clusters(tree.height >= STRENGTH)[leaf]
-            rows.append(
-                {
-                    "below types": "yes" if is_put_below else "no",
-                    "seed": seed,
-                    "ARI": adjusted_rand_score(adata.obs["cell_type"], clusters),
-                    "n_clusters": int(clusters.max()) + 1,
-                    "splits": tree.n_splits,
-                    "repeated": int(tree.is_repeated.sum()),
-                }
-            )
-        return tree, leaf
-
-    with patch.object(SplitsMixin, "_grown_tree", both):
-        tested.fitted(adata, None, seed, short, tested.BRIEF)
-    return rows
+SETTINGS = {
+    "no": partial(patch.object, growing, "MOST_LEVELS", 0),
+    "yes": nullcontext,
+}
+"""Whether splits that repeat are put below those between types."""
 
 
 def untold(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
@@ -108,7 +85,8 @@ def untold(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
             adata = DESIGNS[name].cells(200 if short else 3000, seed)
         else:
             adata = labelled(name, seed)[0]
-        yield [{"data": name, **row} for row in two_trees(adata, seed, short)]
+        rows = trees_of(adata, None, seed, short, SETTINGS)
+        yield [{"data": name, "below types": below, **row} for below, row in rows.items()]
 
 
 if __name__ == "__main__":

@@ -171,14 +171,20 @@ def _is_seen_within(
     """Whether the cells of single levels show a cut, and those of the others lie on its sides.
 
     Where levels hold other types, their means differ by those, and moving them onto each other
-    hides a cut between types. But no condition divides the cells of one of its levels.
+    hides a cut between types. But no condition divides the cells of one of its levels. A level
+    with cells on both sides that does not show the cut speaks against it.
     """
     shows = np.zeros(len(z), dtype=bool)
+    strengths, n_smaller = [], []
     for one in levels_on_both_sides(side, level, MOST_LEVELS):
         rows = np.flatnonzero(level == one)
         own = side[rows] if side[rows].mean() <= 0.5 else ~side[rows]
         evidence = evidence_of_cut(z[rows], own, partial(of_rows, encoder_of, rows), rng)
-        shows[rows] = evidence.p <= LARGEST_P and evidence.strength >= STRENGTH
+        shows[rows] = evidence.p <= LARGEST_P and evidence.strength >= FINEST
+        strengths.append(evidence.strength)
+        n_smaller.append(own.sum())
+    if not shows.any() or np.average(strengths, weights=n_smaller) < STRENGTH:
+        return False
     return fall_on_their_sides(z, side, shows)
 
 

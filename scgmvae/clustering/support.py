@@ -109,10 +109,8 @@ def fall_on_their_sides(
     side
         Which cells are on one side of the cut, ``(n,)``.
     shows
-        Which cells are of levels that show the cut, ``(n,)``. Without any it is shown by none.
+        Which cells are of levels that show the cut, ``(n,)``, at least one.
     """
-    if not shows.any():
-        return False
     others = ~shows
     if not others.any():
         return True

@@ -122,7 +122,8 @@ class SplitsMixin(PopulationsMixin):
         (one population) to 1 (apart); ``height``, the strength down to which :meth:`cut` makes it;
         ``p``, the probability of a T as small in one population;
         for each categorical condition ``<condition>_levels``, how many of its levels have cells
-        on both sides, and ``t_without_<condition>``, T where the levels are moved onto each other;
+        on both sides, and ``t_without_<condition>``, T where the levels are moved onto each other
+        (a split whose T is large then stands if single levels show it);
         ``is_repeated``, whether most types are divided in the same directions of gene space, as by
         a batch that was not told (a split that was put above one of those has the ``t``, ``null``
         and ``p`` of cells whose batches were moved onto each other); ``is_of_few_genes``, whether

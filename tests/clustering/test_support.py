@@ -58,6 +58,28 @@ def test_what_a_condition_has_moved_is_not_of_another_type():
     assert fall_on_their_sides(z, is_second, level == 0)
 
 
+def test_a_level_with_both_sides_that_shows_no_cut_speaks_against_it(monkeypatch):
+    strengths = iter([0.9, 0.0])  # level 0, then level 1
+
+    def evidence(z, side, encoder_of, rng):
+        null = 0.2
+        return cut_tests.Evidence(null * (1 - next(strengths)), null, 1e-4)
+
+    monkeypatch.setattr(cut_tests, "evidence_of_cut", evidence)
+    z, level = cells([(60, (0, 0), 0), (40, (5, 0), 0), (60, (0, 0), 1), (20, (5, 0), 1)])
+    side = np.repeat([False, True, False, True], [60, 40, 60, 20])
+    asked = (z, side, level, given_back, np.random.default_rng(0))
+    assert cut_tests._is_seen_within(*asked)  # (40 × .9 + 20 × 0) / 60 is above .55
+    strengths = iter([0.9, -0.3])
+    assert not cut_tests._is_seen_within(*asked)
+    strengths = iter([0.5, 0.5])
+    assert not cut_tests._is_seen_within(*asked)
+    strengths = iter([0.5, 0.6])
+    assert not cut_tests._is_seen_within(*asked)
+    strengths = iter([0.5, 0.8])
+    assert cut_tests._is_seen_within(*asked)
+
+
 def test_levels_with_most_cells_on_their_smaller_side_come_first():
     level = np.repeat([0, 1, 2, 3], [40, 50, 30, 60])
     side = np.zeros(180, dtype=bool)
@@ -73,7 +95,6 @@ def test_cells_of_other_levels_lie_on_their_sides():
     side, shows = z[:, 0] > 4.5, level == 0
     assert fall_on_their_sides(z, side, shows)
     assert fall_on_their_sides(z, side, np.ones(180, dtype=bool))
-    assert not fall_on_their_sides(z, side, np.zeros(180, dtype=bool))
     wrong = np.where(shows, side, ~side)
     assert not fall_on_their_sides(z, wrong, shows)
     few = np.where(shows, side, False)  # cells of level 1 are on one side, half of them wrongly

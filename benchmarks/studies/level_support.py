@@ -1,0 +1,96 @@
+"""Are types found where batches hold different ones, and conditions make no clusters?
+
+    SCGMVAE_DATA_DIR=... python benchmarks/studies/level_support.py [--seeds 0 1 2]
+
+A split that is gone once the batches are moved onto each other is none between types, unless
+single batches show it (*single batches*: yes, the default); without this rule (no) types stay
+together whose batches differ in the types they hold. The batches are told.
+
+*partly shared*, *rare in one*, *uneven depth* and *nested* are the simulations of
+``embedding.py``. Of *stages* each holds four of eight types, two of which the next one has as
+well. In *condition* all types are there with and without a stimulus, which changes one lineage in
+full and another in part; in *condition, other shares* most cells of a type have been stimulated,
+or few. *one type* is a single type in three batches. ``--short`` runs few epochs on few cells.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+from anndata import AnnData
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import run_tasks
+from embedding import labelled
+from simulators import BATCH_SD, N_GENES, SIMULATORS, drawn, log_profiles, stimulated_types
+from trees import trees_of
+
+from scgmvae.clustering import cut_tests
+
+SETTINGS = {
+    "no": partial(patch.object, cut_tests, "MOST_LEVELS", 0),
+    "yes": nullcontext,
+}
+SETS = ("kang", "sc_mixology", "baron_mouse")
+
+
+def stages(rng: np.random.Generator) -> AnnData:
+    """Eight types in three stages of four each, two of which the next stage has as well."""
+    held = np.array([[1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1]])
+    effects = rng.normal(0, BATCH_SD, (3, N_GENES))
+    n_cells = held * rng.integers(60, 250, held.shape)
+    return drawn(rng, log_profiles(rng, (3, 3, 2)), n_cells, effects, np.array([2000, 3000, 4000]))
+
+
+def one_type(rng: np.random.Generator) -> AnnData:
+    """A single type in three batches."""
+    effects = rng.normal(0, BATCH_SD, (3, N_GENES))
+    n_cells = np.array([[400], [700], [300]])
+    return drawn(rng, log_profiles(rng, (1,)), n_cells, effects, np.array([2000, 3000, 4000]))
+
+
+def with_condition(rng: np.random.Generator, least: float) -> AnnData:
+    """Types with and without a stimulus, of each of which at least this share of the cells."""
+    adata = stimulated_types(rng, 60, 250)
+    stimulated = adata.obs["condition"] == "stimulated"
+    kept = np.ones(adata.n_obs, dtype=bool)
+    for number, name in enumerate(adata.obs["cell_type"].cat.categories):
+        rarer = stimulated if number % 2 else ~stimulated
+        rows = np.flatnonzero((adata.obs["cell_type"] == name) & rarer)
+        kept[rows[rng.random(len(rows)) > 2 * least]] = False
+    adata = adata[kept].copy()
+    adata.obs["batch"] = adata.obs["condition"]
+    return adata
+
+
+DESIGNS: dict[str, Callable[[np.random.Generator], AnnData]] = {
+    **SIMULATORS,
+    "stages": stages,
+    "condition": partial(with_condition, least=0.5),
+    "condition, other shares": partial(with_condition, least=0.1),
+    "one type": one_type,
+}
+
+
+def support(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
+    """The rows of every design and set, one at a time."""
+    for name in list(DESIGNS)[:1] if short else [*DESIGNS, *SETS]:
+        if name in DESIGNS:
+            adata, batch_key = DESIGNS[name](np.random.default_rng(seed)), "batch"
+        else:
+            adata, batch_key = labelled(name, seed)
+        if short:
+            adata = adata[:300].copy()
+        rows = trees_of(adata, batch_key, seed, short, SETTINGS)
+        yield [{"data": name, "single batches": within, **row} for within, row in rows.items()]
+
+
+if __name__ == "__main__":
+    tasks = {"level_support": (support, ["data", "single batches"])}
+    run_tasks("level_support", __doc__.split("\n")[0], tasks)
