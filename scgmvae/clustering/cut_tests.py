@@ -168,11 +168,10 @@ def _is_seen_within(
     encoder_of: Callable[[NDArray[np.integer]], Encoded],
     rng: np.random.Generator,
 ) -> bool:
-    """Whether the cells of single levels show a cut, and those of the others lie on its sides.
+    """Whether every level that holds both sides of a cut shows it, and the others lie beside them.
 
     Where levels hold other types, their means differ by those, and moving them onto each other
-    hides a cut between types. But no condition divides the cells of one of its levels. A level
-    with cells on both sides that does not show the cut speaks against it.
+    hides a cut between types. But no condition divides the cells of one of its levels.
     """
     shows = np.zeros(len(z), dtype=bool)
     strengths, n_smaller = [], []
@@ -180,10 +179,12 @@ def _is_seen_within(
         rows = np.flatnonzero(level == one)
         own = side[rows] if side[rows].mean() <= 0.5 else ~side[rows]
         evidence = evidence_of_cut(z[rows], own, partial(of_rows, encoder_of, rows), rng)
-        shows[rows] = evidence.p <= LARGEST_P and evidence.strength >= FINEST
+        if evidence.p > LARGEST_P or evidence.strength < FINEST:
+            return False
+        shows[rows] = True
         strengths.append(evidence.strength)
         n_smaller.append(own.sum())
-    if not shows.any() or np.average(strengths, weights=n_smaller) < STRENGTH:
+    if not strengths or np.average(strengths, weights=n_smaller) < STRENGTH:
         return False
     return fall_on_their_sides(z, side, shows)
 

@@ -30,6 +30,9 @@ FEWEST_ON_A_SIDE = SMALLEST_SIDE // 2
 """Smallest number of a level's cells on a side for the level to have cells there."""
 MOST_OF_THE_WAY = 0.5
 """How far T may come from that of the cut to that of one population as levels are moved."""
+STRAYS = 0.5
+"""Share of a level's cells on its smaller side, over that of all cells, below which they are taken
+for cells that were put on a wrong side."""
 N_VOTES = 15
 """Number of neighbours by which a cell is put on a side of a cut."""
 
@@ -76,7 +79,10 @@ def support_of(
 def levels_on_both_sides(
     side: NDArray[np.bool_], level: NDArray[np.integer], most: int
 ) -> NDArray[np.int64]:
-    """The levels with the most cells on their smaller side of a cut, which are enough for a side.
+    """The levels with the most cells on their smaller side of a cut, where these are no strays.
+
+    They are enough for a side, and their share of the level is at least half of what it is on the
+    smaller side of all cells.
 
     Parameters
     ----------
@@ -90,8 +96,9 @@ def levels_on_both_sides(
     counts = np.bincount(level)
     on_side = np.bincount(level[side], minlength=len(counts))
     smaller = np.minimum(on_side, counts - on_side)
-    order = np.argsort(-smaller, kind="stable")[:most]
-    return order[smaller[order] >= SMALLEST_SIDE]
+    fewest = STRAYS * min(side.mean(), 1 - side.mean()) * counts
+    order = np.argsort(-smaller, kind="stable")
+    return order[smaller[order] >= np.maximum(SMALLEST_SIDE, fewest[order])][:most]
 
 
 def fall_on_their_sides(

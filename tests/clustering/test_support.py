@@ -58,36 +58,35 @@ def test_what_a_condition_has_moved_is_not_of_another_type():
     assert fall_on_their_sides(z, is_second, level == 0)
 
 
-def test_a_level_with_both_sides_that_shows_no_cut_speaks_against_it(monkeypatch):
-    strengths = iter([0.9, 0.0])  # level 0, then level 1
-
-    def evidence(z, side, encoder_of, rng):
-        null = 0.2
-        return cut_tests.Evidence(null * (1 - next(strengths)), null, 1e-4)
-
-    monkeypatch.setattr(cut_tests, "evidence_of_cut", evidence)
-    z, level = cells([(60, (0, 0), 0), (40, (5, 0), 0), (60, (0, 0), 1), (20, (5, 0), 1)])
-    side = np.repeat([False, True, False, True], [60, 40, 60, 20])
-    asked = (z, side, level, given_back, np.random.default_rng(0))
-    assert cut_tests._is_seen_within(*asked)  # (40 × .9 + 20 × 0) / 60 is above .55
-    strengths = iter([0.9, -0.3])
-    assert not cut_tests._is_seen_within(*asked)
-    strengths = iter([0.5, 0.5])
-    assert not cut_tests._is_seen_within(*asked)
-    strengths = iter([0.5, 0.6])
-    assert not cut_tests._is_seen_within(*asked)
-    strengths = iter([0.5, 0.8])
-    assert cut_tests._is_seen_within(*asked)
+@pytest.mark.parametrize(
+    ("strengths", "is_seen"),
+    [([0.9, 0.4], True), ([0.9, 0.2], False), ([0.5, 0.5], False), ([0.5, 0.8], True)],
+)
+def test_every_level_that_holds_both_sides_shows_the_cut(strengths, is_seen, monkeypatch):
+    left = iter(strengths)  # of level 0 with 40 cells on its smaller side, and level 1 with 20
+    monkeypatch.setattr(
+        cut_tests,
+        "evidence_of_cut",
+        lambda *_: cut_tests.Evidence(0.2 * (1 - next(left)), 0.2, 1e-4),
+    )
+    groups = [(60, (0, 0), 0), (40, (5, 0), 0), (60, (0, 0), 1), (20, (5, 0), 1)]
+    z, level = cells(groups)
+    side = np.repeat([False, True, False, True], [n for n, *_ in groups])
+    rng = np.random.default_rng(0)
+    assert cut_tests._is_seen_within(z, side, level, given_back, rng) == is_seen
 
 
 def test_levels_with_most_cells_on_their_smaller_side_come_first():
-    level = np.repeat([0, 1, 2, 3], [40, 50, 30, 60])
-    side = np.zeros(180, dtype=bool)
+    level = np.repeat([0, 1, 2, 3, 4], [40, 50, 30, 60, 400])
+    side = np.zeros(580, dtype=bool)
     side[:12] = True  # of level 0
     side[40:60] = True  # of level 1
     side[90:99] = True  # of level 2: too few for a side
+    side[180:191] = True  # of level 4: strays, 11 of 400 where 9 % of all cells are on this side
     assert levels_on_both_sides(side, level, most=4).tolist() == [1, 0]
     assert levels_on_both_sides(side, level, most=1).tolist() == [1]
+    few = levels_on_both_sides(side[:180], level[:180], most=4)
+    assert few.tolist() == [1, 0]
 
 
 def test_cells_of_other_levels_lie_on_their_sides():
