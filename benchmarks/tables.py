@@ -373,9 +373,7 @@ TABLES = {
         ("label_start",),
         {"data": "data", "spread_by": "spread by", "probabilities": "probabilities"},
         LABELS,
-        lambda rows: rows[
-            (rows["spread_by"] == "z, PCs") | (rows["probabilities"] == "softened, frequencies")
-        ],
+        lambda rows: rows[(rows["spread_by"] == "z, PCs") | (rows["probabilities"] == "chosen")],
     ),
     "labels-rare": Table(
         ("labels-rare",),

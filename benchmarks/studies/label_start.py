@@ -16,7 +16,7 @@ surprising. Where there are batches they are told.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -48,7 +48,8 @@ class Data:
         has_type = (types != UNLABELED).to_numpy()
         if name == "baron_mouse":
             batch_key = "batch"
-            is_first = (self.adata.obs[batch_key] == self.adata.obs[batch_key].min()).to_numpy()
+            mouse = self.adata.obs[batch_key].astype(str)
+            is_first = (mouse == mouse.min()).to_numpy()
             self.is_labelled = is_first & has_type
             has_type &= types.isin(types[is_first]).to_numpy()
         else:
@@ -91,41 +92,29 @@ def softened(x: NDArray, labels: NDArray, n_labels: int, n_rounds: int) -> NDArr
     x, label = x.astype(np.float64), labels[known]
     counts = np.bincount(label, minlength=n_labels)
     shares = frequency = counts / counts.sum()
-    log_f = spreading._log_densities(x[known], label, x)
-    held_out = spreading._held_out(spreading._log_densities, x[known], label, seed=0)
+    log_densities, usual = spreading.CLASSIFIERS[0]
+    log_f = log_densities(x[known], label, x)
+    held_out = spreading._held_out(log_densities, x[known], label, seed=0)
     for _ in range(n_rounds + 1):
-        softness = spreading._softness(*held_out, shares, frequency, spreading.OF_ANALYSIS)
+        softness = spreading._softness(*held_out, shares, frequency, usual)
         proba = spreading._softened(log_f, shares, frequency, softness)
         frequency = proba[~known].sum(0) + counts
         frequency = frequency / frequency.sum()
     return proba
 
 
-def by_one(
-    x: NDArray,
-    labels: NDArray,
-    n_labels: int,
-    log_densities: Callable[..., NDArray],
-    usual: spreading.Softness,
-) -> NDArray[np.float64]:
+def by_one(x: NDArray, labels: NDArray, n_labels: int, number: int) -> NDArray[np.float64]:
     """Probabilities of one of the two classifiers between which the default chooses."""
-    known = labels >= 0
-    cells = x / x[known].std()
-    return spreading._softened_by(
-        log_densities, usual, cells, labels[known], known, ~known, seed=0
-    ).proba
+    with patch.object(spreading, "CLASSIFIERS", spreading.CLASSIFIERS[number : number + 1]):
+        return spreading.label_probabilities(x, labels, n_labels)
 
 
 PROBABILITIES = {
     "plain": plain,
     "softened": partial(softened, n_rounds=0),
-    "softened, frequencies": partial(
-        by_one, log_densities=spreading._log_densities, usual=spreading.OF_ANALYSIS
-    ),
+    "softened, frequencies": partial(by_one, number=0),
     "softened, EM": partial(softened, n_rounds=30),
-    "regression": partial(
-        by_one, log_densities=spreading._log_ratios, usual=spreading.OF_REGRESSION
-    ),
+    "regression": partial(by_one, number=1),
     "chosen": spreading.label_probabilities,
 }
 

@@ -55,15 +55,18 @@ def one_type(rng: np.random.Generator) -> AnnData:
     return drawn(rng, log_profiles(rng, (1,)), n_cells, effects, np.array([2000, 3000, 4000]))
 
 
-def with_condition(rng: np.random.Generator, least: float) -> AnnData:
-    """Types with and without a stimulus, of each of which at least this share of the cells."""
+def with_condition(rng: np.random.Generator, share: float) -> AnnData:
+    """Types with and without a stimulus, some cells of each left out.
+
+    Of every second type this share of the stimulated cells is kept, of the others of the controls.
+    """
     adata = stimulated_types(rng, 60, 250)
     stimulated = adata.obs["condition"] == "stimulated"
     kept = np.ones(adata.n_obs, dtype=bool)
     for number, name in enumerate(adata.obs["cell_type"].cat.categories):
-        rarer = stimulated if number % 2 else ~stimulated
-        rows = np.flatnonzero((adata.obs["cell_type"] == name) & rarer)
-        kept[rows[rng.random(len(rows)) > 2 * least]] = False
+        thinned = stimulated if number % 2 else ~stimulated
+        rows = np.flatnonzero((adata.obs["cell_type"] == name) & thinned)
+        kept[rows[rng.random(len(rows)) > share]] = False
     adata = adata[kept].copy()
     adata.obs["batch"] = adata.obs["condition"]
     return adata
@@ -72,8 +75,8 @@ def with_condition(rng: np.random.Generator, least: float) -> AnnData:
 DESIGNS: dict[str, Callable[[np.random.Generator], AnnData]] = {
     **SIMULATORS,
     "stages": stages,
-    "condition": partial(with_condition, least=0.5),
-    "condition, other shares": partial(with_condition, least=0.1),
+    "condition": partial(with_condition, share=1.0),
+    "condition, other shares": partial(with_condition, share=0.2),
     "one type": one_type,
 }
 

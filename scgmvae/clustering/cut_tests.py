@@ -70,12 +70,7 @@ class TestedCut(NamedTuple):
     @property
     def is_split(self) -> bool:
         """Whether it belongs into the tree."""
-        strength = self.evidence.strength
-        return (
-            self.evidence.p <= LARGEST_P
-            and strength >= FINEST
-            and (self.is_supported or strength >= APART)
-        )
+        return _is_plain(self.evidence) and (self.is_supported or self.evidence.strength >= APART)
 
 
 def tested_cut(
@@ -148,17 +143,29 @@ def _tested(
     supports: tuple[Support, ...] = ()
     if evidence.strength >= FINEST:
         supports = tuple(
-            support_of(seen, cut.side, level, cut.t, evidence.null) for level in levels
-        )
-        supports = tuple(
-            support
-            if support.is_given
-            else support._replace(
-                is_given=_is_seen_within(seen, cut.side, level, moved_encoder_of, rng)
-            )
-            for support, level in zip(supports, levels, strict=True)
+            _support(seen, cut, evidence, level, moved_encoder_of, rng) for level in levels
         )
     return TestedCut(cut, evidence, supports)
+
+
+def _support(
+    z: NDArray[np.floating],
+    cut: Cut,
+    evidence: Evidence,
+    level: NDArray[np.integer],
+    encoder_of: Callable[[NDArray[np.integer]], Encoded],
+    rng: np.random.Generator,
+) -> Support:
+    """What a condition says of a cut, by its levels moved onto each other, or by single levels."""
+    support = support_of(z, cut.side, level, cut.t, evidence.null)
+    if support.is_given or not _is_plain(evidence):
+        return support
+    return support._replace(is_given=_is_seen_within(z, cut.side, level, encoder_of, rng))
+
+
+def _is_plain(evidence: Evidence) -> bool:
+    """Whether a cut is one that belongs into the tree."""
+    return evidence.p <= LARGEST_P and evidence.strength >= FINEST
 
 
 def _is_seen_within(
@@ -168,10 +175,11 @@ def _is_seen_within(
     encoder_of: Callable[[NDArray[np.integer]], Encoded],
     rng: np.random.Generator,
 ) -> bool:
-    """Whether every level that holds both sides of a cut shows it, and the others lie beside them.
+    """Whether levels that hold both sides of a cut show it, and the others lie on its sides.
 
-    Where levels hold other types, their means differ by those, and moving them onto each other
-    hides a cut between types. But no condition divides the cells of one of its levels.
+    Where levels hold different types, their means differ by those, and moving them onto each other
+    hides a cut between types. But no condition divides the cells of one of its levels. All of the
+    levels that are asked, up to four, must show it.
     """
     shows = np.zeros(len(z), dtype=bool)
     strengths, n_smaller = [], []
@@ -179,7 +187,7 @@ def _is_seen_within(
         rows = np.flatnonzero(level == one)
         own = side[rows] if side[rows].mean() <= 0.5 else ~side[rows]
         evidence = evidence_of_cut(z[rows], own, partial(of_rows, encoder_of, rows), rng)
-        if evidence.p > LARGEST_P or evidence.strength < FINEST:
+        if not _is_plain(evidence):
             return False
         shows[rows] = True
         strengths.append(evidence.strength)

@@ -44,8 +44,8 @@ differ, where there are as many dimensions."""
 SMALLEST_SD = 1e-6
 """Smallest standard deviation within labels, over the largest of labelled cells, that is no 0."""
 MOST_IN_REGRESSION = 5000
-"""Largest number of labelled cells, and one of each label, that a logistic regression is fitted
-to: more take long and say little more of the borders."""
+"""Largest number of labelled cells that a logistic regression is fitted to: more take long and say
+little more of the borders."""
 MOST_ITERATIONS = 300
 LEAST_SHRINKAGE = 0.01
 """Smallest shrinkage of correlations: so few cells may have none by chance."""
@@ -72,9 +72,6 @@ class Softness(NamedTuple):
     """ε, share of the cells of which densities say nothing."""
 
 
-OF_ANALYSIS, OF_REGRESSION = (Softness(temperature=t, strange=0.02) for t in (4.5, 1.2))
-"""What is found in most data with ten labelled cells of a type by a discriminant analysis, T from
-2.5 to 8 and ε up to .02, and by a logistic regression, T from 1 to 1.4."""
 SD_OF_LOG_T = 0.5
 """By how much log T varies between data."""
 LARGEST = Softness(temperature=50.0, strange=0.2)
@@ -161,10 +158,10 @@ def label_probabilities(
 
     A linear discriminant analysis, with correlations that are shrunk as Ledoit and Wolf do because
     there may be fewer labelled cells than dimensions, says how likely a cell is in each type,
-    :math:`f_l(x)`. Where there are many, a logistic regression, which says the same up to a number
-    for each cell, knows the borders better. That of the two is taken by which labelled cells are
-    less surprising when they are held out. With the shares :math:`s_l` of the labelled cells it is
-    too sure, and some cells are unlike all others of their type, so
+    :math:`f_l(x)`. Where many cells are labelled, a logistic regression, which says the same up to
+    a number for each cell, knows the borders better. That of the two is taken by which labelled
+    cells are less surprising when they are held out. With the shares :math:`s_l` of the labelled
+    cells both are too sure, and some cells are unlike all others of their type, so
 
     .. math::
         p(l|x) = (1 - \varepsilon) \frac{(s_l f_l(x))^{1/T} \pi_l / s_l}
@@ -200,11 +197,12 @@ def label_probabilities(
     Saerens et al. 2002, "Adjusting the outputs of a classifier to new a priori probabilities" (π).
     """
     is_labelled = labels >= 0
-    cells = x.astype(np.float64) / max(float(x[is_labelled].std()), TINY)
     known, label = np.unique(labels[is_labelled], return_inverse=True)
+    spread = np.sqrt(x[is_labelled].var(0).mean())
+    cells = x.astype(np.float64) / max(float(spread), TINY)
     found = [
-        _softened_by(*classifier, cells, label, is_labelled, labels == -1, seed)
-        for classifier in ((_log_densities, OF_ANALYSIS), (_log_ratios, OF_REGRESSION))
+        _softened_by(classifier, cells, label, is_labelled, labels == -1, seed)
+        for classifier in CLASSIFIERS
     ]
     of_all = np.zeros((len(cells), n_labels))
     of_all[:, known] = min(found, key=lambda one: one.surprise).proba
@@ -221,25 +219,29 @@ class _Softened(NamedTuple):
 
 
 def _softened_by(
-    log_densities: LogDensities,
-    usual: Softness,
+    classifier: Classifier,
     cells: NDArray[np.float64],
     label: Codes,
     is_labelled: NDArray[np.bool_],
     is_other: NDArray[np.bool_],
     seed: int,
 ) -> _Softened:
-    """Probabilities of all cells by one classifier, which is fitted to those that are labelled."""
+    """Probabilities of all cells by one classifier, which is fitted to those that are labelled.
+
+    How surprising held-out cells are is said before frequencies are corrected, because each
+    classifier corrects them in its own way.
+    """
+    log_densities, usual = classifier
     shares = np.bincount(label) / len(label)
     log_f = log_densities(cells[is_labelled], label, cells)
     held_out = _held_out(log_densities, cells[is_labelled], label, seed)
     softness = _softness(*held_out, shares, shares, usual)
+    surprise = _surprise(*held_out, shares, shares, softness)
     of_others = _softened(log_f[is_other], shares, shares, softness)
     of_held_out = _softened(held_out[0], shares, shares, softness)
     frequency = _frequency(of_others, of_held_out, held_out[1], shares)
     softness = _softness(*held_out, shares, frequency, usual)
-    proba = _softened(log_f, shares, frequency, softness)
-    return _Softened(proba, _surprise(*held_out, shares, frequency, softness))
+    return _Softened(_softened(log_f, shares, frequency, softness), surprise)
 
 
 def _show_spread(n_cells: int, n_labels: int, n_dims: int) -> bool:
@@ -247,7 +249,7 @@ def _show_spread(n_cells: int, n_labels: int, n_dims: int) -> bool:
     return n_cells - n_labels >= min(LEAST_FREEDOM, n_dims)
 
 
-def _log_densities(
+def _log_densities_of_analysis(
     x: NDArray[np.float64], label: Codes, of: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Log density of rows in each label, up to a number for each row, ``(n, labels)``.
@@ -272,19 +274,15 @@ def _log_densities(
     return of / sd @ weights - (means.T * weights).sum(0) / 2
 
 
-def _log_ratios(
+def _log_densities_of_regression(
     x: NDArray[np.float64], label: Codes, of: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Log density of rows in each label over that in the first one, ``(n, labels)``.
+    """Log density of rows in each label, up to a number for each row, ``(n, labels)``.
 
-    That is what a logistic regression knows of densities. Of many labelled cells it takes some.
+    Of many labelled cells the logistic regression takes some, of each label about as many.
     """
-    n_cells = np.bincount(label)
-    if len(label) > MOST_IN_REGRESSION:
-        one_of_each = np.unique(label, return_index=True)[1]
-        drawn = np.random.default_rng(0).permutation(len(label))[:MOST_IN_REGRESSION]
-        rows = np.union1d(one_of_each, drawn)
-        x, label = x[rows], label[rows]
+    rows = _some_of_each(label, MOST_IN_REGRESSION)
+    x, label = x[rows], label[rows]
     regression = LogisticRegression(max_iter=MOST_ITERATIONS)
     with warnings.catch_warnings():  # where labels are apart it need not come to an end
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -292,8 +290,16 @@ def _log_ratios(
     logits = regression.decision_function(of)
     if logits.ndim == 1:  # of two labels
         logits = np.column_stack([np.zeros(len(of)), logits])
-    fitted = np.bincount(label, minlength=len(n_cells))
-    return logits - np.log(fitted / fitted.sum())
+    return logits - np.log(np.bincount(label) / len(label))
+
+
+def _some_of_each(label: Codes, most: int) -> Codes:
+    """Rows of so many cells, ascending: all of rare labels, and of others as many as fit."""
+    order = np.random.default_rng(0).permutation(len(label))
+    order = order[np.argsort(label[order], kind="stable")]
+    counts = np.bincount(label)
+    rank = np.arange(len(label)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(order[np.argsort(rank, kind="stable")][:most])
 
 
 def _held_out(
@@ -389,6 +395,22 @@ def _surprise(
     weights = (frequency / shares)[label]
     proba = _softened(log_f, shares, frequency, softness)[np.arange(len(label)), label]
     return float(-(weights @ np.log(proba + TINY)) / weights.sum())
+
+
+class Classifier(NamedTuple):
+    """What can say how likely a cell is in each type."""
+
+    log_densities: LogDensities
+    usual: Softness
+    """What is found in most data with ten labelled cells of a type."""
+
+
+CLASSIFIERS = (
+    Classifier(_log_densities_of_analysis, Softness(temperature=4.5, strange=0.02)),
+    Classifier(_log_densities_of_regression, Softness(temperature=1.2, strange=0.02)),
+)
+"""Linear discriminant analysis, with T from 2.5 to 8, and logistic regression, with T from 1 to
+2; of both ε is up to .02."""
 
 
 def without_levels(

@@ -31,8 +31,8 @@ FEWEST_ON_A_SIDE = SMALLEST_SIDE // 2
 MOST_OF_THE_WAY = 0.5
 """How far T may come from that of the cut to that of one population as levels are moved."""
 STRAYS = 0.5
-"""Share of a level's cells on its smaller side, over that of all cells, below which they are taken
-for cells that were put on a wrong side."""
+"""A level holds one side of a cut alone if its smaller side has less than this part of the share
+that the smaller side has of all cells."""
 N_VOTES = 15
 """Number of neighbours by which a cell is put on a side of a cut."""
 
@@ -79,10 +79,10 @@ def support_of(
 def levels_on_both_sides(
     side: NDArray[np.bool_], level: NDArray[np.integer], most: int
 ) -> NDArray[np.int64]:
-    """The levels with the most cells on their smaller side of a cut, where these are no strays.
+    """The levels that hold both sides of a cut, those with the most cells on a smaller side first.
 
-    They are enough for a side, and their share of the level is at least half of what it is on the
-    smaller side of all cells.
+    A level holds both if its smaller side has enough cells for one, and at least half of the share
+    that the smaller side has of all cells. Fewer may be cells that were put on a wrong side.
 
     Parameters
     ----------
@@ -106,8 +106,8 @@ def fall_on_their_sides(
 ) -> bool:
     """Whether most cells of either side lie beside the cells of that side that show a cut.
 
-    What sets levels apart may have been joined to a type on one side: cells of another level are
-    no such type. Then they lie beside those of the other side.
+    A cut may have the cells of one level, which the condition has moved, on the side of another
+    type. Their neighbours among the cells that show the cut are on the other side then.
 
     Parameters
     ----------

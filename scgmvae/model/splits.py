@@ -123,7 +123,7 @@ class SplitsMixin(PopulationsMixin):
         ``p``, the probability of a T as small in one population;
         for each categorical condition ``<condition>_levels``, how many of its levels have cells
         on both sides, and ``t_without_<condition>``, T where the levels are moved onto each other
-        (a split whose T is large then stands if single levels show it);
+        (a split whose T is large then stands if the levels with cells on both sides show it);
         ``is_repeated``, whether most types are divided in the same directions of gene space, as by
         a batch that was not told (a split that was put above one of those has the ``t``, ``null``
         and ``p`` of cells whose batches were moved onto each other); ``is_of_few_genes``, whether

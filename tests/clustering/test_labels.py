@@ -9,7 +9,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from scgmvae.clustering import labels as spreading
 from scgmvae.clustering.labels import (
-    OF_ANALYSIS,
+    CLASSIFIERS,
     _frequency,
     _softness,
     label_probabilities,
@@ -278,17 +278,17 @@ def test_repeated_labelled_cells_do_not_hide_the_others():
 
 
 def test_a_few_held_out_cells_do_not_make_labels_sure():
-    log_f = np.array([[0.0, -6.0, -6.0]])
+    log_f, usual = np.array([[0.0, -6.0, -6.0]]), CLASSIFIERS[0].usual
     equal = np.full(3, 1 / 3)
     few, many = (
-        _softness(np.repeat(log_f, n, axis=0), np.zeros(n, dtype=int), equal, equal, OF_ANALYSIS)
+        _softness(np.repeat(log_f, n, axis=0), np.zeros(n, dtype=int), equal, equal, usual)
         for n in (3, 3000)
     )
     assert few.temperature > 3
     assert many.temperature == pytest.approx(1)
     # and where nothing can be held out, they are as sure as labels usually are
-    none = _softness(log_f[:0], np.zeros(0, dtype=int), equal, equal, OF_ANALYSIS)
-    assert none.temperature == pytest.approx(OF_ANALYSIS.temperature, rel=1e-3)
+    none = _softness(log_f[:0], np.zeros(0, dtype=int), equal, equal, usual)
+    assert none.temperature == pytest.approx(usual.temperature, rel=1e-3)
 
 
 def of_unequal_spread(n, seed=0):
@@ -311,28 +311,35 @@ def of_equal_spread(n, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("cells", "n_labelled", "by", "usual"),
-    [
-        (of_unequal_spread, 800, "_log_ratios", "OF_REGRESSION"),
-        (of_equal_spread, 40, "_log_densities", "OF_ANALYSIS"),
-    ],
-    ids=["regression", "analysis"],
+    ("cells", "n_labelled", "number"),
+    [(of_equal_spread, 40, 0), (of_unequal_spread, 800, 1)],
+    ids=["analysis", "regression"],
 )
-def test_the_classifier_is_taken_that_held_out_cells_surprise_less(cells, n_labelled, by, usual):
+def test_the_classifier_is_taken_that_held_out_cells_surprise_less(
+    cells, n_labelled, number, monkeypatch
+):
     x, truth = cells(2000)
-    some = np.sort(np.random.default_rng(0).permutation(2000)[:n_labelled])
+    some = np.random.default_rng(0).permutation(2000)[:n_labelled]
     labels = np.full(2000, -1)
     labels[some] = truth[some]
-    alone = spreading._softened_by(
-        getattr(spreading, by),
-        getattr(spreading, usual),
-        x / x[some].std(),
-        truth[some],
-        labels >= 0,
-        labels < 0,
-        seed=0,
-    )
-    np.testing.assert_allclose(label_probabilities(x, labels, 2), alone.proba)
+    chosen = label_probabilities(x, labels, 2)
+    monkeypatch.setattr(spreading, "CLASSIFIERS", CLASSIFIERS[number : number + 1])
+    np.testing.assert_array_equal(chosen, label_probabilities(x, labels, 2))
+
+
+def test_the_choice_does_not_depend_on_the_cells_without_a_label(monkeypatch):
+    x, truth = of_unequal_spread(2000)
+    some = np.random.default_rng(0).permutation(2000)[:60]
+    surprises = []
+    for of_others in (x, x + [30.0, 0, 0, 0]):  # all of them look like the second type
+        cells, labels = of_others.copy(), np.full(2000, -1)
+        cells[some], labels[some] = x[some], truth[some]
+        is_labelled = labels >= 0
+        found = spreading._softened_by(
+            CLASSIFIERS[1], cells, labels[is_labelled], is_labelled, ~is_labelled, seed=0
+        )
+        surprises.append(found.surprise)
+    assert surprises[0] == surprises[1] > 0
 
 
 def test_many_labels_find_a_border_that_the_means_do_not_tell():
@@ -345,10 +352,18 @@ def test_many_labels_find_a_border_that_the_means_do_not_tell():
     assert wrong < 0.7 * (by_means != truth)[unknown].mean()
 
 
-def test_of_many_labelled_cells_a_regression_takes_some_of_each_label(monkeypatch):
+def test_of_many_labelled_cells_a_regression_takes_about_as_many_of_each_label():
+    label = np.repeat([0, 1, 2], [300, 290, 5])
+    rows = spreading._some_of_each(label, 50)
+    assert np.bincount(label[rows]).tolist() == [23, 22, 5]
+    assert len(np.unique(rows)) == 50
+    np.testing.assert_array_equal(spreading._some_of_each(label, 1000), np.arange(595))
+
+
+def test_a_regression_is_fitted_to_some_of_many_labelled_cells(monkeypatch):
     monkeypatch.setattr(spreading, "MOST_IN_REGRESSION", 50)
     x, truth = make_blobs([300, 300, 2], n_dims=4)
-    log_f = spreading._log_ratios(x, truth, x)
+    log_f = spreading._log_densities_of_regression(x, truth, x)
     assert log_f.shape == (602, 3)
     assert (log_f.argmax(1) == truth)[:600].all()
 

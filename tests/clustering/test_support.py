@@ -53,22 +53,31 @@ def test_what_a_condition_has_moved_is_not_of_another_type():
     # and the cut has it on the side of the second, which is further away.
     z, level = cells([(200, (0, 0), 0), (60, (5, 6), 0), (200, (5, 0), 1)])
     is_first = np.arange(460) < 200
-    assert not fall_on_their_sides(z, ~is_first, level == 0)
     is_second = (np.arange(460) >= 200) & (np.arange(460) < 260)
-    assert fall_on_their_sides(z, is_second, level == 0)
+    for side, is_right in ((~is_first, False), (is_second, True)):
+        assert fall_on_their_sides(z, side, level == 0) == is_right
+        rng = np.random.default_rng(0)
+        assert cut_tests._is_seen_within(z, side, level, given_back, rng) == is_right
 
 
 @pytest.mark.parametrize(
-    ("strengths", "is_seen"),
-    [([0.9, 0.4], True), ([0.9, 0.2], False), ([0.5, 0.5], False), ([0.5, 0.8], True)],
+    ("strengths", "p", "is_seen"),
+    [
+        ([0.9, 0.4], 1e-4, True),
+        ([0.9, 0.2], 1e-4, False),
+        ([0.5, 0.5], 1e-4, False),
+        ([0.5, 0.8], 1e-4, True),
+        ([0.9, 0.9], 0.05, False),
+        ([0.9, np.nan], np.nan, False),
+    ],
 )
-def test_every_level_that_holds_both_sides_shows_the_cut(strengths, is_seen, monkeypatch):
+def test_every_level_that_holds_both_sides_shows_the_cut(strengths, p, is_seen, monkeypatch):
     left = iter(strengths)  # of level 0 with 40 cells on its smaller side, and level 1 with 20
-    monkeypatch.setattr(
-        cut_tests,
-        "evidence_of_cut",
-        lambda *_: cut_tests.Evidence(0.2 * (1 - next(left)), 0.2, 1e-4),
-    )
+
+    def evidence(*_):
+        return cut_tests.Evidence(0.2 * (1 - next(left)), 0.2, p)
+
+    monkeypatch.setattr(cut_tests, "evidence_of_cut", evidence)
     groups = [(60, (0, 0), 0), (40, (5, 0), 0), (60, (0, 0), 1), (20, (5, 0), 1)]
     z, level = cells(groups)
     side = np.repeat([False, True, False, True], [n for n, *_ in groups])
@@ -96,10 +105,11 @@ def test_cells_of_other_levels_lie_on_their_sides():
     assert fall_on_their_sides(z, side, np.ones(180, dtype=bool))
     wrong = np.where(shows, side, ~side)
     assert not fall_on_their_sides(z, wrong, shows)
-    few = np.where(shows, side, False)  # cells of level 1 are on one side, half of them wrongly
-    few[140:149] = True
-    z[149:180] = z[100:131]
-    assert fall_on_their_sides(z, few, shows)
+    # of level 1, nine cells or ten are said to be on the second side but lie on the first
+    for n_wrong, is_right in ((9, True), (10, False)):
+        few = np.where(shows, side, np.arange(180) < 100 + n_wrong)
+        moved = np.where(shows[:, None], z, z[np.arange(180) % 40 + 100])
+        assert fall_on_their_sides(moved, few, shows) == is_right
 
 
 def test_support_is_asked_for_where_a_cut_counts():
