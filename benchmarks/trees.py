@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from typing import TypeVar
 from unittest.mock import patch
 
 import tested
@@ -17,6 +18,7 @@ from scgmvae.model.splits import SplitsMixin
 __all__ = ["trees_of"]
 
 Row = dict[str, object]
+Key = TypeVar("Key")
 
 
 def trees_of(
@@ -24,8 +26,8 @@ def trees_of(
     batch_key: str | None,
     seed: int,
     short: bool,
-    settings: Mapping[str, Callable[[], AbstractContextManager[object]]],
-) -> dict[str, Row]:
+    settings: Mapping[Key, Callable[[], AbstractContextManager[object]]],
+) -> dict[Key, Row]:
     """Scores of the tree under each setting, the last of which is the default.
 
     Parameters
@@ -41,14 +43,14 @@ def trees_of(
     settings
         Name → what makes the block in which the tree is grown.
     """
-    rows: dict[str, Row] = {}
+    rows: dict[Key, Row] = {}
     grown = SplitsMixin._grown_tree
 
     def all_of_them(self: SplitsMixin, *args: object) -> tuple[object, NDArray]:
         for name, setting in settings.items():
             with setting():
                 tree, leaf = grown(self, *args)
-            clusters = tree.clusters(tree.height >= STRENGTH)[leaf]
+                clusters = tree.clusters(tree.height >= STRENGTH)[leaf]
             rows[name] = {
                 "seed": seed,
                 "ARI": adjusted_rand_score(adata.obs["cell_type"], clusters),

@@ -4,7 +4,8 @@
 
 A split that is gone once the batches are moved onto each other is none between types, unless
 single batches show it (*single batches*: yes, the default); without this rule (no) types stay
-together whose batches differ in the types they hold. The batches are told.
+together whose batches differ in the types they hold. *Of one batch* is the share of its strength
+for which a split counts that one batch alone supports (0.8, the default). The batches are told.
 
 *partly shared*, *rare in one*, *uneven depth* and *nested* are the simulations of
 ``embedding.py``. Of *stages* each holds four of eight types, two of which the next one has as
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -31,11 +32,23 @@ from embedding import labelled
 from simulators import BATCH_SD, N_GENES, SIMULATORS, drawn, log_profiles, stimulated_types
 from trees import trees_of
 
-from scgmvae.clustering import cut_tests
+from scgmvae.clustering import cut_tests, split_tree
+
+
+@contextmanager
+def changed(most_levels: int, of_one_level: float) -> Iterator[None]:
+    """The block in which both rules are so."""
+    with (
+        patch.object(cut_tests, "MOST_LEVELS", most_levels),
+        patch.object(split_tree, "OF_ONE_LEVEL", of_one_level),
+    ):
+        yield
+
 
 SETTINGS = {
-    "no": partial(patch.object, cut_tests, "MOST_LEVELS", 0),
-    "yes": nullcontext,
+    ("no", "1"): partial(changed, 0, 1.0),
+    ("yes", "1"): partial(changed, cut_tests.MOST_LEVELS, 1.0),
+    ("yes", "0.8"): nullcontext,
 }
 SETS = ("kang", "sc_mixology", "baron_mouse")
 
@@ -91,9 +104,12 @@ def support(seed: int, short: bool) -> Iterator[list[dict[str, object]]]:
         if short:
             adata = adata[:300].copy()
         rows = trees_of(adata, batch_key, seed, short, SETTINGS)
-        yield [{"data": name, "single batches": within, **row} for within, row in rows.items()]
+        yield [
+            {"data": name, "single batches": within, "of one batch": share, **row}
+            for (within, share), row in rows.items()
+        ]
 
 
 if __name__ == "__main__":
-    tasks = {"level_support": (support, ["data", "single batches"])}
+    tasks = {"level_support": (support, ["data", "single batches", "of one batch"])}
     run_tasks("level_support", __doc__.split("\n")[0], tasks)

@@ -310,6 +310,10 @@ class _Growing:
             np.array([e.p for e in evidence], dtype=float),
             n_levels,
             t_moved,
-            np.zeros(n_splits, dtype=bool),
-            np.zeros(n_splits, dtype=bool),
+            is_repeated=np.zeros(n_splits, dtype=bool),
+            is_of_few_genes=np.zeros(n_splits, dtype=bool),
+            is_of_one_level=np.array(
+                [any(s.is_of_one_level for s in split.supports) for split in self.splits],
+                dtype=bool,
+            ),
         )

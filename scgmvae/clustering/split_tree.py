@@ -19,6 +19,9 @@ STRENGTH = 0.55
 SET_BACK = 0.4
 """Share of its strength for which a split counts that repeats from type to type, or rests on few
 genes."""
+OF_ONE_LEVEL = 0.8
+"""Share of its strength for which a split counts that one level of a condition alone supports: it
+may be a state of its cells."""
 FROM_BELOW = 0.7
 """Share of its height to which a split raises the one above it: what is far apart is not held
 together by a weak split on the way to it."""
@@ -45,10 +48,12 @@ class SplitTree:
     """Whether each split repeats from type to type, as one between untold donors, (S,)."""
     is_of_few_genes: NDArray[np.bool_]
     """Whether each split rests on few genes, (S,)."""
+    is_of_one_level: NDArray[np.bool_]
+    """Whether one level of a condition alone has cells on both sides of each split, (S,)."""
 
     @classmethod
     def of_arrays(cls, arrays: dict[str, NDArray]) -> SplitTree:
-        """The tree that a model keeps; of earlier models no split rests on few genes.
+        """The tree that a model keeps; of earlier models no split is known to rest on little.
 
         Parameters
         ----------
@@ -56,7 +61,7 @@ class SplitTree:
             Name of a field → its values.
         """
         none = np.zeros(len(arrays["t"]), dtype=bool)
-        return cls(**{"is_of_few_genes": none} | arrays)
+        return cls(**{"is_of_few_genes": none, "is_of_one_level": none} | arrays)
 
     @property
     def n_splits(self) -> int:
@@ -72,11 +77,13 @@ class SplitTree:
     def height(self) -> NDArray[np.float64]:
         """Strength down to which each split is made, (S,): the least of it and those above.
 
-        A split that repeats from type to type, or rests on few genes, counts less. All but those
-        that repeat count for seven tenths of a split directly below them at least.
+        A split that repeats from type to type, or rests on few genes or on one level of a
+        condition, counts less. All but those that repeat count for seven tenths of a split
+        directly below them at least.
         """
         is_set_back = self.is_repeated | self.is_of_few_genes
-        height = self.strength * np.where(is_set_back, SET_BACK, 1.0)
+        height = self.strength * np.where(self.is_of_one_level, OF_ONE_LEVEL, 1.0)
+        height[is_set_back] = SET_BACK * self.strength[is_set_back]
         below = [children[children >= 0] for children in self.children]
         for split in reversed(range(self.n_splits)):  # a side comes after the whole
             if len(below[split]) and not self.is_repeated[split]:

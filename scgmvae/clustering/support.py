@@ -46,6 +46,8 @@ class Support(NamedTuple):
     """T of the cut where the levels are moved onto each other."""
     is_given: bool
     """Whether the cut is still there then, or among the cells of single levels."""
+    is_of_one_level: bool = False
+    """Whether one level alone has cells on both sides, where others have enough for some."""
 
 
 def support_of(
@@ -73,7 +75,14 @@ def support_of(
     if (on_side + on_other > 0).sum() < 2:
         return Support(n_levels, t, is_given=True)
     moved = cut_weight(shared_neighbor_graph(without_level_means(z, level)), side)
-    return Support(n_levels, moved, moved <= t + MOST_OF_THE_WAY * (null - t))
+    n_expected = min(side.mean(), 1 - side.mean()) * (on_side + on_other)
+    n_enough = (n_expected >= 2 * FEWEST_ON_A_SIDE).sum()
+    return Support(
+        n_levels,
+        moved,
+        is_given=moved <= t + MOST_OF_THE_WAY * (null - t),
+        is_of_one_level=bool(n_levels < 2 <= n_enough),
+    )
 
 
 def levels_on_both_sides(
