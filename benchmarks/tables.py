@@ -267,7 +267,11 @@ TABLES = {
     ),
     "level-support": Table(
         ("level_support",),
-        {"data": "data", "single batches": "single batches may show a split"},
+        {
+            "data": "data",
+            "single batches": "single batches may show a split",
+            "of one batch": "weight of a split of one batch",
+        },
         {"ARI": ("ARI", 3), "n_clusters": ("clusters", 1), "splits": ("splits", 1)},
     ),
     "condition-start-null": Table(

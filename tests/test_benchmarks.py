@@ -68,7 +68,7 @@ NEEDS_SCIB = (
         pytest.param("studies/default_cut.py", {"default_cut": (18, None)}, id="default_cut"),
         pytest.param("studies/untold_donors.py", {"untold_donors": (2, "ARI")}, id="untold"),
         pytest.param(
-            "studies/level_support.py", {"level_support": (2, "ARI")}, id="level_support"
+            "studies/level_support.py", {"level_support": (3, "ARI")}, id="level_support"
         ),
         pytest.param("studies/cells_in_test.py", {"cells_in_test": (3, None)}, id="cells_in_test"),
         pytest.param(

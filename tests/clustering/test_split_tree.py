@@ -26,18 +26,20 @@ def tree():
         nothing,
         np.zeros(2, dtype=bool),
         np.zeros(2, dtype=bool),
+        np.zeros(2, dtype=bool),
     )
 
 
 # -------------------------------------------------------------------------- the tree
 
 
-def test_a_tree_is_kept_as_arrays_which_earlier_ones_had_one_less_of(tree):
+def test_a_tree_is_kept_as_arrays_which_earlier_ones_had_fewer_of(tree):
     arrays = dict(vars(tree))
     again = SplitTree.of_arrays(arrays)
     assert all(np.array_equal(vars(again)[name], values) for name, values in arrays.items())
-    del arrays["is_of_few_genes"]
-    assert SplitTree.of_arrays(arrays).is_of_few_genes.tolist() == [False, False]
+    for name in ("is_of_few_genes", "is_of_one_level"):
+        del arrays[name]
+        assert vars(SplitTree.of_arrays(arrays))[name].tolist() == [False, False]
 
 
 def test_a_split_is_made_only_with_those_above_it(tree):
@@ -69,6 +71,13 @@ def test_a_split_that_repeats_counts_less(tree):
     np.testing.assert_allclose(first.height, [0.2, 0.2])  # and so do those below it
     narrow = replace(repeated, is_of_few_genes=np.array([False, True]))
     np.testing.assert_allclose(narrow.height, repeated.height)  # once, whatever the reasons
+
+
+def test_a_split_of_one_level_of_a_condition_counts_a_little_less(tree):
+    one = replace(tree, is_of_one_level=np.array([False, True]))
+    np.testing.assert_allclose(one.height, [0.504, 0.504])  # 0.7 × 0.8 × 0.9, above
+    both = replace(one, is_of_few_genes=np.array([False, True]))
+    np.testing.assert_allclose(both.height, [0.5, 0.36])  # the stronger reason alone
 
 
 def test_the_linkage_is_one_of_scipy_and_gives_the_same_clusters(tree):

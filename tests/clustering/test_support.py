@@ -5,7 +5,7 @@ import pytest
 
 from scgmvae.clustering import cut_tests
 from scgmvae.clustering.cut_tests import APART, FINEST
-from scgmvae.clustering.support import fall_on_their_sides, levels_on_both_sides
+from scgmvae.clustering.support import fall_on_their_sides, levels_on_both_sides, support_of
 
 
 def given_back(rows):
@@ -110,6 +110,21 @@ def test_cells_of_other_levels_lie_on_their_sides():
         few = np.where(shows, side, np.arange(180) < 100 + n_wrong)
         moved = np.where(shows[:, None], z, z[np.arange(180) % 40 + 100])
         assert fall_on_their_sides(moved, few, shows) == is_right
+
+
+@pytest.mark.parametrize(
+    ("n_second", "is_of_one"),
+    [([60, 0], True), ([60, 4], True), ([60, 5], False), ([30, 30], False)],
+)
+def test_a_cut_is_of_one_level_where_another_has_cells_for_both_sides(n_second, is_of_one):
+    groups = [(100, (0, 0), 0), (100, (0, 0), 1)]
+    groups += [(n, (9, 0), level) for level, n in enumerate(n_second)]
+    z, level = cells(groups)
+    side = z[:, 0] > 4.5
+    assert support_of(z, side, level, 0.01, 0.2).is_of_one_level == is_of_one
+    # a level of which nearly no cells would be on the smaller side says nothing
+    few = np.where((level == 1) & (np.arange(len(z)) % 100 >= 30), 0, level)
+    assert not support_of(z, side, few, 0.01, 0.2).is_of_one_level
 
 
 def test_support_is_asked_for_where_a_cut_counts():
