@@ -272,8 +272,9 @@ class SplitsMixin(PopulationsMixin):
         ``linkage`` of the components as scipy has it, with the strengths as heights down to which
         :meth:`cut` makes the splits: that of a split is at most the height of the one above it and
         at least seven tenths of the strength of one below it, and one that repeats from type to
-        type, or rests on few genes, has 0.4 of its strength; their ``names``; and the tree in
-        ``newick`` format, with the strength of each split as it is.
+        type, or rests on few genes, has 0.4 of its strength, one of a single level of a condition
+        0.8; their ``names``; and the tree in ``newick`` format, with the strength of each split
+        as it is.
 
         Raises
         ------
