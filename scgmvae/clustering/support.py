@@ -47,7 +47,7 @@ class Support(NamedTuple):
     is_given: bool
     """Whether the cut is still there then, or among the cells of single levels."""
     is_of_one_level: bool = False
-    """Whether one level alone has cells on both sides, where others have enough for some."""
+    """Whether at most one level has cells on both sides, though several have enough for some."""
 
 
 def support_of(

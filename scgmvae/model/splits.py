@@ -129,9 +129,9 @@ class SplitsMixin(PopulationsMixin):
         and ``p`` of cells whose batches were moved onto each other); ``is_of_few_genes``, whether
         its sides are alike but for three genes, as B cells of either light chain are (such a
         split, and one that is repeated, counts 0.4 of its strength); ``is_of_one_level``, whether
-        one level of a condition alone has cells on both sides, although others have enough cells
-        for some (such a split counts 0.8 of its strength); ``is_made``, whether the
-        present clusters follow it; ``genes_left`` and ``genes_right``, the genes that are higher
+        at most one level of a condition has cells on both sides, although others have enough for
+        some (such a split counts 0.8 of its strength); ``is_made``, whether the present clusters
+        follow it; ``genes_left`` and ``genes_right``, the genes that are higher
         on that side, by Welch's t of log(1 + counts per 10,000).
 
         Raises
