@@ -49,8 +49,8 @@ class SplitTree:
     is_of_few_genes: NDArray[np.bool_]
     """Whether each split rests on few genes, (S,)."""
     is_of_one_level: NDArray[np.bool_]
-    """Whether at most one level of a condition has cells on both sides of each split, though several
-    have enough for some, (S,)."""
+    """Whether at most one level of a condition has cells on both sides of each split, though
+    several have enough for some, (S,)."""
 
     @classmethod
     def of_arrays(cls, arrays: dict[str, NDArray]) -> SplitTree:
