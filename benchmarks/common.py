@@ -23,9 +23,12 @@ import scgmvae
 PACKAGES = ("scvi-tools", "torch", "scanpy", "anndata", "scikit-learn", "numpy")
 
 
-def set_threads(n_threads: int) -> None:
-    """Use a fixed number of threads in torch; set OMP_NUM_THREADS for all else before starting."""
-    torch.set_num_threads(n_threads)
+def set_threads(n_threads: int, short: bool = False) -> None:
+    """Use a fixed number of threads in torch; set OMP_NUM_THREADS for all else before starting.
+
+    Short forms use one, because they run side by side, where two threads wait for one another.
+    """
+    torch.set_num_threads(1 if short else n_threads)
 
 
 @contextmanager
@@ -142,8 +145,7 @@ def run_tasks(script: str, description: str, tasks: dict[str, tuple[Run, list[st
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--short", action="store_true")
     args = parser.parse_args()
-    # short forms run side by side, where two threads each would wait for one another
-    set_threads(1 if args.short else args.threads)
+    set_threads(args.threads, args.short)
     for task in args.tasks:
         run, by = tasks[task]
         path = args.out / f"{script}{f'-{task}' if len(tasks) > 1 else ''}.json"

@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--short", action="store_true")
     args = parser.parse_args()
-    set_threads(args.threads)
+    set_threads(args.threads, args.short)
     n_train, n_new, n_genes, epochs = (
         (400, 1000, 100, 1) if args.short else (4000, 100_000, 2000, 3)
     )

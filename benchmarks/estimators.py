@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--short", action="store_true")
     args = parser.parse_args()
-    set_threads(args.threads)
+    set_threads(args.threads, args.short)
     n_draws, epochs = (200, 2) if args.short else (5000, 60)
     adata = scgmvae.datasets.digits()
     model = scgmvae.SCGMVAE(adata, prior="normal", n_latent=10, input_dropout_rate=0.0)

@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--short", action="store_true")
     args = parser.parse_args()
-    set_threads(args.threads)
+    set_threads(args.threads, args.short)
     coefficients, rows = steps(args.short)
     rows += [
         {"what": "coefficient, µs", "sizes": sizes, "used": name, "foretold": 1e3 * value}

@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--short", action="store_true")
     args = parser.parse_args()
-    set_threads(args.threads)
+    set_threads(args.threads, args.short)
     if args.short:
         args.tasks, args.seeds = ["simulated", "rare"], [0]
     tables = {}

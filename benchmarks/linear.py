@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--short", action="store_true")
     args = parser.parse_args()
-    set_threads(1 if args.short else args.threads)
+    set_threads(args.threads, args.short)
     rows = []
     for name in ["digits"] if args.short else EPOCHS:
         for kind in SCALES:

@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--partitions", type=Path)
     parser.add_argument("--short", action="store_true")
     args = parser.parse_args()
-    set_threads(args.threads)
+    set_threads(args.threads, args.short)
     compile_graphs()
     for name in ["simulated"] if args.short else args.tasks:
         path = args.out / f"peers-{name}.json"

@@ -394,7 +394,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    set_threads(args.threads)
+    set_threads(args.threads, args.short)
     if args.child:
         print(json.dumps(train_one(args.child[0], Path(args.child[1]))))
         return

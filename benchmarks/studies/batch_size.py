@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
     parser.add_argument("--short", action="store_true")
     args = parser.parse_args()
-    set_threads(args.threads)
+    set_threads(args.threads, args.short)
     n_cells = 600 if args.short else args.cells
     keys = ["cells", "minibatch", "seed"]
     for seed in args.seeds:

@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
     parser.add_argument("--short", action="store_true", help="two epochs of simulated data")
     args = parser.parse_args()
-    set_threads(args.threads)
+    set_threads(args.threads, args.short)
     variants, epochs = list(VARIANTS), {}
     if args.short:
         args.sets, args.seeds, variants = ["simulated"], [0], ["default", "k-means start"]
