@@ -70,7 +70,9 @@ class TestedCut(NamedTuple):
     @property
     def is_split(self) -> bool:
         """Whether it belongs into the tree."""
-        return _is_plain(self.evidence) and (self.is_supported or self.evidence.strength >= APART)
+        return _belongs_in_tree(self.evidence) and (
+            self.is_supported or self.evidence.strength >= APART
+        )
 
 
 def tested_cut(
@@ -158,13 +160,13 @@ def _support(
 ) -> Support:
     """What a condition says of a cut, by its levels moved onto each other, or by single levels."""
     support = support_of(z, cut.side, level, cut.t, evidence.null)
-    if support.is_given or not _is_plain(evidence):
+    if support.is_given or not _belongs_in_tree(evidence):
         return support
     return support._replace(is_given=_is_seen_within(z, cut.side, level, encoder_of, rng))
 
 
-def _is_plain(evidence: Evidence) -> bool:
-    """Whether a cut is one that belongs into the tree."""
+def _belongs_in_tree(evidence: Evidence) -> bool:
+    """Whether a cut is deep enough for the tree, whatever conditions say of it."""
     return evidence.p <= LARGEST_P and evidence.strength >= FINEST
 
 
@@ -187,7 +189,7 @@ def _is_seen_within(
         rows = np.flatnonzero(level == one)
         own = side[rows] if side[rows].mean() <= 0.5 else ~side[rows]
         evidence = evidence_of_cut(z[rows], own, partial(of_rows, encoder_of, rows), rng)
-        if not _is_plain(evidence):
+        if not _belongs_in_tree(evidence):
             return False
         shows[rows] = True
         strengths.append(evidence.strength)

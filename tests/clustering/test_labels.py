@@ -327,7 +327,7 @@ def test_the_classifier_is_taken_that_held_out_cells_surprise_less(
     np.testing.assert_array_equal(chosen, label_probabilities(x, labels, 2))
 
 
-def test_the_choice_does_not_depend_on_the_cells_without_a_label(monkeypatch):
+def test_the_choice_does_not_depend_on_the_cells_without_a_label():
     x, truth = of_unequal_spread(2000)
     some = np.random.default_rng(0).permutation(2000)[:60]
     surprises = []

@@ -42,7 +42,7 @@ def test_a_type_that_some_levels_lack_is_one(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_condition_between_types_of_one_level_each_makes_no_cut(seed):
+def test_a_type_that_a_condition_moves_is_not_cut(seed):
     # no level has cells on both sides
     found = cut_of([(200, (0, 0), 0), (200, (5, 0), 1)], seed)
     assert not found.is_split
