@@ -9,8 +9,8 @@ say how the probabilities of the discriminant analysis are made right: not at al
 scikit-learn has it); softened until they predict held-out cells (*softened*); that, and for
 frequencies of the types that are corrected once (*softened, frequencies*), or estimated until they
 change no more (*softened, EM*). *regression* has a logistic regression in its place, softened and
-corrected once, and *chosen* (the default) that of the two whose held-out cells are less
-surprising. Where there are batches they are told.
+corrected once, and *both* (the default) has the two with the weights that predict held-out cells
+best. Where there are batches they are told.
 """
 
 from __future__ import annotations
@@ -92,19 +92,19 @@ def softened(x: NDArray, labels: NDArray, n_labels: int, n_rounds: int) -> NDArr
     x, label = x.astype(np.float64), labels[known]
     counts = np.bincount(label, minlength=n_labels)
     shares = frequency = counts / counts.sum()
-    log_densities, usual = spreading.CLASSIFIERS[0]
-    log_f = log_densities(x[known], label, x)
-    held_out = spreading._held_out(log_densities, x[known], label, seed=0)
-    for _ in range(n_rounds + 1):
-        softness = spreading._softness(*held_out, shares, frequency, usual)
-        proba = spreading._softened(log_f, shares, frequency, softness)
-        frequency = proba[~known].sum(0) + counts
-        frequency = frequency / frequency.sum()
+    with patch.object(spreading, "CLASSIFIERS", spreading.CLASSIFIERS[:1]):
+        log_f = spreading._log_densities(x[known], label, x)
+        held_out = spreading._held_out(x[known], label, seed=0)
+        for _ in range(n_rounds + 1):
+            mix = spreading._best_mix(*held_out, shares, frequency)
+            proba = spreading._mixed(log_f, shares, frequency, mix)
+            frequency = proba[~known].sum(0) + counts
+            frequency = frequency / frequency.sum()
     return proba
 
 
 def by_one(x: NDArray, labels: NDArray, n_labels: int, number: int) -> NDArray[np.float64]:
-    """Probabilities of one of the two classifiers between which the default chooses."""
+    """Probabilities of one of the two classifiers alone."""
     with patch.object(spreading, "CLASSIFIERS", spreading.CLASSIFIERS[number : number + 1]):
         return spreading.label_probabilities(x, labels, n_labels)
 
@@ -115,7 +115,7 @@ PROBABILITIES = {
     "softened, frequencies": partial(by_one, number=0),
     "softened, EM": partial(softened, n_rounds=30),
     "regression": partial(by_one, number=1),
-    "chosen": spreading.label_probabilities,
+    "both": spreading.label_probabilities,
 }
 
 

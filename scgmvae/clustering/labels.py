@@ -1,8 +1,9 @@
 """What a few labelled cells say of the others, before a mixture learns from them.
 
-Where borders between types are straight this is a linear discriminant analysis, or a logistic
-regression if that predicts labelled cells better that are held out. Probabilities are made right:
-softened until they predict these cells, and for types as frequent as they are among all cells.
+Where borders between types are straight this is a linear discriminant analysis together with a
+logistic regression, each with the weight with which both predict labelled cells best that are held
+out. These weights also say how sure the probabilities may be. Then they are made right for types
+as frequent as they are among all cells.
 """
 
 from __future__ import annotations
@@ -63,18 +64,21 @@ class Spread(NamedTuple):
     they are not known."""
 
 
-class Softness(NamedTuple):
-    """By how much densities are too sure."""
+class Mix(NamedTuple):
+    """How much classifiers count, and for how many cells they do not."""
 
-    temperature: float
-    """T, by which log densities are divided."""
+    weights: NDArray[np.float64]
+    """a, by which the log densities of each classifier are multiplied, (C,), at least 0."""
     strange: float
     """ε, share of the cells of which densities say nothing."""
 
 
-SD_OF_LOG_T = 0.5
-"""By how much log T varies between data."""
-LARGEST = Softness(temperature=50.0, strange=0.2)
+USUAL_STRANGE, MOST_STRANGE = 0.02, 0.2
+"""ε where few cells are held out, and its largest value."""
+SD_OF_WEIGHTS = 0.5
+"""By how much weights vary between data, over the usual ones."""
+LARGEST_WEIGHT = 20.0
+"""Largest weight, over the usual one."""
 
 
 def partition_by_labels(
@@ -158,21 +162,22 @@ def label_probabilities(
 
     A linear discriminant analysis, with correlations that are shrunk as Ledoit and Wolf do because
     there may be fewer labelled cells than dimensions, says how likely a cell is in each type,
-    :math:`f_l(x)`. Where many cells are labelled, a logistic regression, which says the same up to
-    a number for each cell, knows the borders better. That of the two is taken by which labelled
-    cells are less surprising when they are held out. With the shares :math:`s_l` of the labelled
-    cells both are too sure, and some cells are unlike all others of their type, so
+    :math:`f_{1l}(x)`. Where many cells are labelled, a logistic regression, which says the same up
+    to a number for each cell, :math:`f_{2l}(x)`, knows the borders better. With the shares
+    :math:`s_l` of the labelled cells both are too sure, and some cells are unlike all others of
+    their type, so
 
     .. math::
-        p(l|x) = (1 - \varepsilon) \frac{(s_l f_l(x))^{1/T} \pi_l / s_l}
-        {\sum_m (s_m f_m(x))^{1/T} \pi_m / s_m} + \varepsilon \pi_l
+        p(l|x) \propto (1 - \varepsilon) \frac{\pi_l}{s_l} \prod_c (s_l f_{cl}(x))^{a_c}
+        + \varepsilon \pi_l
 
-    with the T and ε by which labelled cells are predicted best, each held out once in ten folds. A
-    user may have labelled as many cells of a rare type as of a common one, so π are not their
-    shares. With π = s at first, the mean of p(l|x) over all cells without a label says how many
-    more there are of a type than among the labelled cells, where it is that over cells that are
-    held out. Once is enough: repeated until nothing changes, types that overlap lose their cells
-    to the largest (``benchmarks/studies/label_start.py``).
+    where the first part sums to 1 − ε, with the weights :math:`a_c` and the ε by which labelled
+    cells are predicted best, each held out once in ten folds. A user may have labelled as many
+    cells of a rare type as of a common one, so π are not their shares. With π = s at first, the
+    mean of p(l|x) over all cells without a label says how many more there are of a type than among
+    the labelled cells, where it is that over cells that are held out. Once is enough: repeated
+    until nothing changes, types that overlap lose their cells to the largest
+    (``benchmarks/studies/label_start.py``).
 
     Parameters
     ----------
@@ -193,60 +198,40 @@ def label_probabilities(
     References
     ----------
     Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices".
-    Guo et al. 2017, "On calibration of modern neural networks" (T).
+    Genest and Zidek 1986, "Combining probability distributions" (logarithmic opinion pools, a).
+    Wolpert 1992, "Stacked generalization" (weights by what is held out).
     Saerens et al. 2002, "Adjusting the outputs of a classifier to new a priori probabilities" (π).
     """
     is_labelled = labels >= 0
     known, label = np.unique(labels[is_labelled], return_inverse=True)
     spread = np.sqrt(x[is_labelled].var(0).mean())
     cells = x.astype(np.float64) / max(float(spread), TINY)
-    found = [
-        _softened_by(classifier, cells, label, is_labelled, labels == -1, seed)
-        for classifier in CLASSIFIERS
-    ]
-    of_all = np.zeros((len(cells), n_labels))
-    of_all[:, known] = min(found, key=lambda one: one.surprise).proba
-    return of_all
-
-
-class _Softened(NamedTuple):
-    """Probabilities of labels that are made right."""
-
-    proba: NDArray[np.float64]
-    """Those of all cells, (n, labels)."""
-    surprise: float
-    """Mean −log probability of the labels of cells that are held out, 0 without any."""
-
-
-def _softened_by(
-    classifier: Classifier,
-    cells: NDArray[np.float64],
-    label: Codes,
-    is_labelled: NDArray[np.bool_],
-    is_other: NDArray[np.bool_],
-    seed: int,
-) -> _Softened:
-    """Probabilities of all cells by one classifier, which is fitted to those that are labelled.
-
-    How surprising held-out cells are is said before frequencies are corrected, because each
-    classifier corrects them in its own way.
-    """
-    log_densities, usual = classifier
     shares = np.bincount(label) / len(label)
-    log_f = log_densities(cells[is_labelled], label, cells)
-    held_out = _held_out(log_densities, cells[is_labelled], label, seed)
-    softness = _softness(*held_out, shares, shares, usual)
-    surprise = _surprise(*held_out, shares, shares, softness)
-    of_others = _softened(log_f[is_other], shares, shares, softness)
-    of_held_out = _softened(held_out[0], shares, shares, softness)
+    log_f = _log_densities(cells[is_labelled], label, cells)
+    held_out = _held_out(cells[is_labelled], label, seed)
+    mix = _best_mix(*held_out, shares, shares)
+    of_others = _mixed(log_f[:, labels == -1], shares, shares, mix)
+    of_held_out = _mixed(held_out[0], shares, shares, mix)
     frequency = _frequency(of_others, of_held_out, held_out[1], shares)
-    softness = _softness(*held_out, shares, frequency, usual)
-    return _Softened(_softened(log_f, shares, frequency, softness), surprise)
+    mix = _best_mix(*held_out, shares, frequency)
+    of_all = np.zeros((len(cells), n_labels))
+    of_all[:, known] = _mixed(log_f, shares, frequency, mix)
+    return of_all
 
 
 def _show_spread(n_cells: int, n_labels: int, n_dims: int) -> bool:
     """Whether so many labelled cells show how cells of one type differ."""
     return n_cells - n_labels >= min(LEAST_FREEDOM, n_dims)
+
+
+def _log_densities(
+    x: NDArray[np.float64], label: Codes, of: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Log densities of rows in each label by each classifier, ``(C, n, labels)``.
+
+    The classifiers are fitted to x. Densities are up to a number for each row.
+    """
+    return np.stack([classifier.log_densities(x, label, of) for classifier in CLASSIFIERS])
 
 
 def _log_densities_of_analysis(
@@ -303,9 +288,9 @@ def _some_of_each(label: Codes, most: int) -> Codes:
 
 
 def _held_out(
-    log_densities: LogDensities, x: NDArray[np.float64], label: Codes, seed: int
+    x: NDArray[np.float64], label: Codes, seed: int
 ) -> tuple[NDArray[np.float64], Codes]:
-    """Log densities of labelled cells by others, ``(m, labels)``, and their labels, ``(m,)``.
+    """Log densities of labelled cells by others, ``(C, m, labels)``, and their labels, ``(m,)``.
 
     The only cell of a label cannot be held out.
     """
@@ -314,24 +299,24 @@ def _held_out(
     fold = np.empty(len(label), dtype=np.int64)
     fold[order] = np.arange(len(label)) % N_FOLDS  # so all labels are left in each
     fold[np.bincount(label)[label] == 1] = -1
-    parts, tested = [np.empty((0, label.max() + 1))], [label[:0]]
+    parts, tested = [np.empty((len(CLASSIFIERS), 0, label.max() + 1))], [label[:0]]
     for number in np.unique(fold[fold >= 0]):
         test = fold == number
         if _show_spread((~test).sum(), label.max() + 1, x.shape[1]):
-            parts.append(log_densities(x[~test], label[~test], x[test]))
+            parts.append(_log_densities(x[~test], label[~test], x[test]))
             tested.append(label[test])
-    return np.concatenate(parts), np.concatenate(tested)
+    return np.concatenate(parts, axis=1), np.concatenate(tested)
 
 
-def _softened(
+def _mixed(
     log_f: NDArray[np.float64],
     shares: NDArray[np.float64],
     frequency: NDArray[np.float64],
-    softness: Softness,
+    mix: Mix,
 ) -> NDArray[np.float64]:
     """Probabilities of labels of these frequencies, ``(n, labels)``."""
-    logits = (log_f + np.log(shares)) / softness.temperature + np.log(frequency / shares)
-    return (1 - softness.strange) * softmax(logits, axis=1) + softness.strange * frequency
+    logits = np.tensordot(mix.weights, log_f + np.log(shares), 1) + np.log(frequency / shares)
+    return (1 - mix.strange) * softmax(logits, axis=1) + mix.strange * frequency
 
 
 def _frequency(
@@ -355,62 +340,50 @@ def _frequency(
     return frequency / frequency.sum()
 
 
-def _softness(
+def _best_mix(
     log_f: NDArray[np.float64],
     label: Codes,
     shares: NDArray[np.float64],
     frequency: NDArray[np.float64],
-    usual: Softness,
-) -> Softness:
-    """T and ε by which held-out cells are predicted best, were they as frequent as all are.
+) -> Mix:
+    """Weights and ε by which held-out cells are predicted best, were they as frequent as all are.
 
-    A few held-out cells say little: of log T it is assumed that it is normal about the usual one,
-    and of ε that it is exponential.
+    A few held-out cells say little. So it is assumed that the first classifier has about the
+    weight that it has alone in most data, and that the others have none, with normal deviations
+    from it, and of ε that it is exponential.
     """
-    n_held_out = (frequency / shares)[label].sum()
+    usual = np.array([classifier.usual_weight for classifier in CLASSIFIERS])
+    expected = np.arange(len(CLASSIFIERS)) == 0
+    weights_of_cells = (frequency / shares)[label]
 
     def loss(parameters: NDArray[np.float64]) -> float:
-        log_t, strange = parameters
-        softness = Softness(np.exp(log_t), strange)
-        of_cells = n_held_out * _surprise(log_f, label, shares, frequency, softness)
-        unusual = (log_t - np.log(usual.temperature)) / SD_OF_LOG_T
-        return float(of_cells + unusual**2 / 2 + strange / usual.strange)
+        relative, strange = parameters[:-1], parameters[-1]
+        proba = _mixed(log_f, shares, frequency, Mix(relative * usual, strange))
+        log_proba = np.log(proba[np.arange(len(label)), label] + TINY)
+        deviations = (relative - expected) / SD_OF_WEIGHTS
+        unusual = (deviations**2).sum() / 2 + strange / USUAL_STRANGE
+        return float(unusual - weights_of_cells @ log_proba)
 
-    start = (np.log(usual.temperature), usual.strange)
-    bounds = [(0.0, np.log(LARGEST.temperature)), (0.0, LARGEST.strange)]
-    log_t, strange = minimize(loss, start, bounds=bounds, method="L-BFGS-B").x
-    return Softness(float(np.exp(log_t)), float(strange))
-
-
-def _surprise(
-    log_f: NDArray[np.float64],
-    label: Codes,
-    shares: NDArray[np.float64],
-    frequency: NDArray[np.float64],
-    softness: Softness,
-) -> float:
-    """Mean −log probability of the labels of cells, were they as frequent as all are."""
-    if not len(label):
-        return 0.0
-    weights = (frequency / shares)[label]
-    proba = _softened(log_f, shares, frequency, softness)[np.arange(len(label)), label]
-    return float(-(weights @ np.log(proba + TINY)) / weights.sum())
+    start = [*expected.astype(float), USUAL_STRANGE]
+    bounds = [*[(0.0, LARGEST_WEIGHT)] * len(usual), (0.0, MOST_STRANGE)]
+    *relative, strange = minimize(loss, start, bounds=bounds, method="L-BFGS-B").x
+    return Mix(np.array(relative) * usual, float(strange))
 
 
 class Classifier(NamedTuple):
     """What can say how likely a cell is in each type."""
 
     log_densities: LogDensities
-    usual: Softness
-    """What is found in most data with ten labelled cells of a type."""
+    usual_weight: float
+    """Its weight in most data with ten labelled cells of a type, if it is alone."""
 
 
 CLASSIFIERS = (
-    Classifier(_log_densities_of_analysis, Softness(temperature=4.5, strange=0.02)),
-    Classifier(_log_densities_of_regression, Softness(temperature=1.2, strange=0.02)),
+    Classifier(_log_densities_of_analysis, 1 / 4.5),
+    Classifier(_log_densities_of_regression, 1 / 1.2),
 )
-"""Linear discriminant analysis, with T from 2.5 to 8, and logistic regression, with T from 1 to
-2; of both ε is up to .02."""
+"""Linear discriminant analysis and logistic regression. Alone they have weights between 1/8 and
+1/2.5, and between 1/2 and 1."""
 
 
 def without_levels(
