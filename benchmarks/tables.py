@@ -377,7 +377,7 @@ TABLES = {
         ("label_start",),
         {"data": "data", "spread_by": "spread by", "probabilities": "probabilities"},
         LABELS,
-        lambda rows: rows[(rows["spread_by"] == "z, PCs") | (rows["probabilities"] == "chosen")],
+        lambda rows: rows[(rows["spread_by"] == "z, PCs") | (rows["probabilities"] == "both")],
     ),
     "labels-rare": Table(
         ("labels-rare",),

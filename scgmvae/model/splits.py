@@ -22,6 +22,7 @@ from scgmvae.model.populations import PopulationsMixin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
     from numpy.typing import NDArray
     from scipy import sparse
@@ -53,12 +54,22 @@ class SplitsMixin(PopulationsMixin):
     # ---------------------------------------------------------------------- cells → tree
 
     def _grown_tree(
-        self, rows: NDArray[np.integer], z: NDArray[np.float32], n_leaves: int | None, seed: int
+        self,
+        rows: NDArray[np.integer],
+        z: NDArray[np.float32],
+        n_leaves: int | None,
+        seed: int,
+        twin: Self | None = None,
     ) -> tuple[SplitTree, NDArray[np.int64]]:
-        """Tree of the tested splits of some cells, and the leaf of each of them, (n,)."""
+        """Tree of the tested splits of some cells, and the leaf of each of them, (n,).
+
+        With a twin splits are tested in the z of both.
+        """
+        if twin is not None:
+            z = np.hstack([z, twin._posteriors(indices=rows)["z_loc"]])
         return grow(
             z.astype(float),
-            lambda some: self._encoder_of(rows[some]),
+            lambda some: self._encoder_of(rows[some], twin),
             [level[rows] for level in self._levels().values()],
             sums_of=lambda leaf: self._sums_by_group(rows, leaf),
             is_gene=self._is_gene,

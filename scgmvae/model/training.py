@@ -12,12 +12,14 @@
 from __future__ import annotations
 
 import warnings
-from copy import deepcopy
+from copy import copy, deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from scvi import settings as scvi_settings
 from scvi.train._config import KwargsLike, merge_kwargs
 
@@ -40,6 +42,7 @@ from scgmvae.train.checkpoints import (
 from scgmvae.train.devices import check_devices
 from scgmvae.train.finite_watch import FiniteWatch
 from scgmvae.train.plan import StagedTrainingPlan
+from scgmvae.train.pretraining import another_seed, pretrain
 from scgmvae.train.recipe import SMALLEST_MINIBATCH
 from scgmvae.train.request import (
     Folders,
@@ -56,6 +59,8 @@ from scgmvae.train.start import (
 )
 
 if TYPE_CHECKING:
+    from typing import Self
+
     import lightning.pytorch as pl
     from numpy.typing import NDArray
 
@@ -260,7 +265,7 @@ class TrainingMixin(StartMixin):
             rows = self._take_cells(splitter)
             self._make_ready(training, rows)
             plan = self._plan(training, splitter.n_obs)
-            callbacks = self._callbacks(training, checkpoints, rows, splitter)
+            callbacks = self._callbacks(training, plan, checkpoints, rows, splitter)
             machine = {"accelerator": accelerator, "devices": devices}
             runner = self._run(training, plan, splitter, checkpoints, callbacks, machine)
         self._finish(training, rows)
@@ -366,12 +371,21 @@ class TrainingMixin(StartMixin):
 
     # ------------------------------------------------------------------------- what is run
 
-    def _splitter(self, training: Training, datamodule: pl.LightningDataModule | None) -> Splitter:
-        """Source of the minibatches."""
+    def _splitter(
+        self,
+        training: Training,
+        datamodule: pl.LightningDataModule | None = None,
+        rows: NDArray[np.integer] | None = None,
+    ) -> Splitter:
+        """Source of the minibatches; ``rows`` are the training cells where they are known."""
         request = training.request
         if datamodule is not None:
             validates = request.needs_validation(training.trainer_kwargs)
             return ForeignMinibatches(datamodule, self._layout(), validates)
+        settings = dict(request.datasplitter_kwargs or {})
+        if rows is not None:
+            others = np.setdiff1d(np.arange(self.adata.n_obs), rows)
+            settings["external_indexing"] = [rows, np.array([], dtype=np.int64), others]
         return SeededDataSplitter(
             self.adata_manager,
             seed=request.seed,
@@ -381,7 +395,7 @@ class TrainingMixin(StartMixin):
             batch_size=request.batch_size,
             copies=self._copies(request.balance_key),
             sparse=self.module.takes_sparse,
-            **(request.datasplitter_kwargs or {}),
+            **settings,
         )
 
     def _copies(self, balance_key: str | None) -> NDArray[np.floating] | None:
@@ -456,6 +470,7 @@ class TrainingMixin(StartMixin):
     def _callbacks(
         self,
         training: Training,
+        plan: StagedTrainingPlan,
         checkpoints: Checkpoints | None,
         rows: NDArray[np.integer],
         splitter: Splitter,
@@ -463,7 +478,10 @@ class TrainingMixin(StartMixin):
         """The user's callbacks and our own, in the order in which they are called."""
         request = training.request
         method = request.start or self._recipe.start
-        start = partial(self._start_mixture, rows, method, request.guide_key, request.seed)
+        twin_of = partial(self._twin, training, len(rows), plan.pretrain_epochs)
+        start = partial(
+            self._start_mixture, rows, method, request.guide_key, request.seed, twin_of
+        )
         has_names = isinstance(splitter, SeededDataSplitter)
         return [
             *([] if checkpoints is None else [checkpoints]),
@@ -471,6 +489,55 @@ class TrainingMixin(StartMixin):
             MixtureStart(start, self._keep_tree, checkpoints),
             FiniteWatch(self.adata.obs_names if has_names else None),
         ]
+
+    def _twin(
+        self,
+        training: Training,
+        n_obs: int,
+        pretrain_epochs: int,
+        rows: NDArray[np.integer],
+    ) -> Self | None:
+        """Another model of some of the cells, pretrained with other random numbers.
+
+        What two pretrainings show alike is no accident of one. If the first one had more cells,
+        the second has as many steps, but no more than it has by default.
+
+        Parameters
+        ----------
+        training
+            The training of this model.
+        n_obs, pretrain_epochs
+            Number of its cells, and of its epochs of pretraining.
+        rows
+            Rows of the cells.
+
+        Returns
+        -------
+        The other model, or ``None`` if there is no pretraining.
+        """
+        if not pretrain_epochs:
+            return None
+        request = training.request
+        if len(rows) < n_obs:
+            most = self._recipe.pretraining.n_steps * request.batch_size
+            n_cells = min(pretrain_epochs * n_obs, most)
+            pretrain_epochs = int(np.ceil(n_cells / len(rows)))
+        request = replace(
+            request,
+            seed=another_seed(request.seed),
+            max_epochs=1,
+            pretrain_epochs=pretrain_epochs,
+        )
+        training = replace(training, request=request)
+        twin, device = copy(self), self.module.device
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            torch.manual_seed(request.seed)
+            twin.module = twin._make_module()
+            twin._start_module(rows)
+            splitter = twin._splitter(training, rows=rows)
+            names = self.adata.obs_names
+            pretrain(twin._plan(training, len(rows)), splitter, device, [FiniteWatch(names)])
+        return twin
 
     def _keep_tree(self, tree: dict[str, NDArray] | None) -> None:
         self.split_tree_ = tree
