@@ -52,8 +52,10 @@ def grown(
     trees: list[Grown] = []
     original = SplitsMixin._grown_tree
 
-    def several(self: SplitsMixin, rows: NDArray, z: NDArray, n_leaves: None, _: int) -> Grown:
-        trees.extend(original(self, rows, z, n_leaves, draw) for draw in range(N_DRAWS))
+    def several(
+        self: SplitsMixin, rows: NDArray, z: NDArray, n_leaves: None, _: int, twin: object
+    ) -> Grown:
+        trees.extend(original(self, rows, z, n_leaves, draw, twin) for draw in range(N_DRAWS))
         return trees[0]
 
     epochs = COUNTS.pretraining.epochs(adata.n_obs) * times

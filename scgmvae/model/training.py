@@ -1,8 +1,9 @@
 """Training in three stages under one trainer: pretrain, start the mixture, joint.
 
 1. *pretrain*: the module is the plain VAE; the weight of its KL rises over the first part.
-2. *start*: the latent, or principal components, are partitioned, and components and classifier
-   are fitted to the partition.
+2. *start*: splits of the cells are tested in the latents of this pretraining and of a second one,
+   or the latent or principal components are partitioned; components and classifier are fitted to
+   the groups.
 3. *joint*: the full bound. The partition stays as a guide, a cross-entropy whose weight falls to
    zero, so that the first joint steps, in which the components are still rough, cannot undo a
    good start. What labels of some cells say of the others are probabilities, and their weight
@@ -109,9 +110,10 @@ class TrainingMixin(StartMixin):
         """Train the model, and write embedding and clusters into its AnnData.
 
         The first call pretrains the model as a VAE, starts the mixture from a partition of the
-        cells, and trains both together. If neither K nor labels nor ``guide_key`` is given,
-        clusters are then made of the components: those of the tested splits that are strong
-        (:meth:`cut`), or, with ``start="leiden"``, of components that overlap
+        cells, and trains both together. Where splits are tested, a second VAE is pretrained for
+        them, so that clusters depend less on the seed. If neither K nor labels nor ``guide_key``
+        is given, clusters are then made of the components: those of the tested splits that are
+        strong (:meth:`cut`), or, with ``start="leiden"``, of components that overlap
         (:meth:`merge_components`). A further call goes on with the joint stage and keeps
         components and clusters.
 
@@ -522,9 +524,12 @@ class TrainingMixin(StartMixin):
             most = self._recipe.pretraining.n_steps * request.batch_size
             n_cells = min(pretrain_epochs * n_obs, most)
             pretrain_epochs = int(np.ceil(n_cells / len(rows)))
+        # no cells are held out here that would show a plateau
+        plan_kwargs = (request.plan_kwargs or {}) | {"reduce_lr_on_plateau": False}
         request = replace(
             request,
             seed=another_seed(request.seed),
+            plan_kwargs=plan_kwargs,
             max_epochs=1,
             pretrain_epochs=pretrain_epochs,
         )

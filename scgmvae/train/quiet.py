@@ -34,8 +34,12 @@ def _is_needed(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out what Lightning says in every training; all other messages come through."""
+    """Leave out what Lightning says in every training; all other messages come through.
+
+    One such block may be within another, as a training within the start of another.
+    """
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    is_outermost = _is_needed not in log.filters
     log.addFilter(_is_needed)
     try:
         with warnings.catch_warnings():
@@ -43,4 +47,5 @@ def quiet() -> Iterator[None]:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
-        log.removeFilter(_is_needed)
+        if is_outermost:
+            log.removeFilter(_is_needed)
