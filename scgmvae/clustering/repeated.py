@@ -30,6 +30,9 @@ split, for the two to be divided alike: each type has its cells of a donor, and 
 COVERAGE = 0.6
 """Least share of all cells in the parts that are divided alike. It is not nearly all of them,
 because some types may come from one batch alone."""
+BESIDE_LARGEST = 0.1
+"""Least share of all cells in these parts without the largest of them. A few cells that are divided
+as most others are need not be a type: they may be doublets of both sides."""
 N_GENES = 300
 """Number of genes that are compared, those that differ most between leaves."""
 
@@ -63,8 +66,9 @@ def repeated_splits(
             and division.is_seen_in(theirs)
             and theirs.is_seen_in(division)
         ]
-        covered = np.logical_or.reduce([own, *alike])
-        repeated[split] = bool(alike) and n[covered].sum() >= COVERAGE * n.sum()
+        covered = n[np.logical_or.reduce([own, *alike])].sum()
+        beside = covered - max(n[part].sum() for part in (own, *alike))
+        repeated[split] = covered >= COVERAGE * n.sum() and beside >= BESIDE_LARGEST * n.sum()
     return repeated
 
 
