@@ -639,20 +639,18 @@ def test_a_cluster_that_lacks_a_modality_has_no_p_there(unpaired):
 
 def test_clusters_of_one_population_have_no_features_on_the_other_half(monkeypatch):
     monkeypatch.setattr(marker_tests, "AGAIN", 0.0)
-    n_called, n_naive = [], []
-    for seed in range(3):  # by chance some features of one of them may be called
-        rng = np.random.default_rng(seed)
-        rna = np.exp(rng.normal(0, 1, 80)) * rng.lognormal(0, 0.3, (300, 1))
-        levels = {"rna": rna, "protein": np.full((300, 6), 10.0)}
-        parts = {}
-        for name, mean in levels.items():
-            x = rng.poisson(rng.gamma(5, mean / 5)).astype(np.float32)
-            var = pd.DataFrame(index=[f"{name}_{i}" for i in range(x.shape[1])])
-            parts[name] = AnnData(sparse.csr_matrix(x), var=var)
-        mdata = mudata.MuData(parts)
-        long = TRAINING | {"max_epochs": 10, "pretrain_epochs": 30}
-        model = trained(mdata, FEW, training=long, n_components=2)
-        n_called.append((model.test_markers()["q"] < 0.05).sum())
-        n_naive.append((model.test_markers("scgmvae")["q"] < 0.05).sum())
-    assert min(n_naive) >= 8
-    assert np.median(n_called) <= 1
+    rng = np.random.default_rng(0)
+    rna = np.exp(rng.normal(0, 1, 80)) * rng.lognormal(0, 0.3, (300, 1))
+    levels = {"rna": rna, "protein": np.full((300, 6), 10.0)}
+    parts = {}
+    for name, mean in levels.items():
+        x = rng.poisson(rng.gamma(5, mean / 5)).astype(np.float32)
+        var = pd.DataFrame(index=[f"{name}_{i}" for i in range(x.shape[1])])
+        parts[name] = AnnData(sparse.csr_matrix(x), var=var)
+    mdata = mudata.MuData(parts)
+    # halves of counts are independent where their dispersions are known, which takes some epochs
+    long = TRAINING | {"max_epochs": 60, "pretrain_epochs": 60}
+    model = trained(mdata, FEW, training=long, n_components=2)
+    table, naive = model.test_markers(), model.test_markers("scgmvae")
+    assert (naive["q"] < 0.05).sum() >= 8
+    assert (table["q"] < 0.05).sum() <= 1
