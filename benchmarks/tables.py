@@ -179,7 +179,6 @@ TABLES = {
         {
             "splits": ("splits", 1),
             "seconds": ("seconds of tests", 1),
-            "seconds of second pretraining": ("of second pretraining", 1),
         },
     ),
     **{
