@@ -216,7 +216,7 @@ TABLES = {
     ),
     "two-pretrainings": Table(
         ("two_pretrainings",),
-        {"data": "data", "pretrainings": "pretrainings"},
+        {"data": "data", "pretrainings": "pretrainings", "strength": "strength"},
         {
             "agreement": ("ARI of two seeds", 3),
             "ARI": ("ARI with the types", 3),

@@ -123,7 +123,7 @@ NEEDS_SCIB = (
         ),
         pytest.param(
             "studies/two_pretrainings.py",
-            {"two_pretrainings": (2, "agreement")},
+            {"two_pretrainings": (8, "agreement")},
             id="two_pretrainings",
         ),
         pytest.param(
