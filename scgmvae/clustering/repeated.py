@@ -31,8 +31,8 @@ COVERAGE = 0.6
 """Least share of all cells in the parts that are divided alike. It is not nearly all of them,
 because some types may come from one batch alone."""
 BESIDE_LARGEST = 0.2
-"""Least share of all cells in these parts without the largest of them. A few cells that are divided
-as most others are need not be a type: they may be doublets of both sides."""
+"""Least share of all cells in these parts without the largest of them. A few cells may be divided
+as most others are because they are doublets of both sides."""
 N_GENES = 300
 """Number of genes that are compared, those that differ most between leaves."""
 

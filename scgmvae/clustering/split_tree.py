@@ -71,7 +71,7 @@ class SplitTree:
 
     @property
     def strength(self) -> NDArray[np.float64]:
-        """Strength of each split, (S,), between 0 and 1; 0 where one population is apart as well."""
+        """Strength of each split, (S,), from 0 to 1; 0 where T is 0 in one population as well."""
         ratio = np.divide(self.t, self.null, out=np.ones(self.n_splits), where=self.null > 0)
         return np.clip(1 - ratio, 0.0, 1.0)
 
