@@ -86,7 +86,7 @@ def _encoded_again(
     parts = points.chunk(len(members), 1)
     x = None
     for one, z, (_, to_decode) in zip(members, parts, given, strict=True):
-        drawn = one._drawn_x(to_decode | {"z": z})
+        drawn = one.module.generative(**(to_decode | {"z": z}), only_x=True)["px"].sample()
         x = drawn if x is None else torch.where(torch.rand_like(x) < 0.5, x, drawn)
     x = members[0]._with_depth(x)
     encoded = [

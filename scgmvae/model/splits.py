@@ -116,10 +116,10 @@ class SplitsMixin(PopulationsMixin):
         r"""Table of the tested splits, from all cells down to the components.
 
         A split is the weakest cut of its cells in two, in the graph of the neighbours that they
-        share in the z of two pretrainings, before the mixture was trained. T is the weight of the
-        edges across it over that expected by chance. It is compared with the weakest cuts of cells
-        that the model draws from one Gaussian in z, at the depths and under the conditions of the
-        real cells.
+        share in z, that of two pretrainings where there were any. T is the weight of the edges
+        across it over that expected by chance. It is compared with the weakest cuts of cells that
+        the model draws from one Gaussian in z, at the depths and under the conditions of the real
+        cells.
 
         Parameters
         ----------

@@ -379,7 +379,10 @@ class TrainingMixin(StartMixin):
         datamodule: pl.LightningDataModule | None = None,
         rows: NDArray[np.integer] | None = None,
     ) -> Splitter:
-        """Source of the minibatches; ``rows`` are the training cells where they are known."""
+        """Source of the minibatches.
+
+        ``rows`` are the training cells where they are known, which come up alike then.
+        """
         request = training.request
         if datamodule is not None:
             validates = request.needs_validation(training.trainer_kwargs)
@@ -395,7 +398,7 @@ class TrainingMixin(StartMixin):
             validation_size=request.validation_size,
             shuffle_set_split=request.shuffle_set_split,
             batch_size=request.batch_size,
-            copies=self._copies(request.balance_key),
+            copies=self._copies(request.balance_key) if rows is None else None,
             sparse=self.module.takes_sparse,
             **settings,
         )
@@ -480,16 +483,17 @@ class TrainingMixin(StartMixin):
         """The user's callbacks and our own, in the order in which they are called."""
         request = training.request
         method = request.start or self._recipe.start
-        twin_of = partial(self._twin, training, len(rows), plan.pretrain_epochs)
+        is_stream = isinstance(splitter, ForeignMinibatches)
+        n_obs = (is_stream and splitter.n_obs) or len(rows)
+        twin_of = partial(self._twin, training, n_obs, plan.pretrain_epochs)
         start = partial(
             self._start_mixture, rows, method, request.guide_key, request.seed, twin_of
         )
-        has_names = isinstance(splitter, SeededDataSplitter)
         return [
             *([] if checkpoints is None else [checkpoints]),
             *(training.trainer_kwargs.get("callbacks") or ()),
             MixtureStart(start, self._keep_tree, checkpoints),
-            FiniteWatch(self.adata.obs_names if has_names else None),
+            FiniteWatch(None if is_stream else self.adata.obs_names),
         ]
 
     def _twin(
@@ -509,7 +513,7 @@ class TrainingMixin(StartMixin):
         training
             The training of this model.
         n_obs, pretrain_epochs
-            Number of its cells, and of its epochs of pretraining.
+            Number of cells that it is trained on, and of its epochs of pretraining.
         rows
             Rows of the cells.
 
@@ -540,8 +544,8 @@ class TrainingMixin(StartMixin):
             twin.module = twin._make_module()
             twin._start_module(rows)
             splitter = twin._splitter(training, rows=rows)
-            names = self.adata.obs_names
-            pretrain(twin._plan(training, len(rows)), splitter, device, [FiniteWatch(names)])
+            plan, watch = twin._plan(training, len(rows)), FiniteWatch(self.adata.obs_names)
+            pretrain(plan, splitter, device, callbacks=[watch], **training.step_settings)
         return twin
 
     def _keep_tree(self, tree: dict[str, NDArray] | None) -> None:

@@ -83,6 +83,28 @@ def test_a_sample_of_the_cells_has_as_many_steps_up_to_a_bound(
     assert twins[-1]["plan"].pretrain_epochs == epochs
 
 
+def test_labelled_cells_that_the_sample_has_more_of_come_up_as_others_do(
+    counts, make_model, train, twins, monkeypatch
+):
+    adata = counts.copy()
+    adata.obs["label"] = adata.obs["component"].astype(str).where(np.arange(300) < 12, "unknown")
+    monkeypatch.setattr(cells, "LARGEST_TREE", 100)
+    setup = {"labels_key": "label", "unlabeled_category": "unknown"}
+    model = make_model(adata, setup, n_components=None)
+    train(model, max_epochs=1, pretrain_epochs=2, batch_size=25)
+    state = twins[-1]["plan"].module.state_dict()
+    counted = [v.item() for k, v in state.items() if k.endswith("num_batches_tracked")]
+    assert max(counted) == 4 * twins[-1]["plan"].pretrain_epochs
+
+
+def test_settings_of_a_step_are_those_of_the_first_pretraining(counts, make_model, train, twins):
+    model = make_model(counts.copy(), {}, n_components=None)
+    train(model, max_epochs=1, pretrain_epochs=3, batch_size=25, limit_train_batches=2)
+    state = twins[-1]["plan"].module.state_dict()
+    counted = [v.item() for k, v in state.items() if k.endswith("num_batches_tracked")]
+    assert max(counted) == 6
+
+
 def test_there_is_no_twin_without_a_pretraining(counts, make_model, train, twins):
     train(make_model(counts.copy(), {}, n_components=None), max_epochs=1, pretrain_epochs=0)
     assert twins[-1]["twin"] is None
