@@ -176,10 +176,7 @@ TABLES = {
     "tested-cost": Table(
         ("tested-cost",),
         {"n_obs": "cells"},
-        {
-            "splits": ("splits", 1),
-            "seconds": ("seconds of tests", 1),
-        },
+        {"splits": ("splits", 1), "seconds": ("seconds", 1)},
     ),
     **{
         f"differential-{task}": Table(
@@ -212,17 +209,6 @@ TABLES = {
             "ARI": ("ARI with the types", 3),
             "F1 rare": ("F1 of rare types", 2),
             "n_clusters": ("clusters", 1),
-        },
-    ),
-    "two-pretrainings": Table(
-        ("two_pretrainings",),
-        {"data": "data", "pretrainings": "pretrainings", "strength": "strength"},
-        {
-            "agreement": ("ARI of two seeds", 3),
-            "ARI": ("ARI with the types", 3),
-            "F1 rare": ("F1 of rare types", 2),
-            "n_clusters": ("clusters", 1),
-            "CPU seconds": ("CPU seconds", 0),
         },
     ),
     "priors-likelihood": Table(

@@ -122,11 +122,6 @@ NEEDS_SCIB = (
             id="transfer",
         ),
         pytest.param(
-            "studies/two_pretrainings.py",
-            {"two_pretrainings": (8, "agreement")},
-            id="two_pretrainings",
-        ),
-        pytest.param(
             "studies/label_start.py",
             {"label_start": (18, "ACC")},
             id="label_start",

@@ -2,12 +2,11 @@
 
     SCGMVAE_DATA_DIR=... python benchmarks/studies/split_seeds.py [--tasks default long wide]
 
-Four sets whose clusters differ between seeds, with splits tested in the z of one pretraining. Each
-is trained on three times, and the tree of each training is grown twice with other draws. *same
-training* is the ARI of the clusters of two trees of one training, *another training* that of trees
-of two trainings, *ARI* the agreement with the known types, *F1 rare* that of the best cluster of
-each type with at most 2 % of the cells; each for several strengths from which on a split makes
-clusters.
+Four sets whose clusters differ between seeds. Each is trained on three times, and the tree of each
+training is grown twice with other draws. *same training* is the ARI of the clusters of two trees
+of one training, *another training* that of trees of two trainings, *ARI* the agreement with the
+known types, *F1 rare* that of the best cluster of each type with at most 2 % of the cells; each
+for several strengths from which on a split makes clusters.
 
 default   trainings as they are
 long      a pretraining three times as long
@@ -35,7 +34,6 @@ from embedding import labelled
 
 from scgmvae.clustering.split_tree import SplitTree
 from scgmvae.model.splits import SplitsMixin
-from scgmvae.model.training import TrainingMixin
 from scgmvae.train.recipe import COUNTS
 
 SETS = ("baron_mouse", "mouse_bladder", "pbmc3k", "pbmc4k")
@@ -54,17 +52,12 @@ def grown(
     trees: list[Grown] = []
     original = SplitsMixin._grown_tree
 
-    def several(
-        self: SplitsMixin, rows: NDArray, z: NDArray, n_leaves: None, _: int, twin: None
-    ) -> Grown:
+    def several(self: SplitsMixin, rows: NDArray, z: NDArray, n_leaves: None, _: int) -> Grown:
         trees.extend(original(self, rows, z, n_leaves, draw) for draw in range(N_DRAWS))
         return trees[0]
 
     epochs = COUNTS.pretraining.epochs(adata.n_obs) * times
-    with (
-        patch.object(SplitsMixin, "_grown_tree", several),
-        patch.object(TrainingMixin, "_twin", lambda *_: None),
-    ):
+    with patch.object(SplitsMixin, "_grown_tree", several):
         length = {"pretrain_epochs": epochs, "max_epochs": 1}
         tested.fitted(adata, batch_key, seed, short, length, n_latent=n_latent)
     return adata.obs["cell_type"].astype(str).to_numpy(), trees

@@ -161,12 +161,9 @@ class MisfitMixin(PosteriorsMixin):
 
     def _drawn_x(self, given: dict) -> Tensor:
         """Values drawn from p(x|z,c), (n, G), given the inputs of the generative model."""
-        return self._with_depth(self.module.generative(**given, only_x=True)["px"].sample())
-
-    def _with_depth(self, x: Tensor) -> Tensor:
-        """Drawn values (n, G), with a count for cells without any, which have no depth."""
+        x = self.module.generative(**given, only_x=True)["px"].sample()
         if self.module.is_count:
-            x[x.sum(1) == 0, 0] = 1.0
+            x[x.sum(1) == 0, 0] = 1.0  # a cell without counts has no depth
         return x
 
     def _unknown_categories(self, tensors: dict[str, Tensor]) -> Tensor:

@@ -22,7 +22,6 @@ from scgmvae.model.populations import PopulationsMixin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Self
 
     from numpy.typing import NDArray
     from scipy import sparse
@@ -54,22 +53,12 @@ class SplitsMixin(PopulationsMixin):
     # ---------------------------------------------------------------------- cells → tree
 
     def _grown_tree(
-        self,
-        rows: NDArray[np.integer],
-        z: NDArray[np.float32],
-        n_leaves: int | None,
-        seed: int,
-        twin: Self | None = None,
+        self, rows: NDArray[np.integer], z: NDArray[np.float32], n_leaves: int | None, seed: int
     ) -> tuple[SplitTree, NDArray[np.int64]]:
-        """Tree of the tested splits of some cells, and the leaf of each of them, (n,).
-
-        With a twin splits are tested in the z of both.
-        """
-        if twin is not None:
-            z = np.hstack([z, twin._posteriors(indices=rows)["z_loc"]])
+        """Tree of the tested splits of some cells, and the leaf of each of them, (n,)."""
         return grow(
             z.astype(float),
-            lambda some: self._encoder_of(rows[some], twin),
+            lambda some: self._encoder_of(rows[some]),
             [level[rows] for level in self._levels().values()],
             sums_of=lambda leaf: self._sums_by_group(rows, leaf),
             is_gene=self._is_gene,
@@ -116,10 +105,9 @@ class SplitsMixin(PopulationsMixin):
         r"""Table of the tested splits, from all cells down to the components.
 
         A split is the weakest cut of its cells in two, in the graph of the neighbours that they
-        share in z, that of two pretrainings where there were any. T is the weight of the edges
-        across it over that expected by chance. It is compared with the weakest cuts of cells that
-        the model draws from one Gaussian in z, at the depths and under the conditions of the real
-        cells.
+        share in z. T is the weight of the edges across it over that expected by chance. It is
+        compared with the weakest cuts of cells that the model draws from one Gaussian in z, at the
+        depths and under the conditions of the real cells.
 
         Parameters
         ----------

@@ -32,9 +32,6 @@ from scgmvae.train.start import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Self
-
     from numpy.typing import NDArray
 
     from scgmvae.data.matrices import Matrix
@@ -84,17 +81,9 @@ class StartMixin(SplitsMixin):
         return mean
 
     def _start_mixture(
-        self,
-        rows: NDArray[np.integer],
-        start: Start,
-        guide_key: str | None,
-        seed: int,
-        twin_of: Callable[[NDArray[np.integer]], Self | None],
+        self, rows: NDArray[np.integer], start: Start, guide_key: str | None, seed: int
     ) -> Started:
-        """Start the components from a partition of the training cells.
-
-        Splits are tested with a twin, another pretrained model of the cells that are partitioned.
-        """
+        """Start the components from a partition of the training cells."""
         labels, chosen = label_codes(self.adata_manager), rows
         if guide_key is None:
             x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
@@ -106,8 +95,7 @@ class StartMixin(SplitsMixin):
                 seed=seed,
             )
         posteriors = self._posteriors(indices=chosen)
-        z = posteriors["z_loc"]
-        spread, tree = self._partition(chosen, z, start, guide_key, seed, twin_of)
+        spread, tree = self._partition(chosen, posteriors["z_loc"], start, guide_key, seed)
         partition = spread.component
         n_found = max(self.module.n_labels, int(partition.max()) + 1)
         self.n_components_ = self.n_components_ or n_found
@@ -170,7 +158,6 @@ class StartMixin(SplitsMixin):
         start: Start,
         guide_key: str | None,
         seed: int,
-        twin_of: Callable[[NDArray[np.integer]], Self | None],
     ) -> tuple[Spread, dict[str, NDArray] | None]:
         """Starting components of training cells, (n,), and the tree of splits they come from.
 
@@ -184,7 +171,7 @@ class StartMixin(SplitsMixin):
             column = self.adata.obs[guide_key].iloc[rows].astype("category")
             groups = by_size(column.cat.codes.to_numpy())
         elif start == "tested":
-            groups, tree = self._tested_groups(rows, z, seed, twin_of(rows))
+            groups, tree = self._tested_groups(rows, z, seed)
             groups = by_size(groups)
         else:
             x = self._to_partition(rows, z, seed)
@@ -203,16 +190,11 @@ class StartMixin(SplitsMixin):
         return spread, tree
 
     def _tested_groups(
-        self,
-        rows: NDArray[np.integer],
-        z: NDArray[np.float32],
-        seed: int,
-        twin: Self | None,
+        self, rows: NDArray[np.integer], z: NDArray[np.float32], seed: int
     ) -> tuple[NDArray[np.int64], dict[str, NDArray] | None]:
         """Leaves of the tree of tested splits and the tree; with labels its clusters alone."""
         n_labels = self.module.n_labels
-        n_leaves = None if n_labels else self.n_components_
-        tree, leaf = self._grown_tree(rows, z, n_leaves, seed, twin)
+        tree, leaf = self._grown_tree(rows, z, None if n_labels else self.n_components_, seed)
         if n_labels:
             return tree.clusters(tree.height >= STRENGTH)[leaf], None
         return leaf, dict(vars(tree))

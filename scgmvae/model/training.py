@@ -1,9 +1,8 @@
 """Training in three stages under one trainer: pretrain, start the mixture, joint.
 
 1. *pretrain*: the module is the plain VAE; the weight of its KL rises over the first part.
-2. *start*: splits of the cells are tested in the latents of this pretraining and of a second one,
-   or the latent or principal components are partitioned; components and classifier are fitted to
-   the groups.
+2. *start*: the latent, or principal components, are partitioned, and components and classifier
+   are fitted to the partition.
 3. *joint*: the full bound. The partition stays as a guide, a cross-entropy whose weight falls to
    zero, so that the first joint steps, in which the components are still rough, cannot undo a
    good start. What labels of some cells say of the others are probabilities, and their weight
@@ -13,14 +12,12 @@
 from __future__ import annotations
 
 import warnings
-from copy import copy, deepcopy
-from dataclasses import replace
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from scvi import settings as scvi_settings
 from scvi.train._config import KwargsLike, merge_kwargs
 
@@ -43,7 +40,6 @@ from scgmvae.train.checkpoints import (
 from scgmvae.train.devices import check_devices
 from scgmvae.train.finite_watch import FiniteWatch
 from scgmvae.train.plan import StagedTrainingPlan
-from scgmvae.train.pretraining import another_seed, pretrain
 from scgmvae.train.recipe import SMALLEST_MINIBATCH
 from scgmvae.train.request import (
     Folders,
@@ -60,8 +56,6 @@ from scgmvae.train.start import (
 )
 
 if TYPE_CHECKING:
-    from typing import Self
-
     import lightning.pytorch as pl
     from numpy.typing import NDArray
 
@@ -110,10 +104,9 @@ class TrainingMixin(StartMixin):
         """Train the model, and write embedding and clusters into its AnnData.
 
         The first call pretrains the model as a VAE, starts the mixture from a partition of the
-        cells, and trains both together. Where splits are tested, a second VAE is pretrained for
-        them, so that clusters depend less on the seed. If neither K nor labels nor ``guide_key``
-        is given, clusters are then made of the components: those of the tested splits that are
-        strong (:meth:`cut`), or, with ``start="leiden"``, of components that overlap
+        cells, and trains both together. If neither K nor labels nor ``guide_key`` is given,
+        clusters are then made of the components: those of the tested splits that are strong
+        (:meth:`cut`), or, with ``start="leiden"``, of components that overlap
         (:meth:`merge_components`). A further call goes on with the joint stage and keeps
         components and clusters.
 
@@ -267,7 +260,7 @@ class TrainingMixin(StartMixin):
             rows = self._take_cells(splitter)
             self._make_ready(training, rows)
             plan = self._plan(training, splitter.n_obs)
-            callbacks = self._callbacks(training, plan, checkpoints, rows, splitter)
+            callbacks = self._callbacks(training, checkpoints, rows, splitter)
             machine = {"accelerator": accelerator, "devices": devices}
             runner = self._run(training, plan, splitter, checkpoints, callbacks, machine)
         self._finish(training, rows)
@@ -373,24 +366,12 @@ class TrainingMixin(StartMixin):
 
     # ------------------------------------------------------------------------- what is run
 
-    def _splitter(
-        self,
-        training: Training,
-        datamodule: pl.LightningDataModule | None = None,
-        rows: NDArray[np.integer] | None = None,
-    ) -> Splitter:
-        """Source of the minibatches.
-
-        ``rows`` are the training cells where they are known, which come up alike then.
-        """
+    def _splitter(self, training: Training, datamodule: pl.LightningDataModule | None) -> Splitter:
+        """Source of the minibatches."""
         request = training.request
         if datamodule is not None:
             validates = request.needs_validation(training.trainer_kwargs)
             return ForeignMinibatches(datamodule, self._layout(), validates)
-        settings = dict(request.datasplitter_kwargs or {})
-        if rows is not None:
-            others = np.setdiff1d(np.arange(self.adata.n_obs), rows)
-            settings["external_indexing"] = [rows, np.array([], dtype=np.int64), others]
         return SeededDataSplitter(
             self.adata_manager,
             seed=request.seed,
@@ -398,9 +379,9 @@ class TrainingMixin(StartMixin):
             validation_size=request.validation_size,
             shuffle_set_split=request.shuffle_set_split,
             batch_size=request.batch_size,
-            copies=self._copies(request.balance_key) if rows is None else None,
+            copies=self._copies(request.balance_key),
             sparse=self.module.takes_sparse,
-            **settings,
+            **(request.datasplitter_kwargs or {}),
         )
 
     def _copies(self, balance_key: str | None) -> NDArray[np.floating] | None:
@@ -475,7 +456,6 @@ class TrainingMixin(StartMixin):
     def _callbacks(
         self,
         training: Training,
-        plan: StagedTrainingPlan,
         checkpoints: Checkpoints | None,
         rows: NDArray[np.integer],
         splitter: Splitter,
@@ -483,70 +463,14 @@ class TrainingMixin(StartMixin):
         """The user's callbacks and our own, in the order in which they are called."""
         request = training.request
         method = request.start or self._recipe.start
-        is_stream = isinstance(splitter, ForeignMinibatches)
-        n_obs = (is_stream and splitter.n_obs) or len(rows)
-        twin_of = partial(self._twin, training, n_obs, plan.pretrain_epochs)
-        start = partial(
-            self._start_mixture, rows, method, request.guide_key, request.seed, twin_of
-        )
+        start = partial(self._start_mixture, rows, method, request.guide_key, request.seed)
+        has_names = isinstance(splitter, SeededDataSplitter)
         return [
             *([] if checkpoints is None else [checkpoints]),
             *(training.trainer_kwargs.get("callbacks") or ()),
             MixtureStart(start, self._keep_tree, checkpoints),
-            FiniteWatch(None if is_stream else self.adata.obs_names),
+            FiniteWatch(self.adata.obs_names if has_names else None),
         ]
-
-    def _twin(
-        self,
-        training: Training,
-        n_obs: int,
-        pretrain_epochs: int,
-        rows: NDArray[np.integer],
-    ) -> Self | None:
-        """Another model of some of the cells, pretrained with other random numbers.
-
-        What two pretrainings show alike is no accident of one. If the first one had more cells,
-        the second has as many steps, but no more than it has by default.
-
-        Parameters
-        ----------
-        training
-            The training of this model.
-        n_obs, pretrain_epochs
-            Number of cells that it is trained on, and of its epochs of pretraining.
-        rows
-            Rows of the cells.
-
-        Returns
-        -------
-        The other model, or ``None`` if there is no pretraining.
-        """
-        if not pretrain_epochs:
-            return None
-        request = training.request
-        if len(rows) < n_obs:
-            most = self._recipe.pretraining.n_steps * request.batch_size
-            n_cells = min(pretrain_epochs * n_obs, most)
-            pretrain_epochs = int(np.ceil(n_cells / len(rows)))
-        # no cells are held out here that would show a plateau
-        plan_kwargs = (request.plan_kwargs or {}) | {"reduce_lr_on_plateau": False}
-        request = replace(
-            request,
-            seed=another_seed(request.seed),
-            plan_kwargs=plan_kwargs,
-            max_epochs=1,
-            pretrain_epochs=pretrain_epochs,
-        )
-        training = replace(training, request=request)
-        twin, device = copy(self), self.module.device
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            torch.manual_seed(request.seed)
-            twin.module = twin._make_module()
-            twin._start_module(rows)
-            splitter = twin._splitter(training, rows=rows)
-            plan, watch = twin._plan(training, len(rows)), FiniteWatch(self.adata.obs_names)
-            pretrain(plan, splitter, device, callbacks=[watch], **training.step_settings)
-        return twin
 
     def _keep_tree(self, tree: dict[str, NDArray] | None) -> None:
         self.split_tree_ = tree

@@ -34,12 +34,8 @@ def _is_needed(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out what Lightning says in every training; all other messages come through.
-
-    One such block may be within another, as a training within the start of another.
-    """
+    """Leave out what Lightning says in every training; all other messages come through."""
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    is_outermost = _is_needed not in log.filters
     log.addFilter(_is_needed)
     try:
         with warnings.catch_warnings():
@@ -47,5 +43,4 @@ def quiet() -> Iterator[None]:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
-        if is_outermost:
-            log.removeFilter(_is_needed)
+        log.removeFilter(_is_needed)

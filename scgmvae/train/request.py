@@ -157,16 +157,6 @@ class Folders:
         return self.checkpoint_every or former
 
 
-OF_STEPS = (
-    "accumulate_grad_batches",
-    "gradient_clip_algorithm",
-    "gradient_clip_val",
-    "limit_train_batches",
-    "precision",
-)
-"""Arguments of the trainer that a second pretraining has as well."""
-
-
 @dataclass(frozen=True)
 class Training:
     """A training before it is run."""
@@ -202,13 +192,6 @@ class Training:
     def first_epoch(self) -> int:
         """Number of the first epoch that is still to be run."""
         return 0 if self.saved is None else self.saved.training["epoch"]
-
-    @property
-    def step_settings(self) -> dict[str, Any]:
-        """Arguments of the trainer that say how a step is made."""
-        return {
-            name: self.trainer_kwargs[name] for name in OF_STEPS if name in self.trainer_kwargs
-        }
 
     def kept(self) -> dict[str, Any]:
         """State and arguments of the training that a checkpoint keeps.

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from scgmvae import SCGMVAE
 from scgmvae.data import datamodules
 
-LENGTH = {"max_epochs": 16, "pretrain_epochs": 16}
+LENGTH = {"max_epochs": 12, "pretrain_epochs": 12}
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
@@ -189,7 +189,7 @@ def test_training_finds_the_components(model, datamodule, cells):
     names = model.predict(dataloader=datamodule.inference_dataloader())
     assert names.shape == (300,)
     assert agreement(cells, names) > 0.95
-    assert len(model.history["elbo_train"]) == 32
+    assert len(model.history["elbo_train"]) == 24
 
 
 def test_results_of_a_dataloader_are_those_of_an_anndata(model, datamodule, cells):
@@ -269,7 +269,7 @@ def test_other_cells_are_guided_by_the_start(cells):
     model = trained_by(datamodule, callbacks=[steps])
     assert model.adata.n_obs == 128
     joint = [batch for batch in steps.batches if "guide" in batch]
-    assert {batch["epoch"] for batch in joint} == set(range(16, 32))
+    assert {batch["epoch"] for batch in joint} == set(range(12, 24))
     proba, label = (torch.cat([b[key] for b in joint]).numpy() for key in ("guide", "labels"))
     label, guide = label.ravel(), proba.argmax(1)
     assert len(guide) == 12 * 300

@@ -125,8 +125,6 @@ def log():
 def test_only_messages_that_are_known_are_left_out(log):
     logger, heard = log
     with pytest.warns(UserWarning) as seen, quiet():
-        with quiet():  # a training within the start of another
-            logger.info("GPU available: False, used: False")
         logger.info("GPU available: False, used: False")
         logger.info("`Trainer.fit` stopped: `max_epochs=3` reached.")
         logger.info("Restoring states")
