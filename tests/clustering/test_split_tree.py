@@ -42,6 +42,11 @@ def test_a_tree_is_kept_as_arrays_which_earlier_ones_had_fewer_of(tree):
         assert vars(SplitTree.of_arrays(arrays))[name].tolist() == [False, False]
 
 
+def test_a_split_whose_sides_one_population_would_have_apart_has_no_strength(tree):
+    apart = replace(tree, t=np.zeros(2), null=np.array([0.0, 0.5]))
+    np.testing.assert_array_equal(apart.strength, [0, 1])
+
+
 def test_a_split_is_made_only_with_those_above_it(tree):
     np.testing.assert_allclose(tree.strength, [0.5, 0.9])
     np.testing.assert_allclose(tree.height, [0.63, 0.63])
