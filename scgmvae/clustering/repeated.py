@@ -30,9 +30,6 @@ split, for the two to be divided alike: each type has its cells of a donor, and 
 COVERAGE = 0.6
 """Least share of all cells in the parts that are divided alike. It is not nearly all of them,
 because some types may come from one batch alone."""
-BESIDE_LARGEST = 0.2
-"""Least share of all cells in these parts without the largest of them. A few cells may be divided
-as most others are because they are doublets of both sides."""
 N_GENES = 300
 """Number of genes that are compared, those that differ most between leaves."""
 
@@ -66,9 +63,8 @@ def repeated_splits(
             and division.is_seen_in(theirs)
             and theirs.is_seen_in(division)
         ]
-        covered = n[np.logical_or.reduce([own, *alike])].sum()
-        beside = covered - max(n[part].sum() for part in (own, *alike))
-        repeated[split] = covered >= COVERAGE * n.sum() and beside >= BESIDE_LARGEST * n.sum()
+        covered = np.logical_or.reduce([own, *alike])
+        repeated[split] = bool(alike) and n[covered].sum() >= COVERAGE * n.sum()
     return repeated
 
 
