@@ -77,8 +77,6 @@ USUAL_STRANGE, MOST_STRANGE = 0.02, 0.2
 """ε where few cells are held out, and its largest value."""
 SD_OF_WEIGHTS = 0.5
 """By how much weights vary between data, over the usual ones."""
-LARGEST_WEIGHT = 20.0
-"""Largest weight, over the usual one."""
 
 
 def partition_by_labels(
@@ -168,16 +166,15 @@ def label_probabilities(
     their type, so
 
     .. math::
-        p(l|x) \propto (1 - \varepsilon) \frac{\pi_l}{s_l} \prod_c (s_l f_{cl}(x))^{a_c}
-        + \varepsilon \pi_l
+        p(l|x) = (1 - \varepsilon) \frac{q_l}{\sum_m q_m} + \varepsilon \pi_l, \quad
+        q_l = \frac{\pi_l}{s_l} \prod_c (s_l f_{cl}(x))^{a_c}
 
-    where the first part sums to 1 − ε, with the weights :math:`a_c` and the ε by which labelled
-    cells are predicted best, each held out once in ten folds. A user may have labelled as many
-    cells of a rare type as of a common one, so π are not their shares. With π = s at first, the
-    mean of p(l|x) over all cells without a label says how many more there are of a type than among
-    the labelled cells, where it is that over cells that are held out. Once is enough: repeated
-    until nothing changes, types that overlap lose their cells to the largest
-    (``benchmarks/studies/label_start.py``).
+    with the weights :math:`a_c` and the ε by which labelled cells are predicted best, each held
+    out once in ten folds. A user may have labelled as many cells of a rare type as of a common
+    one, so π are not their shares. With π = s at first, the mean of p(l|x) over all cells without
+    a label says how many more there are of a type than among the labelled cells, where it is that
+    over cells that are held out. Once is enough: repeated until nothing changes, types that
+    overlap lose their cells to the largest (``benchmarks/studies/label_start.py``).
 
     Parameters
     ----------
@@ -365,7 +362,7 @@ def _best_mix(
         return float(unusual - weights_of_cells @ log_proba)
 
     start = [*expected.astype(float), USUAL_STRANGE]
-    bounds = [*[(0.0, LARGEST_WEIGHT)] * len(usual), (0.0, MOST_STRANGE)]
+    bounds = [*[(0.0, None)] * len(usual), (0.0, MOST_STRANGE)]
     *relative, strange = minimize(loss, start, bounds=bounds, method="L-BFGS-B").x
     return Mix(np.array(relative) * usual, float(strange))
 
